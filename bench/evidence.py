@@ -1,0 +1,90 @@
+"""Evidence that a method was really applied: claims, and the snapshots they are read from.
+
+A method's ``evidence`` looks at the model before and after, and at the live training, never at what its own hooks
+report. A stage with one claim that does not hold ends ``invalid``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that must hold if the method was applied, whether it does, and what was seen."""
+
+    text: str
+    holds: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model at one moment, in little memory.
+
+    Tensors (parameters and buffers) are known by :func:`plain` names. ``digests`` tell whether two are
+    bit-identical, ``nonzero`` counts elements, ``classes`` maps each module's name to its class, ``bytes`` is the
+    storage that all tensors take together, ``logits`` is the output on the probe batch in evaluation mode.
+    """
+
+    digests: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    nonzero: Mapping[str, int]
+    classes: Mapping[str, str]
+    bytes: int
+    logits: torch.Tensor | None
+
+    def same(self, other: Snapshot) -> set[str]:
+        """Names of the tensors that both have, bit-identical."""
+        return {name for name, digest in self.digests.items() if other.digests.get(name) == digest}
+
+    def changed(self, other: Snapshot) -> set[str]:
+        """Names of the tensors that both have and that differ."""
+        return {name for name, digest in self.digests.items() if other.digests.get(name, digest) != digest}
+
+
+def plain(name: str) -> str:
+    """A tensor's or module's name without what PEFT, DDP and torch.compile put in: comparable before and after."""
+    for inserted in ("base_model.model.", ".base_layer", ".modules_to_save.default", "_orig_mod.", "module."):
+        name = name.removeprefix(inserted) if inserted.endswith(".") else name.replace(inserted, "")
+    return name
+
+
+def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by plain name. PEFT's stale copies of trained modules are left out."""
+    both = [*model.named_parameters(), *model.named_buffers()]
+    return {plain(name): tensor for name, tensor in both if ".original_module." not in name}
+
+
+def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
+    """A snapshot of `model`."""
+    import torch
+
+    from bench.measure.memory import storage_bytes
+
+    tensors = named_tensors(model)
+    with torch.no_grad():
+        return Snapshot(
+            digests={name: _digest(tensor) for name, tensor in tensors.items()},
+            shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+            dtypes={name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
+            nonzero={name: int(torch.count_nonzero(tensor)) for name, tensor in tensors.items() if not tensor.is_quantized},
+            classes={plain(name): type(module).__name__ for name, module in model.named_modules()},
+            bytes=storage_bytes(model),
+            logits=logits,
+        )
+
+
+def _digest(tensor: Any) -> str:
+    import torch
+
+    raw = tensor.detach().contiguous().cpu()
+    flat = (raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8)
+    return hashlib.blake2b(flat.numpy(), digest_size=16).hexdigest()

@@ -1,0 +1,176 @@
+"""The training loop, and where methods take part in it.
+
+::
+
+    freeze every parameter
+    on_model            of the trainer, then of each modifier by its order, then of transforms earlier in the recipe
+    on_optimizer        the first that makes one wins; AdamW otherwise
+    on_criterion, on_loss, on_gradients, on_update
+                        each wraps the one before, once, before the first step: an unused hook costs nothing
+    for each step:
+        batch           loaded outside the clock
+        ┌ clock
+        │ gradients     = loss = criterion(model(batch)); loss.backward()
+        │ update        = optimizer.step(); optimizer.zero_grad()
+        │ on_step
+        └ clock
+        between_steps
+    on_end
+
+No method is named here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.measure.clock import StepClock, step_clock
+from bench.method import Method, Trainer
+from bench.tasks.base import Batch
+from bench.work import Work
+
+Criterion = Callable[[Any, Batch], torch.Tensor]
+ComputeLoss = Callable[[Batch], torch.Tensor]
+ComputeGradients = Callable[[Batch, "float | torch.Tensor"], torch.Tensor]
+"""``compute(batch, scale)`` adds `scale` times the loss's gradients to those there, and returns the loss unscaled."""
+Update = Callable[[], None]
+
+
+_ONE = 1.0
+
+
+class Diverged(Exception):
+    """The loss is not finite any more. The message says at which step."""
+
+
+class Training(Work):
+    """One trainer at work.
+
+    ``parameters`` are those that are trained; ``optimizer_options`` go to the optimizer, whichever is made
+    (``lr``, ``weight_decay``). ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    A hook may set ``stop`` to end the training after the current step.
+    """
+
+    def __init__(self, *, clock: StepClock | None = None, **work: Any) -> None:
+        super().__init__(**work)
+        trainer = self.stage.base
+        assert isinstance(trainer, Trainer)
+        self.trainer = trainer
+        self.steps = max(1, round(self.budget.steps * trainer.share))
+        self.clock = clock or step_clock(self.device)
+        self.step = 0
+        self.stop = False
+        self.losses: list[torch.Tensor] = []
+        self.tokens: list[int] = []
+        self.samples: list[int] = []
+        self.data_seconds = 0.0
+        self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
+        self.parameters: list[torch.nn.Parameter] = []
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Those whose hooks are called, in the order of calling: the inner first."""
+        modifiers = sorted(self.stage.modifiers, key=lambda modifier: (modifier.order, modifier.name))
+        return (self.trainer, *modifiers, *(method for stage in self.before for method in stage.methods if method.kind == "transform"))
+
+    def prepare(self) -> None:
+        """Freeze, let the methods build, and put the step together."""
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for method in self.methods:
+            method.on_model(self)
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = self._optimizer()
+        self.criterion: Criterion = self._wrapped("on_criterion", self.task.criterion)
+        self.loss: ComputeLoss = self._wrapped("on_loss", self._loss)
+        self.gradients: ComputeGradients = self._wrapped("on_gradients", self._gradients)
+        self.update: Update = self._wrapped("on_update", self._update)
+
+    def run(self) -> None:
+        """Train for the budget's steps.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        batches = self.batches()
+        on_step = self._overriding("on_step")
+        between_steps = self._overriding("between_steps")
+        # Reading a loss waits for a GPU, so there it is looked at now and then; on a CPU at once.
+        look_every = 1 if self.device.type == "cpu" else 20
+        clock, gradients, update = self.clock, self.gradients, self.update
+        self.model.train()
+        for self.step in range(self.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.data_seconds += time.perf_counter() - asked
+            clock.start()
+            loss = gradients(batch, _ONE)
+            update()
+            for call in on_step:
+                call(self)
+            clock.stop()
+            self.losses.append(loss)
+            self.tokens.append(batch.tokens)
+            self.samples.append(batch.samples)
+            if self.step % look_every == 0 or self.step == self.steps - 1:
+                self._look(loss)
+            self.progress("train", self.step + 1, self.steps)
+            for call in between_steps:
+                call(self)
+            if self.stop:
+                break
+
+    def finish(self) -> None:
+        """Let the methods take off what was only for training; the last to come is the first to go."""
+        for method in reversed(self.methods):
+            method.on_end(self)
+        self.model.eval()
+
+    # -- the step, before any hook ---------------------------------------------------------------------------------
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        return self.criterion(self.model(**batch.inputs), batch)
+
+    def _gradients(self, batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
+        loss = self.loss(batch)
+        # `scale` is the gradient of what is minimised by the loss: no extra operation where it is 1.
+        loss.backward(None if scale is _ONE else torch.as_tensor(scale, dtype=loss.dtype, device=loss.device))  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        if not self.parameters:
+            raise NothingToTrain(f"{self.trainer.name} left no parameter to train")
+        for method in self.methods:
+            optimizer = method.on_optimizer(self)
+            if optimizer is not None:
+                return optimizer
+        return torch.optim.AdamW(self.parameters, fused=True, **self.optimizer_options)
+
+    # -- hooks -----------------------------------------------------------------------------------------------------
+
+    def _wrapped(self, hook: str, inner: Any) -> Any:
+        for method in self.methods:
+            inner = getattr(method, hook)(self, inner)
+        return inner
+
+    def _overriding(self, hook: str) -> list[Callable[[Training], None]]:
+        return [getattr(method, hook) for method in self.methods if getattr(type(method), hook) is not getattr(Method, hook)]
+
+    def _look(self, loss: torch.Tensor) -> None:
+        if not math.isfinite(value := float(loss)):
+            raise Diverged(f"the loss is {value} at step {self.step + 1} of {self.steps}")
+
+
+class NothingToTrain(Exception):
+    """The trainer's ``on_model`` unfroze nothing: it was not applied."""
+

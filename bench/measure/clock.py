@@ -1,0 +1,70 @@
+"""The clock of training steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+
+class StepClock(Protocol):
+    """Times steps. ``start`` and ``stop`` must not wait for the device, ``seconds`` may."""
+
+    def start(self) -> None:
+        """A step begins: its batch is on the device."""
+
+    def stop(self) -> None:
+        """The step's last work is queued."""
+
+    def seconds(self) -> list[float]:
+        """The seconds of each step so far."""
+
+
+class WallClock:
+    """For the CPU, where work is done when a call returns."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._started = 0.0
+        self._seconds: list[float] = []
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._started = self._now()
+
+    def stop(self) -> None:
+        """End it."""
+        self._seconds.append(self._now() - self._started)
+
+    def seconds(self) -> list[float]:
+        """The seconds of each step so far."""
+        return list(self._seconds)
+
+
+class CudaClock:
+    """For CUDA: events in the stream, read after one synchronisation, so that timing does not stall the device."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        """Begin a step."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._events.append((event, torch.cuda.Event(enable_timing=True)))
+
+    def stop(self) -> None:
+        """End it."""
+        self._events[-1][1].record()
+
+    def seconds(self) -> list[float]:
+        """The seconds of each step so far."""
+        torch.cuda.synchronize()
+        return [start.elapsed_time(stop) / 1000 for start, stop in self._events]
+
+
+def step_clock(device: torch.device) -> StepClock:
+    """The clock for `device`."""
+    return CudaClock() if device.type == "cuda" else WallClock()

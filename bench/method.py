@@ -1,0 +1,305 @@
+"""The three kinds of method, and the hooks by which they take part.
+
+A method is a frozen dataclass: its fields are its hyperparameters, and so also its schema, its page in
+``methodbench show`` and its identity in a record. A field's annotation may carry bounds
+(``Annotated[int, Ge(1)]``); they are checked when the method is made.
+
+Hooks have torch-free signatures, and heavy imports stay inside them, so that listing and planning never import torch.
+The loop in :mod:`bench.loop` draws where each hook is called. Methods never touch evaluation, clocks or records.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from bench.evidence import Claim, Snapshot
+    from bench.loop import ComputeGradients, ComputeLoss, Criterion, Training, Update
+    from bench.machine import Machine
+    from bench.recipe import Recipe, Stage
+    from bench.work import Work
+
+Kind = Literal["trainer", "modifier", "transform"]
+
+Fact = Literal[
+    "adapter",  # the model carries a PEFT adapter
+    "mergeable",  # and that adapter can be folded into the weights
+    "quantized",  # some weights are stored in fewer bits
+    "inference_only",  # gradients cannot flow through the model any more
+    "sparse",  # some weights are held at zero
+    "no_head",  # the weights belong to another objective than the task's
+]
+"""What a stage may leave true of the model, known at planning. ``gives`` and ``takes`` are sets of these."""
+
+
+class RecipeError(ValueError):
+    """A recipe, a method or one of its arguments is wrong. The message says what, and how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a method would run: what came before it, beside what, on which machine, for which task and model."""
+
+    before: tuple[Stage, ...]
+    stage: Stage
+    machine: Machine
+    task: str  # kind of task: "classification", ...
+    model: str  # transformers' ``model_type``: "bert", "llama", ...
+    batch_size: int
+    steps: int
+
+    @property
+    def facts(self) -> frozenset[Fact]:
+        """What is true of the model that arrives here."""
+        facts: frozenset[Fact] = frozenset()
+        for stage in self.before:
+            for method in stage.methods:
+                facts = (facts - method.takes) | method.gives
+        return facts
+
+    @property
+    def trained(self) -> bool:
+        """Whether a trainer ran before."""
+        return any(isinstance(stage.base, Trainer) for stage in self.before)
+
+
+class Method(abc.ABC):
+    """What every method has. Write a :class:`Trainer`, :class:`Modifier` or :class:`Transform`, not this."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    paper: ClassVar[str]  # where the method is described: a paper's or a documentation page's address
+    example: ClassVar[str]  # a recipe that runs
+    needs: ClassVar[tuple[str, ...]] = ()  # packages imported inside the hooks, by import name
+    gives: ClassVar[frozenset[Fact]] = frozenset()
+    takes: ClassVar[frozenset[Fact]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for field in fields_of(type(self)):
+            value = _check(type(self), field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    # -- planning ------------------------------------------------------------------------------------------------
+
+    def problems(self, place: Place) -> Iterable[str]:
+        """Say, in a sentence each, why this method cannot run at `place`. Nothing has run yet."""
+        return ()
+
+    def load_options(self, place: Place) -> Mapping[str, Any]:
+        """Options for the model's ``from_pretrained``, asked of the transforms that come before any trainer."""
+        return {}
+
+    # -- in a stage's own process --------------------------------------------------------------------------------
+
+    def on_model(self, training: Training) -> None:
+        """Change ``training.model`` before training. Every parameter arrives frozen: a trainer unfreezes its own."""
+
+    def on_optimizer(self, training: Training) -> torch.optim.Optimizer | None:
+        """Make the optimizer over ``training.parameters``; None leaves it to the others."""
+        return None
+
+    def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:
+        """Wrap the criterion: model outputs and a batch in, a mean loss out."""
+        return criterion
+
+    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+        """Wrap the forward pass and criterion: a batch in, a mean loss out."""
+        return compute
+
+    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+        """Wrap the forward and backward pass: a batch and a scale in, scaled gradients added, the detached loss out."""
+        return compute
+
+    def on_update(self, training: Training, update: Update) -> Update:
+        """Wrap the optimizer's step, gradients zeroed after it."""
+        return update
+
+    def on_step(self, training: Training) -> None:
+        """After each update, inside the clock."""
+
+    def between_steps(self, training: Training) -> None:
+        """After each step, outside the clock."""
+
+    def on_end(self, training: Training) -> None:
+        """After the last step: take off what was only for training."""
+
+    @abc.abstractmethod
+    def evidence(self, before: Snapshot, work: Work) -> Iterable[Claim]:
+        """Prove that the method was really applied, by looking at the result and not at what the hooks say."""
+
+    # -- as an expression ----------------------------------------------------------------------------------------
+
+    def __add__(self, other: Method) -> Recipe:
+        from bench.recipe import join
+
+        return join(self, other)
+
+    def __rshift__(self, other: Method | Recipe) -> Recipe:
+        from bench.recipe import then
+
+        return then(self, other)
+
+    def __str__(self) -> str:
+        return self.spell(defaults=False)
+
+    def spell(self, *, defaults: bool) -> str:
+        """The method as recipe text; with `defaults`, every argument is written out, which is its identity."""
+        arguments = [
+            f"{field.name}={_literal(value, defaults=defaults)}"
+            for field in fields_of(type(self))
+            for value in [getattr(self, field.name)]
+            if defaults or field.default is dataclasses.MISSING or value != field.default
+        ]
+        return f"{self.name}({', '.join(arguments)})" if arguments else self.name
+
+    @classmethod
+    def build(cls, arguments: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, Any]) -> Self:
+        """Make the method from a recipe's arguments; `defaults` fill what the recipe leaves out.
+
+        Raises:
+            RecipeError: an argument is unknown, missing, given twice, of the wrong type or out of range.
+        """
+        names = [field.name for field in fields_of(cls)]
+        if len(arguments) > len(names):
+            takes = f"at most {len(names)} ({', '.join(names)})" if names else "none"
+            raise RecipeError(f"{cls.name}: {len(arguments)} arguments given, it takes {takes}")
+        given = dict(zip(names, arguments, strict=False))
+        for name, value in keywords.items():
+            if name not in names:
+                raise RecipeError(f"{cls.name}: unknown argument `{name}`{nearest(name, names)}")
+            if name in given:
+                raise RecipeError(f"{cls.name}: argument `{name}` is given twice")
+            given[name] = value
+        given = {**defaults, **given}
+        for name in given.keys() - set(names):
+            raise RecipeError(f"{cls.name}: unknown argument `{name}`{nearest(name, names)}")
+        for field in fields_of(cls):
+            if field.default is dataclasses.MISSING and field.name not in given:
+                raise RecipeError(f"{cls.name}: argument `{field.name}` is missing, as in `{cls.example}`")
+        return cls(**given)
+
+
+class Trainer(Method):
+    """Takes a model and updates weights on data. Modifiers join it with ``+``."""
+
+    kind = "trainer"
+    lr: float  # learning rate, a default of its own for each trainer
+    share: float  # of the budget's steps
+
+    @abc.abstractmethod
+    def on_model(self, training: Training) -> None: ...
+
+
+class Modifier(Method):
+    """Joins a trainer with ``+`` and changes how it trains."""
+
+    kind = "modifier"
+    order: ClassVar[int] = 0
+    """Where several wrap one hook, the lower is the inner. So the order in which a recipe names them is free."""
+
+
+class Transform(Method):
+    """Maps a model to a model with no gradient loop. Its loop hooks are called while a later stage trains."""
+
+    kind = "transform"
+
+    @abc.abstractmethod
+    def apply(self, work: Work) -> None:
+        """Replace or change ``work.model``."""
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot. False: not needed."""
+        return False
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: the nearest right spelling, or all of a short list of known ones."""
+    known = sorted(known)
+    close = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    if not known:
+        return ""
+    return f"; known: {', '.join(known)}"
+
+
+@functools.cache
+def fields_of(cls: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
+    """A method's hyperparameters, in order."""
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+
+
+@functools.cache
+def _checker(cls: type[Method], name: str) -> Any:
+    import pydantic
+
+    hint = typing.get_type_hints(cls, include_extras=True)[name]
+    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(arbitrary_types_allowed=True, strict=True))
+
+
+def schema(cls: type[Method]) -> list[dict[str, Any]]:
+    """A method's fields, each with ``name``, ``type`` and ``default`` (absent where one must be given)."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    rows = []
+    for field in fields_of(cls):
+        row: dict[str, Any] = {"name": field.name, "type": _type_name(hints[field.name])}
+        if field.default is not dataclasses.MISSING:
+            row["default"] = str(field.default) if isinstance(field.default, Method) else field.default
+        rows.append(row)
+    return rows
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *bounds = typing.get_args(hint)
+        return " ".join([_type_name(base), *(_bound(bound) for bound in bounds)])
+    if typing.get_origin(hint) is Literal:
+        return " | ".join(repr(value) for value in typing.get_args(hint))
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return "None" if hint is type(None) else hint.__name__.lower() if issubclass(hint, Method) else hint.__name__
+    return str(hint).replace("typing.", "")
+
+
+def _bound(bound: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return ", ".join(f"{signs[key]} {getattr(bound, key)}" for key in signs if getattr(bound, key, None) is not None)
+
+
+def _check(cls: type[Method], name: str, value: Any) -> Any:
+    import pydantic
+
+    if isinstance(value, list):
+        value = tuple(value)
+    try:
+        checked = _checker(cls, name).validate_python(value)
+    except pydantic.ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        raise RecipeError(f"{cls.name}: {name}: {wrong['msg'].lower()}, found {value!r}") from None
+    if isinstance(checked, float) and not math.isfinite(checked):
+        raise RecipeError(f"{cls.name}: {name}: must be finite, found {value!r}")
+    return checked
+
+
+def _literal(value: Any, *, defaults: bool) -> str:
+    if isinstance(value, Method):
+        return value.spell(defaults=defaults)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_literal(item, defaults=defaults) for item in value)}]"
+    if isinstance(value, dict):
+        items = (f"{_literal(k, defaults=defaults)}: {_literal(v, defaults=defaults)}" for k, v in sorted(value.items()))
+        return f"{{{', '.join(items)}}}"
+    return repr(value)

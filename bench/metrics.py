@@ -1,0 +1,246 @@
+"""Every metric, once: its name, unit, direction and formula, and what its clock holds.
+
+Nothing else in the project spells a unit or divides a total by a time. A metric is read from a *path*: the records of
+a recipe's stages for one seed, first to last. ``docs/metrics.md`` is written from this table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+Record = Mapping[str, Any]
+Path = Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure.
+
+    ``better`` is the direction; ``family`` groups metrics in reports; ``formula`` says in words how the value comes
+    from the record and what is inside its clock; ``read`` gives the value for a path, None where it was not measured.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    family: Literal["quality", "throughput", "memory", "latency", "size", "compute", "time"]
+    formula: str
+    read: Callable[[Path], float | None]
+
+    def improvement(self, ratio: float) -> bool:
+        """Whether `ratio` to the reference is for the better."""
+        return ratio > 1 if self.better == "higher" else ratio < 1
+
+
+def rate(amounts: Sequence[float], seconds: Sequence[float]) -> float:
+    """Total over total time: the only rate there is. Not a mean of rates, not a total over a mean time."""
+    return math.fsum(amounts) / math.fsum(seconds)
+
+
+def _steady(path: Path, what: str) -> float | None:
+    amounts: list[float] = []
+    seconds: list[float] = []
+    for record in path:
+        if training := record.get("training"):
+            skip = training["warmup"]
+            amounts += training[what][skip:]
+            seconds += training["step_seconds"][skip:]
+    return rate(amounts, seconds) if seconds else None
+
+
+def _sum(path: Path, *keys: str) -> float | None:
+    values = [value for record in path if (value := _at(record, *keys)) is not None]
+    return math.fsum(math.fsum(value) if isinstance(value, list) else value for value in values) if values else None
+
+
+def _max(path: Path, *keys: str) -> float | None:
+    values = [value for record in path if (value := _at(record, *keys)) is not None]
+    return max(values) if values else None
+
+
+def _last(path: Path, *keys: str) -> float | None:
+    return _at(path[-1], *keys) if path else None
+
+
+def _last_training(path: Path, *keys: str) -> float | None:
+    trained = [record for record in path if record.get("training")]
+    return _at(trained[-1], "training", *keys) if trained else None
+
+
+def _at(record: Record, *keys: str) -> Any:
+    value: Any = record
+    for key in keys:
+        if not isinstance(value, Mapping) or value.get(key) is None:
+            return None
+        value = value[key]
+    return value
+
+
+def _final_loss(path: Path) -> float | None:
+    losses = _last_training(path, "losses")
+    if not losses:
+        return None
+    tail = losses[-max(1, len(losses) // 10) :]  # type: ignore[arg-type, index]
+    return math.fsum(tail) / len(tail)
+
+
+def latency(batch: int, length: int, clock: Literal["wall", "cpu"]) -> Metric:
+    """The metric of one latency shape."""
+
+    def read(path: Path) -> float | None:
+        sets = [
+            entry["values"]
+            for entry in (path[-1].get("latency") or [] if path else [])
+            if (entry["batch"], entry["length"], entry["clock"]) == (batch, length, clock)
+        ]
+        return median(median(values) for values in sets) if sets else None
+
+    of = f"{batch}×{length}"
+    if clock == "wall":
+        return Metric(
+            f"latency_{batch}x{length}", f"Latency {of}", "s", "lower", "latency",
+            f"wall time of one forward pass of a batch of {batch} × {length} tokens, all threads, device synchronised; "
+            "median of samples, then of processes", read,
+        )  # fmt: skip
+    return Metric(
+        f"cpu_latency_{batch}x{length}", f"CPU time {of}", "s", "lower", "latency",
+        f"process CPU time of one forward pass of a batch of {batch} × {length} tokens on one thread, "
+        "which other programs on the machine hardly disturb; median of samples, then of processes", read,
+    )  # fmt: skip
+
+
+def _quality(name: str) -> Callable[[Path], float | None]:
+    return lambda path: _last(path, "quality", "metrics", name)
+
+
+_TABLE = [
+    Metric("accuracy", "Accuracy", "fraction", "higher", "quality", "right predictions over test items", _quality("accuracy")),
+    Metric("macro_f1", "Macro F1", "fraction", "higher", "quality", "F1 of each class, averaged with equal weight", _quality("macro_f1")),
+    Metric(
+        "train_tokens_per_second", "Training throughput", "tokens/s", "higher", "throughput",
+        "real (not padding) tokens of the steady steps of all training stages, over the sum of those steps' times; "
+        "data loading, warm-up steps, evaluation and checkpoints are outside the clock",
+        lambda path: _steady(path, "tokens"),
+    ),
+    Metric(
+        "train_samples_per_second", "Training samples", "samples/s", "higher", "throughput",
+        "items of the steady steps of all training stages, over the sum of those steps' times",
+        lambda path: _steady(path, "samples"),
+    ),
+    Metric(
+        "train_seconds", "Training time", "s", "lower", "time",
+        "sum of all steps' times over all training stages, warm-up steps included; data loading is outside",
+        lambda path: _sum(path, "training", "step_seconds"),
+    ),
+    Metric(
+        "train_peak_bytes", "Training memory", "B", "lower", "memory",
+        "peak bytes while training above what the process held before the model was loaded, weights included: on a GPU "
+        "the allocator's peak, on a CPU the kernel's resident high-water mark; the highest of all training stages",
+        lambda path: _max(path, "training", "peak_bytes"),
+    ),
+    Metric(
+        "weight_bytes", "Weights", "B", "lower", "memory",
+        "storage of parameters and buffers, packed weights included, after the last stage",
+        lambda path: _last(path, "weight_bytes"),
+    ),
+    Metric(
+        "gradient_bytes", "Gradients", "B", "lower", "memory", "storage of the gradients of one step, last training stage",
+        lambda path: _last_training(path, "gradient_bytes"),
+    ),
+    Metric(
+        "optimizer_bytes", "Optimizer state", "B", "lower", "memory", "storage of the optimizer's state, last training stage",
+        lambda path: _last_training(path, "optimizer_bytes"),
+    ),
+    Metric(
+        "activation_bytes", "Saved activations", "B", "lower", "memory",
+        "storage of the tensors that autograd saves for the backward pass of the probe batch, parameters left out",
+        lambda path: _last_training(path, "activation_bytes"),
+    ),
+    Metric(
+        "step_flops", "FLOPs a step", "FLOP", "lower", "compute",
+        "floating point operations of the forward and backward pass of the probe batch, as torch counts them",
+        lambda path: _last_training(path, "step_flops"),
+    ),
+    Metric(
+        "inference_peak_bytes", "Inference memory", "B", "lower", "memory",
+        "peak bytes during inference above what the process held before the model was loaded, weights included",
+        lambda path: _last(path, "inference", "peak_bytes"),
+    ),
+    Metric(
+        "size_on_disk", "Size on disk", "B", "lower", "size", "bytes of the files a user would ship (an adapter without its base)",
+        lambda path: _last(path, "size", "bytes"),
+    ),
+    Metric(
+        "parameters", "Parameters", "count", "lower", "size", "elements of all weights, at their unpacked shapes",
+        lambda path: _last(path, "parameters", "total"),
+    ),
+    Metric(
+        "nonzero_parameters", "Non-zero parameters", "count", "lower", "size", "elements of all weights that are not 0",
+        lambda path: _last(path, "parameters", "nonzero"),
+    ),
+    Metric(
+        "trainable_parameters", "Trainable parameters", "count", "lower", "size", "elements that the last training stage updated",
+        lambda path: _last_training(path, "trainable"),
+    ),
+    Metric(
+        "final_loss", "Training loss", "nats", "lower", "quality", "mean loss of the last tenth of the last training stage's steps",
+        _final_loss,
+    ),
+]  # fmt: skip
+
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
+"""Those with fixed names; :func:`metric` also knows the latencies."""
+
+
+def metric(name: str) -> Metric:
+    """The metric called `name`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if match := re.fullmatch(r"(cpu_)?latency_(\d+)x(\d+)", name):
+        return latency(int(match[2]), int(match[3]), "cpu" if match[1] else "wall")
+    return METRICS[name]
+
+
+def measured(records: Sequence[Record]) -> list[Metric]:
+    """The metrics that `records` can hold: the fixed ones, then each latency shape that occurs."""
+    shapes = {
+        (entry["batch"], entry["length"], entry["clock"]): None for record in records for entry in record.get("latency") or []
+    }
+    return [*METRICS.values(), *(latency(batch, length, clock) for batch, length, clock in shapes)]
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value with its unit, in three significant digits: ``1.23 ms``, ``86.7 MB``. "–" where there is none."""
+    if value is None:
+        return "–"
+    if unit == "fraction":
+        return f"{value:.3f}"
+    for base, names in _PREFIXES.items():
+        if unit == base:
+            for factor, name in names:
+                if abs(value) >= factor or factor == names[-1][0]:
+                    return f"{_three(value / factor)} {name}"
+    return f"{_three(value)} {unit}"
+
+
+_PREFIXES: dict[str, list[tuple[float, str]]] = {
+    "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
+    "B": [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")],
+    "FLOP": [(1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1.0, "FLOP")],
+    "count": [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")],
+}
+
+
+def _three(value: float) -> str:
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(digits, 0), 6)}f}"

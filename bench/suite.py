@@ -1,0 +1,224 @@
+"""The suite file: what to compare, on which model and data, how long, how often, measuring what.
+
+TOML, checked by pydantic. :func:`json_schema` gives editors the same rules.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bench import recipe, registry
+from bench.method import RecipeError, fields_of, nearest
+from bench.recipe import Recipe
+
+
+class SuiteError(ValueError):
+    """A suite is wrong. The message names the file, the key, what was found and how to mend it."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Budget(_Table):
+    """How long every trainer trains; the same for all, so that recipes compare."""
+
+    steps: int = Field(60, ge=1, description="optimizer steps of each trainer; `share` takes a part of them")
+    batch_size: int = Field(16, ge=1, description="items an optimizer step, over all micro-batches and processes")
+    max_length: int = Field(64, ge=2, description="tokens an item; longer ones are cut")
+    warmup_steps: int = Field(3, ge=0, description="first steps that throughput leaves out; they still train")
+    eval_batch_size: int = Field(32, ge=1, description="items a batch in evaluation")
+
+
+class Measure(_Table):
+    """Which figures are taken; each can be turned off, and latency up."""
+
+    quality: bool = Field(True, description="the task's metrics on the test split")
+    memory: bool = Field(True, description="peak bytes in training and inference, and tensor bytes by category")
+    flops: bool = Field(True, description="floating point operations of a training step")
+    size: bool = Field(True, description="bytes on disk of what a user would ship")
+    latency: list[tuple[int, int]] = Field(
+        [(1, 16), (8, 64)], description="[batch size, tokens] pairs to time inference at; [] turns it off"
+    )
+    latency_processes: int = Field(1, ge=1, le=20, description="processes that each take a set of samples")
+    latency_samples: int = Field(15, ge=3, description="samples in a set, beside the warm-ups")
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _shapes(cls, value: object) -> object:
+        if isinstance(value, list):
+            for shape in value:
+                if not (isinstance(shape, list | tuple) and len(shape) == 2 and all(type(n) is int and n >= 1 for n in shape)):
+                    raise ValueError(f"each is [batch size, tokens], two whole numbers of at least 1, found {shape!r}")
+            return [tuple(shape) for shape in value]
+        return value
+
+
+class DataTable(_Table):
+    """One's own data as a task."""
+
+    kind: Literal["classification"] = Field(description="what is learned")
+    data: str = Field(description="a .csv or .jsonl file, beside the suite file")
+    text: str = Field("text", description="the column that holds the text")
+    label: str = Field("label", description="the column that holds the label")
+    name: str | None = Field(None, description="what reports call it; the file's name otherwise")
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Suite(_Table):
+    """A comparison, as a suite file says it."""
+
+    title: Name = Field("methodbench", description="the report's heading")
+    model: Name | list[Name] = Field(description="a registered model or a transformers directory; a list makes a matrix")
+    task: Name | DataTable | list[Name | DataTable] = Field(description="a registered task or a table; a list makes a matrix")
+    reference: Name | None = Field(None, description="the recipe that all are compared with; the first otherwise")
+    seeds: list[int] = Field([0], min_length=1, description="every recipe runs once with each")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where stages run")
+    threads: int | None = Field(None, ge=1, description="CPU threads a stage; all available cores otherwise")
+    budget: Budget = Budget()
+    measure: Measure = Measure()
+    defaults: dict[str, dict[str, Any]] = Field({}, description="method arguments that apply where a recipe leaves them out")
+    recipes: dict[Name, str] = Field(description="name and recipe of each row")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("each seed is named once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.recipes:
+            raise ValueError("recipes: at least one is needed, as in `full = \"full\"`")
+        if not self.models or not self.tasks:
+            raise ValueError(f"{'model' if not self.models else 'task'}: at least one is needed")
+        if self.reference is not None and self.reference not in self.recipes:
+            raise ValueError(f"reference: no recipe is called `{self.reference}`{nearest(self.reference, self.recipes)}")
+        return self
+
+    @property
+    def models(self) -> list[str]:
+        """The models, one or more."""
+        return [self.model] if isinstance(self.model, str) else self.model
+
+    @property
+    def tasks(self) -> list[str | DataTable]:
+        """The tasks, one or more."""
+        return self.task if isinstance(self.task, list) else [self.task]
+
+    def parsed(self) -> dict[str, Recipe]:
+        """The recipes by name, with the suite's defaults in them.
+
+        Raises:
+            SuiteError: a recipe or a default is wrong.
+        """
+        _check_defaults(self.defaults)
+        found: dict[str, Recipe] = {}
+        for name, text in self.recipes.items():
+            try:
+                found[name] = recipe.parse(text, self.defaults)
+            except RecipeError as error:
+                raise SuiteError(f"recipes.{name}: {error}") from None
+        return found
+
+    def only(self, patterns: list[str]) -> set[str]:
+        """Names of the recipes that match one of the shell patterns; all where there is none.
+
+        Raises:
+            SuiteError: a pattern matches nothing.
+        """
+        if not patterns:
+            return set(self.recipes)
+        for pattern in patterns:
+            if not fnmatch.filter(self.recipes, pattern):
+                raise SuiteError(f"--only '{pattern}' matches no recipe; there are: {', '.join(self.recipes)}")
+        return {name for name in self.recipes if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def load(path: str | os.PathLike[str]) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        SuiteError: it cannot be read, is not TOML, or says something wrong.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        known = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        raise SuiteError(f"{file}: no such file{nearest(str(file), known)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        twice = "; a key or a recipe's name may stand only once" if "overwrite" in str(error) else ""
+        raise SuiteError(f"{file}: not TOML: {error}{twice}") from None
+    return of(table, where=f"{file}: ")
+
+
+def of(table: dict[str, Any], where: str = "") -> Suite:
+    """Check a suite given as a table; `where` begins each error.
+
+    Raises:
+        SuiteError: it says something wrong.
+    """
+    try:
+        suite = Suite.model_validate(table)
+    except ValidationError as error:
+        raise SuiteError("\n".join(f"{where}{line}" for line in _explain(error))) from None
+    try:
+        suite.parsed()
+    except SuiteError as error:
+        raise SuiteError(f"{where}{error}") from None
+    return suite
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a suite file, for editors."""
+    return Suite.model_json_schema()
+
+
+def _check_defaults(defaults: dict[str, dict[str, Any]]) -> None:
+    for name, arguments in defaults.items():
+        known = registry.methods()
+        if name not in known:
+            raise SuiteError(f"defaults.{name}: unknown method `{name}`{nearest(name, known)}")
+        fields = [field.name for field in fields_of(known[name])]
+        for argument in arguments:
+            if argument not in fields:
+                raise SuiteError(f"defaults.{name}.{argument}: {name} has no such argument{nearest(argument, fields)}")
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for wrong in error.errors(include_url=False):
+        # pydantic puts the branch of a union into the location; a user's key never looks like one.
+        path = [part for part in wrong["loc"] if not (isinstance(part, str) and part.startswith(("list[", "constrained-", "str", "DataTable", "function-")))]
+        key = ".".join(str(part) for part in path)
+        found = wrong["input"]
+        if wrong["type"] == "extra_forbidden":
+            table = _table_at(path[:-1])
+            lines.append(f"{key}: unknown key{nearest(str(path[-1]), table.model_fields)}")
+        elif wrong["type"] == "missing":
+            lines.append(f"{key}: this key is missing")
+        elif wrong["type"] == "value_error":
+            message = wrong["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message}" if key else message)
+        else:
+            lines.append(f"{key}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}, found {found!r}")
+    return list(dict.fromkeys(lines))
+
+
+def _table_at(path: list[Any]) -> type[BaseModel]:
+    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "task": DataTable}
+    return tables.get(path[0], Suite) if path else Suite

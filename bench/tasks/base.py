@@ -1,0 +1,127 @@
+"""What a task is: data split into training, validation and test items, a criterion, and a score.
+
+Planning asks a task for its name, its problems and its fingerprint, and none of these may import torch.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items ready for the model.
+
+    ``inputs`` are the keyword arguments of the model's forward pass and ``labels`` the criterion's, both with items
+    along dimension 0. Of each item, ``lengths`` counts the real tokens, never padding; ``terms`` the terms that the
+    criterion's mean is over (1 for classification, the predicted tokens for language modelling); ``items`` is its
+    position in the split. All three are plain numbers, so that reading them never waits for a device.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    labels: torch.Tensor
+    lengths: tuple[int, ...]
+    terms: tuple[int, ...]
+    items: tuple[int, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many items."""
+        return len(self.items)
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens."""
+        return sum(self.lengths)
+
+    @property
+    def weight(self) -> int:
+        """How many terms the criterion's mean is over: by these, micro-batches are put together exactly."""
+        return sum(self.terms)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        if self.labels.device == device:
+            return self
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in at most `parts` micro-batches of nearly equal numbers of items."""
+        bounds = [self.samples * part // parts for part in range(parts + 1)]
+        return [
+            Batch(
+                inputs={name: tensor[start:stop] for name, tensor in self.inputs.items()},
+                labels=self.labels[start:stop],
+                lengths=self.lengths[start:stop],
+                terms=self.terms[start:stop],
+                items=self.items[start:stop],
+            )
+            for start, stop in itertools.pairwise(bounds)
+            if stop > start
+        ]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a model is on the test split.
+
+    ``metrics`` are named in :mod:`bench.metrics`; ``correct`` holds, for each scored item, 1 or 0 (or a loss for
+    tasks without right and wrong), in an order that depends on the data alone, so that two models compare pairwise.
+    """
+
+    metrics: Mapping[str, float]
+    predictions: tuple[int, ...] = ()
+    correct: tuple[float, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(abc.ABC):
+    """A task. Registered subclasses have a ``name``; others are made from a suite's ``[task]`` table."""
+
+    name: str
+    kind: ClassVar[str]
+    summary: ClassVar[str] = ""
+
+    # -- planning, without torch ---------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Say why the data cannot be used, in a sentence each: file, column and mend."""
+        return []
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """A hash over every item, its label and its split. Results of different fingerprints are not compared."""
+
+    # -- in a stage's own process --------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def model_options(self) -> tuple[str, dict[str, Any]]:
+        """The transformers auto class to load the model with, and the options that fit its head to the task."""
+
+    @abc.abstractmethod
+    def batches(
+        self, split: Split, tokenizer: Any, *, batch_size: int, max_length: int, generator: torch.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Batches on the CPU: endless and shuffled by `generator` where one is given, else one pass in order."""
+
+    @abc.abstractmethod
+    def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The mean loss over ``batch.weight`` terms, a scalar."""
+
+    @abc.abstractmethod
+    def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The logits that decide the prediction, ``[terms, classes]``."""
+
+    @abc.abstractmethod
+    def evaluate(self, model: torch.nn.Module, tokenizer: Any, *, batch_size: int, max_length: int, split: Split = "test") -> Quality:
+        """Score `model`, which is in evaluation mode, on `split`."""

@@ -1,0 +1,99 @@
+"""What a method's hooks are given in a stage's own process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bench import evidence
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.machine import Machine
+    from bench.recipe import Stage
+    from bench.suite import Budget
+    from bench.tasks.base import Batch, Split, Task
+
+
+class Work:
+    """A model in the middle of a recipe, with the data and the machine at hand.
+
+    ``seed`` differs from stage to stage of one recipe. ``notes`` is where a method's hooks leave what its own later
+    hooks need, by the method's name.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        task: Task,
+        stage: Stage,
+        before: tuple[Stage, ...],
+        budget: Budget,
+        machine: Machine,
+        seed: int,
+        progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.task = task
+        self.stage = stage
+        self.before = before
+        self.budget = budget
+        self.machine = machine
+        self.seed = seed
+        self.progress = progress
+        self.device = torch.device(machine.device)
+        self.notes: dict[str, Any] = {}
+
+    def batches(self, split: Split = "train", *, shuffle: bool = True) -> Iterator[Batch]:
+        """Batches of the budget's size on the device: endless and shuffled, or one pass in order."""
+        generator = torch.Generator().manual_seed(self.seed) if shuffle else None
+        batches = self.task.batches(
+            split,
+            self.tokenizer,
+            batch_size=self.budget.batch_size,
+            max_length=self.budget.max_length,
+            generator=generator,
+        )
+        return (batch.to(self.device) for batch in batches)
+
+    @functools.cached_property
+    def probe(self) -> Batch:
+        """One fixed batch of training items, for evidence."""
+        return next(self.batches(shuffle=False))
+
+    def outputs(self, batch: Batch) -> Any:
+        """The model's outputs on `batch` as the model now stands."""
+        return self.model(**batch.inputs)
+
+    def probe_logits(self) -> torch.Tensor:
+        """Logits on the probe batch in evaluation mode, float32 on the CPU."""
+        with evaluating(self.model), torch.no_grad():
+            return self.task.logits(self.outputs(self.probe), self.probe).float().cpu()
+
+    def snapshot(self) -> Snapshot:
+        """The model as it now stands."""
+        return evidence.take(self.model, self.probe_logits())
+
+    @functools.cached_property
+    def after(self) -> Snapshot:
+        """The model after the stage; read it from ``evidence`` only."""
+        return self.snapshot()
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and back to the mode that each module was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,49 @@
+"""Full fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt, Le
+
+from bench.evidence import Claim
+from bench.method import Place, Trainer
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Full(Trainer):
+    """Update every weight.
+
+    The default rate is the one that Devlin et al. recommend the upper end of (5e-5), raised fourfold for the small
+    models and short budgets that suites here start from.
+    """
+
+    name = "full"
+    paper = "https://arxiv.org/abs/1810.04805"
+    example = "full"
+
+    lr: Annotated[float, Gt(0)] = 2e-4
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """A quantized or folded weight has no gradient of its own."""
+        if place.facts & {"quantized", "inference_only"}:
+            yield "full trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
+
+    def on_model(self, training: Training) -> None:
+        """Unfreeze everything."""
+        training.model.requires_grad_(True)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """Every weight matrix moved."""
+        after = work.after
+        matrices = {name for name, shape in after.shapes.items() if len(shape) >= 2 and name in dict(work.model.named_parameters())}
+        still = matrices & before.same(after)
+        yield Claim("every weight matrix moved", not still, f"{len(matrices) - len(still)} of {len(matrices)} moved")
