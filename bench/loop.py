@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from bench.measure.clock import StepClock, step_clock
-from bench.method import Method, Trainer
+from bench.method import Method, Trainer, Transform
 from bench.tasks.base import Batch
 from bench.work import Work
 
@@ -52,7 +52,7 @@ class Training(Work):
     """One trainer at work.
 
     ``parameters`` are those that are trained; ``optimizer_options`` go to the optimizer, whichever is made
-    (``lr``, ``weight_decay``). ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
     A hook may set ``stop`` to end the training after the current step.
     """
 
@@ -70,13 +70,19 @@ class Training(Work):
         self.samples: list[int] = []
         self.data_seconds = 0.0
         self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
+        self.compute_dtype = torch.float32
         self.parameters: list[torch.nn.Parameter] = []
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """Those whose hooks are called, in the order of calling: the inner first."""
         modifiers = sorted(self.stage.modifiers, key=lambda modifier: (modifier.order, modifier.name))
-        return (self.trainer, *modifiers, *(method for stage in self.before for method in stage.methods if method.kind == "transform"))
+        return (self.trainer, *modifiers, *self.carried)
+
+    @property
+    def carried(self) -> tuple[Transform, ...]:
+        """Transforms earlier in the recipe, which may have something to keep."""
+        return tuple(stage.base for stage in self.before if isinstance(stage.base, Transform))
 
     def prepare(self) -> None:
         """Freeze, let the methods build, and put the step together."""

@@ -219,6 +219,10 @@ class Transform(Method):
     def apply(self, work: Work) -> None:
         """Replace or change ``work.model``."""
 
+    def keeps(self, before: Snapshot, work: Training) -> Iterable[Claim]:
+        """What must still hold after a later stage trained: that a mask was kept, say."""
+        return ()
+
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """Write what a user would ship into `folder`, where ``save_pretrained`` cannot. False: not needed."""
         return False

@@ -150,7 +150,15 @@ def load(path: str | os.PathLike[str]) -> Suite:
     Raises:
         SuiteError: it cannot be read, is not TOML, or says something wrong.
     """
-    file = Path(path)
+    return of(read_table(Path(path)), where=f"{path}: ")
+
+
+def read_table(file: Path) -> dict[str, Any]:
+    """The TOML table in `file`, unchecked.
+
+    Raises:
+        SuiteError: it cannot be read or is not TOML.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -159,11 +167,10 @@ def load(path: str | os.PathLike[str]) -> Suite:
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         twice = "; a key or a recipe's name may stand only once" if "overwrite" in str(error) else ""
         raise SuiteError(f"{file}: not TOML: {error}{twice}") from None
-    return of(table, where=f"{file}: ")
 
 
 def of(table: dict[str, Any], where: str = "") -> Suite:

@@ -1,0 +1,58 @@
+"""Models between the processes of one machine: whole, private, and named by what they were made from.
+
+A checkpoint is a pickled module, so it holds whatever a method made of the model, and is read only from a folder that
+nobody else can write to. It is no format to keep: the node's identity, which holds all versions, is its name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def folder(results: Path) -> Path:
+    """Where a results folder's checkpoints are, made if need be, closed to others."""
+    path = results / "checkpoints"
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def path(results: Path, node: str) -> Path:
+    """The checkpoint of a node."""
+    return results / "checkpoints" / f"{node}.pt"
+
+
+def present(results: Path) -> set[str]:
+    """The nodes whose checkpoints are there."""
+    return {file.stem for file in (results / "checkpoints").glob("*.pt")}
+
+
+def save(file: Path, model: torch.nn.Module, tokenizer: Any) -> None:
+    """Write a checkpoint; a reader sees all of it or none."""
+    import torch
+
+    half = file.with_suffix(".part")
+    torch.save({"model": model, "tokenizer": tokenizer}, half)
+    half.chmod(0o600)
+    half.replace(file)
+
+
+def load(file: Path) -> tuple[torch.nn.Module, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        PermissionError: the file, or its folder, belongs to or can be written by somebody else.
+    """
+    import torch
+
+    for place in (file.parent, file):
+        status = place.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise PermissionError(f"{place}: a checkpoint is unpickled, and others could have written this one")
+    whole = torch.load(file, weights_only=False, map_location="cpu")
+    return whole["model"], whole["tokenizer"]

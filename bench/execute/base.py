@@ -1,0 +1,60 @@
+"""What is asked of an executor, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from bench.machine import Machine
+from bench.suite import Budget, DataTable, Measure
+
+Status = Literal["ok", "oom", "failed", "timeout", "invalid", "diverged", "refused"]
+
+Progress = Callable[[str, int, int], None]
+"""Told what is going on, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for one process of its own.
+
+    ``what`` is "stage" (run a node, leave the model in ``output``) or "serve" (load ``output``, measure inference).
+    ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left.
+    """
+
+    what: Literal["stage", "serve"]
+    node: str
+    recipe: str
+    model: str
+    task: str | DataTable
+    base: Path
+    seed: int
+    budget: Budget
+    measure: Measure
+    machine: Machine
+    input: Path | None
+    output: Path
+    log: Path
+    process: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. ``measured`` goes into the record as it is; ``log`` is the end of what it printed."""
+
+    status: Status
+    reason: str = ""
+    log: str = ""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Runs jobs, each in a process of its own."""
+
+    def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
+        """Run `job` to its end, whatever that is; stop it after `timeout` seconds. Raises nothing of the job's."""
+
+    def close(self) -> None:
+        """Let go of processes that wait for jobs."""

@@ -1,0 +1,135 @@
+"""The executor of this machine: each job in a process forked from a server that holds the heavy imports.
+
+So isolation costs hundredths of a second and not the seconds of importing torch and transformers again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from bench.execute import worker
+from bench.execute.base import Job, Outcome, Progress, Status
+
+LOG_TAIL = 4000
+"""Characters of a failed job's output that its record keeps."""
+
+
+class ForkServer:
+    """Runs jobs one at a time. `preload` are modules to hold besides torch and transformers."""
+
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        # Read by bench.execute.preload. A module of the user's folder must not shadow ours: no working directory on
+        # the path (`python -P`). No hub is asked for a local model.
+        os.environ["METHODBENCH_PRELOAD"] = ",".join(preload)
+        os.environ["PYTHONSAFEPATH"] = "1"
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["bench.execute.preload"])
+
+    def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
+        """Run `job` in a process of its own and wait without polling."""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=worker.main, args=(theirs, job))
+        killed_before = _kernel_kills()
+        with _without_main():
+            process.start()
+        theirs.close()
+        try:
+            answer = _answer(process, ours, timeout, progress)
+            process.join(30)
+        finally:
+            # On Ctrl-C too: nothing of the job outlives this call.
+            if process.is_alive():
+                process.kill()
+                process.join()
+            ours.close()
+        if answer is None:
+            said = f"stopped after {timeout:g} s" if timeout else "stopped"
+            return Outcome("timeout", said, tail(job.log))
+        if isinstance(answer, tuple):
+            status, reason, measured = answer
+            return Outcome(status, reason, "" if status == "ok" else tail(job.log), measured)
+        status, reason = _died(process.exitcode, killed_before)
+        return Outcome(status, reason, tail(job.log))
+
+    def close(self) -> None:
+        """The server ends by itself with this process."""
+
+
+def tail(log: Path) -> str:
+    """The end of what a job printed."""
+    with contextlib.suppress(OSError):
+        return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]
+    return ""
+
+
+_DEAD = "dead"
+
+
+def _answer(
+    process: ForkServerProcess, connection: Connection, timeout: float | None, progress: Progress
+) -> tuple[Status, str, dict[str, Any]] | str | None:
+    """The job's answer; ``_DEAD`` if it died without one; None if its time ran out."""
+    end = time.monotonic() + timeout if timeout else None
+    while True:
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            process.kill()
+            return None
+        ready = wait([connection, process.sentinel], left)
+        if connection in ready or connection.poll():
+            try:
+                message = connection.recv()
+            except (EOFError, OSError):
+                process.join(5)
+                return _DEAD
+            if message[0] == "done":
+                return message[1], message[2], message[3]
+            progress(*message[1:])
+        elif process.sentinel in ready:
+            return _DEAD
+
+
+def _died(exitcode: int | None, killed_before: int) -> tuple[Status, str]:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        if -exitcode == signal.SIGKILL and _kernel_kills() > killed_before:
+            return "oom", "the kernel killed the process: the machine's memory ran out"
+        return "failed", f"the process was killed by {name}"
+    return "failed", f"the process ended with status {exitcode} and no result"
+
+
+def _kernel_kills() -> int:
+    """How often the kernel has killed for memory in this control group, or on this machine."""
+    for file, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(file).read_text().splitlines():
+                name, value = line.split()
+                if name == key:
+                    return int(value)
+    return 0
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep multiprocessing from importing the command's own script again in every child: jobs need nothing of it."""
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)

@@ -1,0 +1,30 @@
+"""Imported once by the fork server; every job starts with these modules there. No CUDA, no threads."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+
+with open(os.devnull, "w") as nothing:
+    # What libraries say while they are imported (of kernels they could fetch, say) is not the user's concern.
+    kept = os.dup(2)
+    os.dup2(nothing.fileno(), 2)
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+
+        import bench.serve
+        import bench.stage
+        from bench import registry
+
+        registry.methods()
+        registry.tasks()
+        registry.models()
+        for module in filter(None, os.environ.get("METHODBENCH_PRELOAD", "").split(",")):
+            # What cannot be imported fails in the job that needs it, with its own traceback.
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

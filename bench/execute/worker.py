@@ -1,0 +1,95 @@
+"""What runs in a job's own process, forked from a server that holds the heavy imports already."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bench.execute.base import Job, Status
+
+
+def main(connection: Connection, job: Job) -> None:
+    """Do `job` and send ``("done", status, reason, measured)``; before it, any number of ``("progress", …)``."""
+    started = time.perf_counter()
+    _follow_parent()
+    # Ctrl-C reaches the whole group; what becomes of this process is the parent's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with job.log.open("a", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        status, reason, measured = _guarded(job, _Throttled(connection))
+        log.flush()
+        measured.setdefault("seconds", {})["process"] = time.perf_counter() - started
+        connection.send(("done", status, reason, measured))
+        connection.close()
+
+
+def _guarded(job: Job, progress: _Throttled) -> tuple[Status, str, dict[str, Any]]:
+    import torch
+
+    from bench.loop import Diverged, NothingToTrain
+
+    try:
+        from bench import serve, stage
+
+        torch.set_num_threads(job.machine.threads)
+        if job.machine.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("a GPU was planned for, and torch finds none: see `methodbench doctor`")
+        measured = stage.run(job, progress) if job.what == "stage" else serve.run(job, progress)
+        false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
+        if false:
+            said = "; ".join(f"{claim['method']}: not so that {claim['text']} ({claim['seen']})" for claim in false)
+            return "invalid", said, measured
+        return "ok", "", measured
+    except Diverged as error:
+        return "diverged", str(error), {}
+    except NothingToTrain as error:
+        return "invalid", str(error), {}
+    except Exception as error:
+        traceback.print_exc()
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if out_of_memory(error):
+            return "oom", text, {}
+        return "failed", f"{type(error).__name__}: {text}", {}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out: Python's, CUDA's, or the C++ allocator's own words."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+class _Throttled:
+    """Progress to the parent, at most a few times a second, so that telling costs nothing."""
+
+    def __init__(self, connection: Connection, every: float = 0.2) -> None:
+        self._connection = connection
+        self._every = every
+        self._next = 0.0
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or done == of:
+            self._next = now + self._every
+            self._connection.send(("progress", what, done, of))
+
+
+def _follow_parent() -> None:
+    """Die with the server, which dies with the command: ``kill -9`` of the command leaves nothing behind."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,210 @@
+"""The plan: a tree of stages. Recipes of a suite that begin alike share the work of their common stages.
+
+Each node is one stage for one model, task and seed; each cell is one recipe, and ends at one node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import machine as machines
+from bench.machine import Machine
+from bench.method import Method, Place
+from bench.models import open_model
+from bench.models.base import Model, ModelError
+from bench.recipe import Recipe, Stage
+from bench.suite import DataTable, Suite, SuiteError
+from bench.tasks import open_task
+from bench.tasks.base import Task, TaskError
+
+IDENTITY = 1
+"""Counts up when the engine changes what an equal node would measure, so that old records are not taken for new."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model on one task, with what planning needs to know of them."""
+
+    model: Model
+    task: Task
+    model_spec: str
+    task_spec: str | DataTable
+    model_fingerprint: str
+    task_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of the tree: the last of ``recipe``, on the result of ``parent``."""
+
+    id: str
+    parent: str | None
+    subject: Subject
+    recipe: Recipe
+    seed: int
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that this node runs."""
+        return self.recipe.stages[-1]
+
+    @property
+    def depth(self) -> int:
+        """How many stages come before."""
+        return len(self.recipe.stages) - 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe, model, task and seed: the nodes it goes through, or why it was refused."""
+
+    name: str
+    recipe: Recipe
+    subject: Subject
+    seed: int
+    path: tuple[Node, ...]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite would run. ``nodes`` come parents first and depth first, so that checkpoints are short-lived."""
+
+    suite: Suite
+    base: Path
+    machine: Machine
+    cells: tuple[Cell, ...]
+    nodes: dict[str, Node] = field(repr=False)
+
+    def children(self, node: str | None) -> list[Node]:
+        """The nodes that go on from `node`; the roots for None."""
+        return [other for other in self.nodes.values() if other.parent == node]
+
+    def select(self, names: Iterable[str]) -> Plan:
+        """The plan for the recipes called `names` alone."""
+        wanted = set(names)
+        needed = {node.id for cell in self.cells if cell.name in wanted and not cell.refused for node in cell.path}
+        return Plan(
+            self.suite, self.base, self.machine, self.cells, {id_: node for id_, node in self.nodes.items() if id_ in needed}
+        )
+
+
+def make(suite: Suite, base: Path, machine: Machine) -> Plan:
+    """Expand `suite`; paths in it are relative to `base`.
+
+    Raises:
+        SuiteError: a model or a task cannot be used.
+    """
+    recipes = suite.parsed()
+    subjects = [_subject(model, task, base) for model in suite.models for task in suite.tasks]
+    cells: list[Cell] = []
+    nodes: dict[str, Node] = {}
+    for subject in subjects:
+        refused = {name: refusals(recipe, subject, suite, machine) for name, recipe in recipes.items()}
+        for seed in suite.seeds:
+            for name, recipe in recipes.items():
+                path = _path(recipe, subject, seed, suite, machine)
+                cells.append(Cell(name, recipe, subject, seed, path, refused[name]))
+                if not refused[name]:
+                    nodes.update((node.id, node) for node in path)
+    return Plan(suite, base, machine, tuple(cells), _depth_first(nodes))
+
+
+def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -> tuple[str, ...]:
+    """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
+    reasons = []
+    for depth, stage in enumerate(recipe.stages):
+        place = Place(
+            before=recipe.stages[:depth],
+            stage=stage,
+            machine=machine,
+            task=subject.task.kind,
+            model=subject.model.model_type(),
+            batch_size=suite.budget.batch_size,
+            steps=suite.budget.steps,
+        )
+        for method in stage.methods:
+            missing = [package for package in needs(method) if importlib.util.find_spec(package) is None]
+            reasons += [f"{method.name}: needs the package {_distribution(package)}" for package in missing]
+            reasons += [f"{method.name}: {problem}" for problem in method.problems(place)]
+    return tuple(reasons)
+
+
+def needs(method: Method) -> list[str]:
+    """Packages that `method`, and the methods in its arguments, import."""
+    inner = [value for value in vars(method).values() if isinstance(value, Method)]
+    return list(dict.fromkeys([*method.needs, *(package for other in inner for package in needs(other))]))
+
+
+def _subject(model_spec: str, task_spec: str | DataTable, base: Path) -> Subject:
+    try:
+        model, task = open_model(model_spec, base), open_task(task_spec, base)
+    except (ModelError, TaskError) as error:
+        raise SuiteError(str(error)) from None
+    problems = [f"model {model.name}: {text}" for text in model.problems()]
+    problems += [f"task {task.name}: {text}" for text in task.problems()]
+    if problems:
+        raise SuiteError("\n".join(problems))
+    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint())
+
+
+def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> tuple[Node, ...]:
+    path: list[Node] = []
+    for depth in range(len(recipe.stages)):
+        prefix = Recipe(recipe.stages[: depth + 1])
+        node_id = _identity(prefix, subject, seed, suite, machine)
+        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed))
+    return tuple(path)
+
+
+def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> str:
+    packages = {"methodbench", "torch", "transformers", "tokenizers", "safetensors"}
+    packages |= {_distribution(name) for stage in prefix.stages for method in stage.methods for name in needs(method)}
+    here = machines.identity(machine)
+    what: dict[str, Any] = {
+        "identity": IDENTITY,
+        "recipe": prefix.spell(defaults=True),
+        "model": subject.model_fingerprint,
+        "task": subject.task_fingerprint,
+        "seed": seed,
+        "budget": suite.budget.model_dump(),
+        "measure": suite.measure.model_dump(),
+        "machine": {**here, "versions": {name: version for name, version in here["versions"] if name in packages}},
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _distribution(package: str) -> str:
+    return package.replace("_", "-")
+
+
+def _depth_first(nodes: dict[str, Node]) -> dict[str, Node]:
+    below: dict[str | None, list[Node]] = {}
+    for node in nodes.values():
+        below.setdefault(node.parent, []).append(node)
+    ordered: dict[str, Node] = {}
+    waiting = below.get(None, [])[::-1]
+    while waiting:
+        node = waiting.pop()
+        ordered[node.id] = node
+        waiting += below.get(node.id, [])[::-1]
+    return ordered
+
+
+def to_run(plan: Plan, recorded: Sequence[str] | set[str], checkpoints: set[str]) -> dict[str, str]:
+    """Which nodes must run, and why: ``"new"``, or ``"again"`` for one whose result a new branch needs back.
+
+    `recorded` are the nodes with an ``ok`` record, `checkpoints` those whose model is still there.
+    """
+    done = set(recorded)
+    why = {node.id: "new" for node in plan.nodes.values() if node.id not in done}
+    for node in reversed(plan.nodes.values()):
+        if node.id in why and node.parent is not None and node.parent not in why and node.parent not in checkpoints:
+            why[node.parent] = "again"
+    return {node: why[node] for node in plan.nodes if node in why}

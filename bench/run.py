@@ -1,0 +1,219 @@
+"""Carry out a plan: each node that is not recorded yet, a record after each.
+
+What is recorded is never lost, and the same call goes on where the last one stopped, however that was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from bench import checkpoint, machine, plan
+from bench.execute.base import Executor, Job, Outcome, Progress
+from bench.plan import Cell, Node, Plan
+from bench.record import Records, Store
+
+
+class Watcher(Protocol):
+    """Told how a run goes on."""
+
+    def begin(self, nodes: list[Node], recorded: int) -> None:
+        """These will run; so many others are recorded."""
+
+    def node(self, node: Node) -> Progress:
+        """A node begins; what it returns is told the progress inside."""
+
+    def ended(self, node: Node, record: Mapping[str, Any]) -> None:
+        """A node ended."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: every node that ran with its status, and the cells that were refused."""
+
+    statuses: Mapping[str, str]
+    refused: tuple[Cell, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that ran ended ``ok``."""
+        return all(status == "ok" for status in self.statuses.values())
+
+
+def run(
+    whole: Plan,
+    names: set[str],
+    store: Store,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    timeout: float | None = None,
+    fresh: bool = False,
+) -> Result:
+    """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
+
+    Args:
+        timeout: seconds that one process of a node may take.
+
+    Raises:
+        RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
+    """
+    started = time.perf_counter()
+    run_id = uuid.uuid4().hex[:12]
+    records = store.read()
+    chosen = whole.select(names)
+    recorded = set() if fresh else {id_ for id_, record in records.nodes.items() if record["status"] == "ok"}
+    todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
+    checkpoint.folder(store.folder)
+    environment = machine.environment(whole.machine, whole.base)
+    store.append(_run_line(run_id, whole, environment))
+    _record_refusals(whole, names, store, records, run_id)
+
+    watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
+    statuses: dict[str, str] = {}
+    for id_ in todo:
+        node = chosen.nodes[id_]
+        parent = statuses.get(node.parent or "", "ok")
+        if parent != "ok":
+            statuses[id_] = parent
+            continue
+        progress = watcher.node(node)
+        record = _node_line(run_id, node, whole) | {"environment": environment}
+        record |= _measured(node, whole, store, executor, timeout, progress)
+        store.append(record)
+        statuses[id_] = record["status"]
+        watcher.ended(node, record)
+        if record["status"] == "ok":
+            recorded.add(id_)
+        _tidy(chosen, store, recorded)
+    store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
+    return Result(statuses, tuple(cell for cell in whole.cells if cell.refused and cell.name in names))
+
+
+def _measured(
+    node: Node, whole: Plan, store: Store, executor: Executor, timeout: float | None, progress: Progress
+) -> dict[str, Any]:
+    """Run a node's processes: one for the stage, then those that measure inference."""
+    began = time.perf_counter()
+    measure = whole.suite.measure
+    job = Job(
+        what="stage",
+        node=node.id,
+        recipe=node.recipe.spell(defaults=True),
+        model=node.subject.model_spec,
+        task=node.subject.task_spec,
+        base=whole.base,
+        seed=node.seed,
+        budget=whole.suite.budget,
+        measure=measure,
+        machine=whole.machine,
+        input=checkpoint.path(store.folder, node.parent) if node.parent else None,
+        output=checkpoint.path(store.folder, node.id),
+        log=store.folder / "logs" / f"{node.id}.log",
+    )
+    outcome = executor.run(job, timeout, progress)
+    measured = dict(outcome.measured)
+    if outcome.status == "ok" and measure.latency:
+        for process in range(measure.latency_processes):
+            served = executor.run(replace(job, what="serve", process=process), timeout, progress)
+            measured = _merge(measured, served.measured)
+            if served.status != "ok":
+                outcome = Outcome(served.status, f"while measuring inference: {served.reason}", served.log)
+                break
+    if outcome.status == "ok":
+        with contextlib.suppress(FileNotFoundError):
+            job.log.unlink()
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            job.output.unlink()
+    measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
+    return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, lists joined, tables merged, seconds of the same name added."""
+    merged = dict(first)
+    for key, value in second.items():
+        if isinstance(value, list):
+            merged[key] = [*merged.get(key, []), *value]
+        elif isinstance(value, Mapping) and key == "seconds":
+            merged[key] = {**merged.get(key, {}), **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()}}
+        elif isinstance(value, Mapping) and key == "inference":
+            merged[key] = max(merged.get(key) or value, value, key=lambda table: table["peak_bytes"] or 0)
+        else:
+            merged[key] = {**merged.get(key, {}), **value}
+    return merged
+
+
+def _tidy(chosen: Plan, store: Store, recorded: set[str]) -> None:
+    """Remove checkpoints that no node of the plan needs any more."""
+    for id_ in checkpoint.present(store.folder):
+        if id_ not in chosen.nodes or all(child.id in recorded for child in chosen.children(id_)):
+            checkpoint.path(store.folder, id_).unlink(missing_ok=True)
+
+
+def _record_refusals(whole: Plan, names: set[str], store: Store, records: Records, run_id: str) -> None:
+    for cell in whole.cells:
+        last = cell.path[-1]
+        reason = "; ".join(cell.refused)
+        before = records.nodes.get(last.id)
+        if cell.refused and cell.name in names and (before is None or before.get("reason") != reason):
+            store.append({**_node_line(run_id, last, whole), "status": "refused", "reason": reason, "log": ""})
+
+
+def _run_line(run_id: str, whole: Plan, environment: Mapping[str, Any]) -> dict[str, Any]:
+    suite = whole.suite
+    return {
+        "kind": "run",
+        "run": run_id,
+        "title": suite.title,
+        "reference": suite.reference or next(iter(suite.recipes)),
+        "seeds": suite.seeds,
+        "recipes": {name: str(recipe) for name, recipe in suite.parsed().items()},
+        "cells": [
+            {
+                "name": cell.name,
+                "recipe": str(cell.recipe),
+                "model": cell.subject.model.name,
+                "task": cell.subject.task.name,
+                "seed": cell.seed,
+                "path": [node.id for node in cell.path],
+                "refused": list(cell.refused),
+            }
+            for cell in whole.cells
+        ],
+        "environment": environment,
+        "started": _now(),
+        "version": version("methodbench"),
+    }
+
+
+def _node_line(run_id: str, node: Node, whole: Plan) -> dict[str, Any]:
+    return {
+        "kind": "node",
+        "id": node.id,
+        "parent": node.parent,
+        "run": run_id,
+        "recipe": str(node.recipe),
+        "stage": str(node.stage),
+        "depth": node.depth,
+        "base_kind": node.stage.base.kind,
+        "model": node.subject.model.name,
+        "task": node.subject.task.name,
+        "model_fingerprint": node.subject.model_fingerprint,
+        "task_fingerprint": node.subject.task_fingerprint,
+        "seed": node.seed,
+        "budget": whole.suite.budget.model_dump(),
+        "measure": whole.suite.measure.model_dump(),
+        "started": _now(),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

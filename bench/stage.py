@@ -1,0 +1,193 @@
+"""One stage in its own process: load, apply or train, prove, evaluate, save.
+
+Runs where :mod:`bench.execute.worker` puts it. Everything that is measured here is raw; figures are derived when read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from bench import checkpoint, recipe
+from bench.evidence import Snapshot
+from bench.execute.base import Job, Progress
+from bench.loop import Training
+from bench.measure import flops, memory, size, trust
+from bench.method import Place, Trainer, Transform
+from bench.models import open_model
+from bench.tasks import open_task
+from bench.tasks.base import Task
+from bench.work import Work
+
+
+def run(job: Job, progress: Progress) -> dict[str, Any]:
+    """Run `job` and leave the model in ``job.output``; the result goes into the record."""
+    seconds = Stopwatch()
+    peak = memory.Peak(torch.device(job.machine.device))
+    stages = recipe.parse(job.recipe).stages
+    task = open_task(job.task, job.base)
+
+    progress("load", 0, 1)
+    seed_everything(job.seed)
+    with seconds("load"):
+        model, tokenizer = _load(job, task, stages[-1])
+        model.to(job.machine.device)
+    # Each stage draws its own order of data; the same one for all recipes that share the seed.
+    seed = job.seed * 1000 + len(stages)
+    common: dict[str, Any] = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "task": task,
+        "stage": stages[-1],
+        "before": stages[:-1],
+        "budget": job.budget,
+        "machine": job.machine,
+        "seed": seed,
+        "progress": progress,
+    }
+    seed_everything(seed)
+    if isinstance(stages[-1].base, Trainer):
+        work, before, measured = _train(Training(**common), job, peak, seconds)
+    else:
+        work, before, measured = _transform(Work(**common), seconds)
+    # Only the work holds the model from here on.
+    del model
+    common.clear()
+
+    progress("prove", 0, 1)
+    with seconds("evidence"):
+        claims = [(method.name, claim) for method in stages[-1].methods for claim in method.evidence(before, work)]
+        if isinstance(work, Training):
+            claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
+        measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
+    if isinstance(work, Training):
+        work.optimizer.zero_grad(set_to_none=True)
+        work.finish()
+    work.model.eval()
+
+    if job.measure.quality:
+        progress("evaluate", 0, 1)
+        with seconds("evaluate"):
+            quality = task.evaluate(
+                work.model, tokenizer, batch_size=job.budget.eval_batch_size, max_length=job.budget.max_length
+            )
+        measured["quality"] = asdict(quality)
+    progress("save", 0, 1)
+    with seconds("save"):
+        measured["weight_bytes"] = memory.storage_bytes(work.model)
+        measured["parameters"] = memory.parameter_counts(work.model)
+        if job.measure.size:
+            savers = [method.save for stage in reversed(stages) for method in stage.methods if isinstance(method, Transform)]
+            with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
+                measured["size"] = size.on_disk(work.model, Path(folder), savers)
+        checkpoint.save(job.output, work.model, tokenizer)
+    measured["seconds"] = seconds.total
+    return measured
+
+
+def seed_everything(seed: int) -> None:
+    """Python, NumPy and torch, every device."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class Stopwatch:
+    """Seconds by name, wall time: ``with stopwatch("load"): …``."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the block's time to `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.total[name] = self.total.get(name, 0.0) + time.perf_counter() - started
+
+
+def _load(job: Job, task: Task, stage: recipe.Stage) -> tuple[torch.nn.Module, Any]:
+    if job.input is not None:
+        return checkpoint.load(job.input)
+    source = open_model(job.model, job.base)
+    auto_class, options = task.model_options()
+    place = Place(
+        before=(),
+        stage=stage,
+        machine=job.machine,
+        task=task.kind,
+        model=source.model_type(),
+        batch_size=job.budget.batch_size,
+        steps=job.budget.steps,
+    )
+    return source.load(auto_class, {**options, **stage.base.load_options(place)})
+
+
+def _train(
+    training: Training, job: Job, peak: memory.Peak, seconds: Stopwatch
+) -> tuple[Training, Snapshot, dict[str, Any]]:
+    with seconds("evidence"):
+        before = training.snapshot()
+    with seconds("prepare"):
+        training.prepare()
+    contention = trust.Contention()
+    with seconds("train"), contention:
+        peak.start()
+        training.run()
+        peak_bytes = peak.stop()
+    result: dict[str, Any] = {
+        "step_seconds": training.clock.seconds(),
+        "tokens": training.tokens,
+        "samples": training.samples,
+        "losses": [float(loss) for loss in training.losses],
+        # A short training still has steady steps left after its warm-up.
+        "warmup": min(job.budget.warmup_steps, len(training.losses) // 2),
+        "trainable": sum(parameter.numel() for parameter in training.parameters),
+        "data_seconds": training.data_seconds,
+    }
+    if job.measure.memory:
+        result["peak_bytes"] = peak_bytes
+        result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
+    with seconds("count"):
+        _count(training, job, result)
+    return training, before, {"training": result, "trust": {"training": contention.result()}}
+
+
+def _count(training: Training, job: Job, result: dict[str, Any]) -> None:
+    """Gradient and activation bytes and FLOPs, of one more step that is not taken."""
+    training.model.train()
+    with torch.random.fork_rng():
+        if job.measure.memory:
+            with memory.saved_activations(training.model) as saved:
+                training.gradients(training.probe, 1.0)
+            result["activation_bytes"] = saved.bytes
+            result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
+            training.optimizer.zero_grad(set_to_none=True)
+        if job.measure.flops:
+            result["step_flops"] = flops.count(lambda: training.gradients(training.probe, 1.0))
+            training.optimizer.zero_grad(set_to_none=True)
+
+
+def _transform(work: Work, seconds: Stopwatch) -> tuple[Work, Snapshot, dict[str, Any]]:
+    transform = work.stage.base
+    assert isinstance(transform, Transform)
+    with seconds("evidence"):
+        before = work.snapshot()
+    work.progress("apply", 0, 1)
+    with seconds("apply"):
+        transform.apply(work)
+    return work, before, {}
+
+

@@ -1,0 +1,76 @@
+"""Dynamic int8 quantization on the CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.evidence import Claim
+from bench.method import Place, Transform
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class DynamicInt8(Transform):
+    """Store the blocks' linear layers in int8, a scale for each output channel, and quantize activations as they come.
+
+    Built on ``torch.ao.quantization.quantize_dynamic``; a scale a channel keeps far more of the outputs than one a
+    tensor. Embeddings and the task's head stay as they are. CPU only. Documentation:
+    https://docs.pytorch.org/docs/stable/quantization.html
+    """
+
+    name = "dynamic_int8"
+    paper = "https://arxiv.org/abs/1712.05877"
+    example = "full >> dynamic_int8"
+    gives = frozenset({"quantized", "inference_only"})
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """Its kernels are for CPUs, and for plain weights."""
+        if place.machine.device != "cpu":
+            yield 'its kernels are for CPUs only; run the suite with device = "cpu"'
+        if "adapter" in place.facts:
+            yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> dynamic_int8`"
+        if "quantized" in place.facts:
+            yield "the weights are quantized already"
+
+    def apply(self, work: Work) -> None:
+        """Replace the blocks' linear layers."""
+        from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+        from bench.architecture import block_linears
+
+        names = dict.fromkeys(block_linears(work.model), per_channel_dynamic_qconfig)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torchao has no CPU kernels this fast
+            quantize_dynamic(work.model, names, inplace=True)
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """Packed weights have no place in a safetensors file."""
+        import torch
+
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+        return True
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """Every linear layer of the blocks is a dynamic one with qint8 weights, and they take less storage."""
+        import torch
+
+        from bench.architecture import block_linears
+
+        packed = [module for module in work.model.modules() if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)]
+        dtypes = {str(module.weight().dtype) for module in packed}  # type: ignore[no-untyped-call]
+        left = len(block_linears(work.model))
+        yield Claim(
+            "every linear layer of the blocks is int8",
+            bool(packed) and not left and dtypes == {"torch.qint8"},
+            f"{len(packed)} packed, {left} left, dtypes {sorted(dtypes)}",
+        )
+        yield Claim("they take less storage", work.after.bytes < before.bytes, f"{before.bytes:,} → {work.after.bytes:,} B")

@@ -1,0 +1,85 @@
+"""Gradient accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
+
+from bench.evidence import Claim
+from bench.method import Modifier, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.loop import ComputeGradients, Training
+    from bench.tasks.base import Batch
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Accumulate(Modifier):
+    """Put a step's gradient together from `k` micro-batches, each a k-th of the budget's batch.
+
+    The step still sees ``batch_size`` items, so recipes with and without it learn from the same data: memory falls,
+    time rises. Each micro-batch is weighted by the terms in its loss (samples, or predicted tokens), so that the
+    gradient is the whole batch's and not a mean of means. Documentation:
+    https://docs.pytorch.org/docs/stable/notes/amp_examples.html#gradient-accumulation
+    """
+
+    name = "accumulate"
+    paper = "https://arxiv.org/abs/1811.06965"
+    example = "full + accumulate(4)"
+    order = 90  # everything else happens inside of each micro-batch
+
+    k: Annotated[int, Ge(2)]
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """Each micro-batch needs an item."""
+        if self.k > place.batch_size:
+            yield f"a batch of {place.batch_size} cannot be split into {self.k}; raise budget.batch_size or lower k"
+
+    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+        """Go through the batch in parts."""
+        training.notes[self.name] = compute
+
+        def accumulated(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
+            parts = batch.split(self.k)
+            share = [part.weight / batch.weight for part in parts]
+            losses = [compute(part, scale * fraction) * fraction for part, fraction in zip(parts, share, strict=True)]
+            return sum(losses[1:], losses[0])
+
+        return accumulated
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """One step makes k forward passes, and its gradient is the whole batch's."""
+        import torch
+
+        from bench.loop import Training
+        from bench.work import evaluating
+
+        assert isinstance(work, Training)
+        calls: list[None] = []
+        hook = work.model.register_forward_pre_hook(lambda module, args: calls.append(None))
+        with evaluating(work.model):  # dropout would draw differently for parts and whole
+            parts = _gradient(work, work.gradients)
+            hook.remove()
+            whole = _gradient(work, work.notes.get(self.name, work.gradients))
+        expected = min(self.k, work.probe.samples)
+        yield Claim(f"a step makes {expected} forward passes", len(calls) == expected, f"it made {len(calls)}")
+        error = float(torch.linalg.vector_norm(parts - whole) / torch.linalg.vector_norm(whole))
+        limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
+        yield Claim("the gradient is the whole batch's", error <= limit, f"relative difference {error:.1e}, at most {limit:g}")
+
+
+def _gradient(training: Training, compute: ComputeGradients) -> torch.Tensor:
+    import torch
+
+    training.optimizer.zero_grad(set_to_none=True)
+    compute(training.probe, 1.0)
+    flat = [parameter.grad.flatten() for parameter in training.parameters if parameter.grad is not None]
+    training.optimizer.zero_grad(set_to_none=True)
+    return torch.cat(flat).float()

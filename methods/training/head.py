@@ -1,0 +1,55 @@
+"""Training the task's head alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt, Le
+
+from bench.evidence import Claim, plain
+from bench.method import Place, Trainer
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Head(Trainer):
+    """Train the task's head on the frozen body: linear probing.
+
+    The head starts from random weights and nothing else moves, so its default rate is far above full fine-tuning's.
+    """
+
+    name = "head"
+    paper = "https://arxiv.org/abs/1610.01644"
+    example = "head"
+
+    lr: Annotated[float, Gt(0)] = 1e-2
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """A classifier's head is the task's own; a causal model's may be its embeddings."""
+        if place.facts & {"adapter"}:
+            yield "the head of a model with an adapter on it belongs to the adapter; fold it first, as in `>> merge >> head`"
+        if place.facts & {"inference_only"}:
+            yield "no gradient flows through a model that was made for inference only"
+
+    def on_model(self, training: Training) -> None:
+        """Unfreeze what lies outside of the body."""
+        from bench.architecture import head_parameters
+
+        for parameter in head_parameters(training.model).values():
+            parameter.requires_grad_(True)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The head moved, and every other tensor is bit-identical."""
+        from bench.architecture import head_parameters
+
+        head = {plain(name) for name in head_parameters(work.model)}
+        moved = before.changed(work.after)
+        yield Claim("the head moved", bool(head) and head <= moved, f"{len(head & moved)} of {len(head)} tensors")
+        yield Claim("the body is bit-identical", not moved - head, f"{len(moved - head)} other tensors moved")
