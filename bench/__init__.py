@@ -1,0 +1,36 @@
+"""methodbench: which training or compression method to use, in numbers that can be trusted.
+
+For Python: :func:`parse` and :class:`Recipe` for recipes, :func:`read_records` for results as a pandas table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.method import RecipeError as RecipeError
+    from bench.recipe import Recipe as Recipe
+    from bench.recipe import parse as parse
+    from bench.record import frame as read_records
+else:
+    # Every worker and command imports this package first: nothing is loaded until it is asked for.
+    _WHERE = {
+        "parse": ("bench.recipe", "parse"),
+        "Recipe": ("bench.recipe", "Recipe"),
+        "RecipeError": ("bench.method", "RecipeError"),
+        "read_records": ("bench.record", "frame"),
+    }
+
+    def __getattr__(name):
+        if name not in _WHERE:
+            raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+        import importlib
+
+        module, attribute = _WHERE[name]
+        return getattr(importlib.import_module(module), attribute)
+
+    def __dir__():
+        return sorted({*globals(), *_WHERE})
+
+
+__all__ = ["Recipe", "RecipeError", "parse", "read_records"]

@@ -6,6 +6,7 @@ Imports are inside the commands: ``--help`` and ``list`` must not wait for what 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -164,13 +165,12 @@ def run_(
     from bench.record import Store
     from bench.run import run
     from bench.watch import watcher
-    from reports import write
-    from reports.table import terminal
 
     whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads)
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
     preload = {name for node in nodes for method in node.stage.methods for name in needs(method)}
+    signal.signal(signal.SIGINT, _interrupt)
     executor = ForkServer([*sorted(preload), *(f"transformers.models.{m}" for m in sorted({n.subject.model.model_type() for n in nodes}))])
     try:
         with store.lock(_say), watcher(whole) as watching:
@@ -180,6 +180,9 @@ def run_(
         raise typer.Exit(130) from None
     finally:
         executor.close()
+    from reports import write
+    from reports.table import terminal
+
     terminal(folder)
     for path in write(folder, ["html", "md"], folder):
         _say(f"wrote {path}")
@@ -304,6 +307,12 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
         )
         drawn[first.id] = above.add(text)
     return list(trees.values())
+
+
+def _interrupt(number: int, frame: object) -> None:
+    # Once: what the first Ctrl-C began, ending the stage at work, a second must not disturb.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _say(text: str, error: bool = False) -> None:

@@ -88,7 +88,7 @@ class Method(abc.ABC):
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
-            value = _check(type(self), field.name, getattr(self, field.name))
+            value = check(type(self), field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -281,7 +281,12 @@ def _bound(bound: Any) -> str:
     return ", ".join(f"{signs[key]} {getattr(bound, key)}" for key in signs if getattr(bound, key, None) is not None)
 
 
-def _check(cls: type[Method], name: str, value: Any) -> Any:
+def check(cls: type[Method], name: str, value: Any) -> Any:
+    """`value` as argument `name` of `cls`: lists become tuples, whole numbers floats where those are wanted.
+
+    Raises:
+        RecipeError: it is of the wrong type or out of range.
+    """
     import pydantic
 
     if isinstance(value, list):

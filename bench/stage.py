@@ -142,6 +142,8 @@ def _train(
         before = training.snapshot()
     with seconds("prepare"):
         training.prepare()
+    # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
+    seed_everything(training.seed)
     contention = trust.Contention()
     with seconds("train"), contention:
         peak.start()

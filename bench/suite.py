@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench import recipe, registry
-from bench.method import RecipeError, fields_of, nearest
+from bench.method import RecipeError, check, fields_of, nearest
 from bench.recipe import Recipe
 
 
@@ -201,9 +201,13 @@ def _check_defaults(defaults: dict[str, dict[str, Any]]) -> None:
         if name not in known:
             raise SuiteError(f"defaults.{name}: unknown method `{name}`{nearest(name, known)}")
         fields = [field.name for field in fields_of(known[name])]
-        for argument in arguments:
+        for argument, value in arguments.items():
             if argument not in fields:
                 raise SuiteError(f"defaults.{name}.{argument}: {name} has no such argument{nearest(argument, fields)}")
+            try:
+                check(known[name], argument, value)
+            except RecipeError as error:
+                raise SuiteError(f"defaults.{error}") from None
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -6,6 +6,7 @@ So isolation costs hundredths of a second and not the seconds of importing torch
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -28,7 +29,9 @@ class ForkServer:
     """Runs jobs one at a time. `preload` are modules to hold besides torch and transformers."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
-        # Read by bench.execute.preload. A module of the user's folder must not shadow ours: no working directory on
+        # Read by bench.execute.preload; Python 3.11 does not hand the path on by itself.
+        os.environ["METHODBENCH_PATH"] = json.dumps(sys.path)
+        # A module of the user's folder must not shadow ours: no working directory on
         # the path (`python -P`). No hub is asked for a local model.
         os.environ["METHODBENCH_PRELOAD"] = ",".join(preload)
         os.environ["PYTHONSAFEPATH"] = "1"

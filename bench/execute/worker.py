@@ -12,7 +12,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.execute.base import Job, Status
+from bench.execute.base import Job, Progress, Status
 
 
 def main(connection: Connection, job: Job) -> None:
@@ -25,14 +25,15 @@ def main(connection: Connection, job: Job) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
-        status, reason, measured = _guarded(job, _Throttled(connection))
+        status, reason, measured = attempt(job, _Throttled(connection))
         log.flush()
         measured.setdefault("seconds", {})["process"] = time.perf_counter() - started
         connection.send(("done", status, reason, measured))
         connection.close()
 
 
-def _guarded(job: Job, progress: _Throttled) -> tuple[Status, str, dict[str, Any]]:
+def attempt(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
+    """Do `job` in this process: how it ended, why, and what was measured."""
     import torch
 
     from bench.loop import Diverged, NothingToTrain

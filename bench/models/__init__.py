@@ -1,0 +1,28 @@
+"""Models: registered ones, and local transformers directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import registry
+from bench.method import nearest
+from bench.models.base import Model, ModelError
+
+
+def open_model(spec: str, base: Path) -> Model:
+    """The model that a suite names: a registered one, else a directory seen from `base`, the suite's folder.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    from bench.models.directory import Directory
+
+    known = registry.models()
+    if spec in known:
+        return known[spec]()
+    path = base / Path(spec).expanduser()
+    if not path.is_dir():
+        raise ModelError(
+            f"`{spec}` is neither a registered model nor a directory ({path}){nearest(spec, known)}"
+        )
+    return Directory(path)

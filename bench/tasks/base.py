@@ -125,3 +125,7 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def evaluate(self, model: torch.nn.Module, tokenizer: Any, *, batch_size: int, max_length: int, split: Split = "test") -> Quality:
         """Score `model`, which is in evaluation mode, on `split`."""
+
+
+class TaskError(Exception):
+    """The data cannot be used. The message names the file, the row or column and the mend."""

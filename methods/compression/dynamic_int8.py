@@ -49,7 +49,7 @@ class DynamicInt8(Transform):
 
         names = dict.fromkeys(block_linears(work.model), per_channel_dynamic_qconfig)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torchao has no CPU kernels this fast
+            warnings.simplefilter("ignore")  # it is deprecated for torchao, which has no CPU kernels this fast
             quantize_dynamic(work.model, names, inplace=True)
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:

@@ -66,7 +66,7 @@ class Magnitude(Transform):
         import torch
 
         with torch.no_grad():
-            for weight, mask in training.notes[self.name]:
+            for weight, mask in training.notes.get(self.name, ()):
                 weight.mul_(mask)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:

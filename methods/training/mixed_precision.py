@@ -48,6 +48,9 @@ class MixedPrecision(Modifier):
         dtype = torch.bfloat16 if self.dtype == "bf16" else torch.float16
         training.compute_dtype = dtype
         device = training.device.type
+        if self.dtype == "fp16":
+            scaler = training.notes[self.name] = torch.amp.GradScaler(device)
+            scaler.scale(torch.ones((), device=training.device))  # it makes its scale when it is first used
 
         def under_autocast(batch: Batch) -> torch.Tensor:
             with torch.autocast(device, dtype):
@@ -61,7 +64,7 @@ class MixedPrecision(Modifier):
             return compute
         import torch
 
-        scaler = training.notes[self.name] = torch.amp.GradScaler(training.device.type)
+        scaler: Any = training.notes[self.name]
         one = torch.ones((), device=training.device)
 
         def scaled(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
@@ -101,3 +104,24 @@ class MixedPrecision(Modifier):
         names = ", ".join(sorted({str(found) for found in seen})) or "none"
         yield Claim(f"linear layers give {self.dtype}", bool(seen) and set(seen) == {dtype}, f"activations are {names}")
         yield Claim("trained weights stay float32", held == {torch.float32}, ", ".join(map(str, held)))
+        if self.dtype == "fp16":
+            yield from self._scaling(work)
+
+    def _scaling(self, work: Any) -> Iterator[Claim]:
+        import torch
+
+        scaler = work.notes.get(self.name)
+        scale = scaler.get_scale() if scaler else 1.0
+        sums = []
+        for differentiate in (lambda: work.loss(work.probe).backward(), lambda: work.gradients(work.probe, 1.0)):
+            work.optimizer.zero_grad(set_to_none=True)
+            with torch.random.fork_rng():
+                torch.manual_seed(work.seed)
+                differentiate()
+            sums.append(sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None))
+        work.optimizer.zero_grad(set_to_none=True)
+        seen = sums[1] / sums[0] if sums[0] else float("nan")
+        # Overflow in the scaled gradient is what the scaler is there to notice: then it is infinite.
+        yield Claim("gradients are scaled", scale != 1 and (abs(seen / scale - 1) < 0.1 or seen == float("inf")), f"{seen:.4g} times")
+        counted = scaler.state_dict()["_growth_tracker"] if scaler else 0
+        yield Claim("each step unscales and adjusts the scale", counted > 0 or 0 < scale < 2**16, f"scale {scale:g}, {counted} steps since it changed")

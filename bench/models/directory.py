@@ -1,0 +1,226 @@
+"""A model in a local directory, as transformers' ``save_pretrained`` writes it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cache
+from bench.models.base import Model, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""In transformers' own order: the first that is there is what gets loaded."""
+
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_TOKENIZER = (
+    *_VOCABULARIES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+class Directory(Model):
+    """A local transformers directory: ``config.json``, a tokenizer's files and weights, sharded or not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.resolve().name
+
+    # -- planning, without torch -----------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Name what is missing."""
+        if not self.path.is_dir():
+            return [f"{self.path}: no such directory"]
+        found = []
+        try:
+            self.model_type()
+        except ModelError as error:
+            found.append(str(error))
+        try:
+            missing = [file.name for file in self._weights() if not file.is_file()]
+        except ModelError as error:
+            found.append(str(error))
+        else:
+            if missing:
+                found.append(
+                    f"{self.path}: weights named in its index are missing: {', '.join(missing)}; copy them"
+                )
+        if not any((self.path / name).is_file() for name in _VOCABULARIES):
+            found.append(
+                f"{self.path}: it has no tokenizer files (tokenizer.json, vocab.txt, ...); "
+                "save the tokenizer there with its save_pretrained"
+            )
+        return found
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over the contents of configuration, tokenizer and weights.
+
+        Raises:
+            ModelError: a file is missing or cannot be read.
+        """
+        digest = hashlib.sha256()
+        for name, content in self._contents():
+            digest.update(f"{name} {content}\n".encode())
+        return digest.hexdigest()
+
+    def model_type(self) -> str:
+        """The ``model_type`` in ``config.json``.
+
+        Raises:
+            ModelError: there is none.
+        """
+        file = self.path / "config.json"
+        found = _json(file, "save the model there with its save_pretrained").get("model_type")
+        if not isinstance(found, str):
+            raise ModelError(f"{file}: it has no `model_type`, by which transformers knows the architecture")
+        return found
+
+    def _weights(self) -> list[Path]:
+        """The weights' files, whether they are there or not.
+
+        Raises:
+            ModelError: none is named.
+        """
+        for name in _WEIGHTS:
+            file = self.path / name
+            if not file.is_file():
+                continue
+            if not name.endswith(".json"):
+                return [file]
+            shards = _json(file, "copy it again").get("weight_map")
+            if not isinstance(shards, dict) or not shards:
+                raise ModelError(
+                    f"{file}: it has no `weight_map`, which names the weights' files; copy it again"
+                )
+            return [self.path / shard for shard in sorted(set(map(str, shards.values())))]
+        adapter = (self.path / "adapter_config.json").is_file()
+        mend = (
+            "it holds a PEFT adapter alone; merge that into its base model and save the whole"
+            if adapter
+            else "save the model there"
+        )
+        raise ModelError(
+            f"{self.path}: it has no weights (model.safetensors or pytorch_model.bin, or their index); {mend}"
+        )
+
+    def _contents(self) -> Iterator[tuple[str, str]]:
+        """Name and SHA-256 of each file that matters."""
+        try:
+            for name in ("config.json", *_TOKENIZER):
+                file = self.path / name
+                if file.is_file():
+                    yield name, hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in self._weights():
+                yield file.name, self._weights_hash(file)
+        except OSError as error:
+            raise ModelError(
+                f"{error.filename or self.path}: cannot be read: {error.strerror or error}"
+            ) from None
+
+    def _weights_hash(self, file: Path) -> str:
+        return cache.sha256(file)
+
+    # -- in a stage's own process ----------------------------------------------------------------------------
+
+    def load(self, auto_class: str, options: Mapping[str, Any]) -> tuple[torch.nn.Module, Any]:
+        """The model, in float32 unless `options` give a ``dtype``, and its tokenizer, with a padding token.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        for problem in self.problems():
+            raise ModelError(problem)
+        for file in self._weights():
+            _check_readable(file)
+
+        import torch
+        import transformers
+
+        with _quiet():
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+                model: torch.nn.Module = getattr(transformers, auto_class).from_pretrained(
+                    self.path, local_files_only=True, **{"dtype": torch.float32, **options}
+                )
+            except (OSError, ValueError) as error:
+                raise ModelError(f"{self.path}: transformers cannot load it: {error}") from error
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        # A decoder's classifier looks for the last token before the padding, so both must mean the same one.
+        config: Any = model.config
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        return model, tokenizer
+
+
+def _json(file: Path, mend: str) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; {mend}") from None
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file}: not a JSON object")
+    return found
+
+
+def _check_readable(file: Path) -> None:
+    """Open a file of weights far enough to tell that it is whole: transformers' errors do not name it."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):
+                pass
+        else:
+            torch.load(file, map_location="meta", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{file}: the weights cannot be read, so the file is damaged or cut off ({error}); copy it again"
+        ) from error
+    except Exception as error:
+        # Whatever a damaged pickle does: KeyError, UnpicklingError, IndexError, ...
+        raise ModelError(
+            f"{file}: the weights cannot be read ({type(error).__name__}: {error}); copy it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no report that a classification head is new: it always is."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,463 @@
+"""Text classification: one label a text, on one's own table or on any other source of texts and labels."""
+
+from __future__ import annotations
+
+import abc
+import csv
+import functools
+import hashlib
+import io
+import itertools
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from bench.method import nearest
+from bench.tasks.base import Batch, Quality, Split, Task, TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.suite import DataTable
+
+Row = tuple[str, str]
+"""A text and its label."""
+
+_NEEDED: Mapping[Split, int] = {"train": 70, "test": 20}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Items in their splits. Labels are sorted, and targets are positions in them.
+
+    Order and fingerprint depend on the set of items alone, not on the order in which a file happened to have
+    them.
+    """
+
+    labels: tuple[str, ...]
+    texts: Mapping[Split, tuple[str, ...]]
+    targets: Mapping[Split, tuple[int, ...]]
+    fingerprint: str
+
+    def rows(self) -> Iterator[Row]:
+        """Every item."""
+        for split, texts in self.texts.items():
+            yield from zip(texts, (self.labels[target] for target in self.targets[split]), strict=True)
+
+
+def divide(found: Iterable[Row]) -> Data:
+    """Put items into splits by a hash of their text: about 70 % train, 10 % validate and 20 % test.
+
+    So an item stays in its split whatever else there is, and no text is ever in two.
+
+    A text that occurs again with the same label counts once. A text that occurs with two labels is left out:
+    it has no right answer, and to keep either would make the result depend on the order of rows.
+    """
+    label_of: dict[str, str | None] = {}
+    for text, label in found:
+        if label_of.setdefault(text, label) != label:
+            label_of[text] = None
+    items = sorted((_place(text), text, label) for text, label in label_of.items() if label is not None)
+    labels = tuple(sorted({label for _, _, label in items}))
+    position = {label: target for target, label in enumerate(labels)}
+    texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
+    targets: dict[Split, list[int]] = {split: [] for split in get_args(Split)}
+    digest = hashlib.sha256()
+    for place, text, label in items:
+        split: Split = "test" if place < 0.2 else "validation" if place < 0.3 else "train"
+        texts[split].append(text)
+        targets[split].append(position[label])
+        digest.update(json.dumps([text, label, split]).encode("ascii"))
+    return Data(
+        labels=labels,
+        texts={split: tuple(of) for split, of in texts.items()},
+        targets={split: tuple(of) for split, of in targets.items()},
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def _place(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone; it decides the split and the order in it."""
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+class Classification(Task):
+    """Text classification on what :meth:`read` finds. See :func:`divide` for what becomes of it."""
+
+    kind: ClassVar[str] = "classification"
+
+    def __init__(self) -> None:
+        self._encoded: dict[tuple[int, Split, int], Encoded] = {}
+
+    # -- planning, without torch -----------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def read(self) -> Iterable[Row]:
+        """Every text with its label.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The items, read once.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return divide(self.read())
+
+    def problems(self) -> list[str]:
+        """Say why the data cannot be used.
+
+        A test item whose label no training item has is no problem: all methods get it wrong alike. Nor is an
+        empty validation split, which few methods use.
+        """
+        try:
+            data = self.data
+        except TaskError as error:
+            return [str(error)]
+        items = sum(map(len, data.texts.values()))
+        if not items:
+            return [f"{self.name}: no items are left, for every text has more than one label"]
+        if len(data.labels) == 1:
+            return [f"{self.name}: all items have one label, `{data.labels[0]}`; two are needed"]
+        return [
+            f"{self.name}: {items} different items are too few: none falls into {split}, "
+            f"which gets about {share} % of all; add more"
+            for split, share in _NEEDED.items()
+            if not data.texts[split]
+        ]
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over every text, label and split.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return self.data.fingerprint
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, sorted; a target is a position in them."""
+        return self.data.labels
+
+    def texts(self, split: Split) -> tuple[str, ...]:
+        """The texts of a split, in the order that ``Batch.items`` counts in."""
+        return self.data.texts[split]
+
+    def targets(self, split: Split) -> tuple[int, ...]:
+        """The right answers of a split, in the same order."""
+        return self.data.targets[split]
+
+    # -- in a stage's own process ----------------------------------------------------------------------------
+
+    def model_options(self) -> tuple[str, dict[str, Any]]:
+        """A sequence classification head with a logit for each label."""
+        return "AutoModelForSequenceClassification", {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: target for target, label in enumerate(self.labels)},
+            "problem_type": "single_label_classification",
+        }
+
+    def batches(
+        self,
+        split: Split,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Batch]:
+        """Batches on the CPU, padded on the right to their longest item.
+
+        With a generator the stream is endless: every epoch holds each item once in a new order, and batches
+        run on over the end of an epoch, so that all have exactly `batch_size` items. Without, it is one pass
+        in order and the last batch may be short.
+
+        Raises:
+            TaskError: the split has no items.
+        """
+        encoded = self.encoded(split, tokenizer, max_length)
+        order = iter(range(len(encoded))) if generator is None else _shuffled(len(encoded), generator)
+        while items := tuple(itertools.islice(order, batch_size)):
+            yield encoded.batch(items)
+
+    def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Cross entropy in float32, in nats, the mean over items."""
+        import torch
+
+        return torch.nn.functional.cross_entropy(self.logits(outputs, batch).float(), batch.labels)
+
+    def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:  # noqa: ARG002
+        """``[items, labels]``."""
+        logits: torch.Tensor = outputs.logits
+        return logits
+
+    def evaluate(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        split: Split = "test",
+    ) -> Quality:
+        """Accuracy and macro F1. An item whose logits are not numbers is predicted −1, which is never right.
+
+        Raises:
+            TaskError: the split has no items.
+        """
+        import torch
+
+        encoded = self.encoded(split, tokenizer, max_length)
+        device = next(model.parameters()).device
+        # Items of like length go together, for little padding; results are put back in the order of items.
+        order = sorted(range(len(encoded)), key=lambda item: encoded.lengths[item])
+        predictions = [-1] * len(encoded)
+        with torch.no_grad():
+            for start in range(0, len(order), batch_size):
+                batch = encoded.batch(order[start : start + batch_size]).to(device)
+                logits = self.logits(model(**batch.inputs), batch)
+                predicted = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
+                for item, prediction in zip(batch.items, predicted.tolist(), strict=True):
+                    predictions[item] = prediction
+        targets = self.targets(split)
+        correct = tuple(
+            float(target == prediction) for target, prediction in zip(targets, predictions, strict=True)
+        )
+        metrics = {"accuracy": sum(correct) / len(correct), "macro_f1": macro_f1(targets, predictions)}
+        return Quality(metrics, tuple(predictions), correct)
+
+    def encoded(self, split: Split, tokenizer: Any, max_length: int) -> Encoded:
+        """A split as token ids, made once for each tokenizer and length.
+
+        Raises:
+            TaskError: the split has no items.
+        """
+        key = (id(tokenizer), split, max_length)
+        # The value holds on to its tokenizer, so that no other can come by its id.
+        if key not in self._encoded:
+            if not self.texts(split):
+                raise TaskError(f"{self.name}: there are no {split} items")
+            self._encoded[key] = Encoded(tokenizer, self.texts(split), self.targets(split), max_length)
+        return self._encoded[key]
+
+
+class Encoded:
+    """Texts as token ids, special tokens included; ``lengths`` counts those of each text.
+
+    All ids lie end to end in one array: a batch is a single look-up, and a large split takes 4 bytes a token.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], targets: Sequence[int], max_length: int) -> None:
+        import torch
+
+        self.tokenizer = tokenizer
+        self.lengths: list[int] = []
+        pad = _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self._fill = {
+            "input_ids": pad,
+            "token_type_ids": _first(getattr(tokenizer, "pad_token_type_id", None), 0),
+        }
+        columns: dict[str, array[int]] = {}
+        # Some hundreds at a time: quick for the tokenizer, which needs much memory for each text it is at.
+        for start in range(0, len(texts), 512):
+            part = list(texts[start : start + 512])
+            found = tokenizer(part, truncation=True, max_length=max_length, return_attention_mask=False)
+            for name in self._fill.keys() & found.keys():
+                for row in found[name]:
+                    # Without special tokens a text can come to nothing, and a model needs a token at least.
+                    columns.setdefault(name, array("i")).extend(row or [self._fill[name]])
+            self.lengths += [max(1, len(row)) for row in found["input_ids"]]
+        self._columns = {
+            name: torch.frombuffer(column, dtype=torch.int32) for name, column in sorted(columns.items())
+        }
+        self._lengths = torch.tensor(self.lengths)
+        self._starts = self._lengths.cumsum(0) - self._lengths
+        self._targets = torch.tensor(targets)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, items: Sequence[int]) -> Batch:
+        """These items, in this order."""
+        import torch
+
+        chosen = torch.tensor(items)
+        lengths = tuple(self.lengths[item] for item in items)
+        column = torch.arange(max(lengths))
+        real = column < self._lengths[chosen][:, None]
+        # Where there is only padding, any token is read, and then written over.
+        where = torch.where(real, self._starts[chosen][:, None] + column, 0)
+        inputs = {
+            name: ids[where].long().masked_fill_(~real, self._fill[name])
+            for name, ids in self._columns.items()
+        }
+        inputs["attention_mask"] = real.long()
+        return Batch(inputs, self._targets[chosen], lengths, terms=(1,) * len(items), items=tuple(items))
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+def _shuffled(items: int, generator: torch.Generator) -> Iterator[int]:
+    import torch
+
+    while True:
+        yield from torch.randperm(items, generator=generator).tolist()
+
+
+def macro_f1(truth: Sequence[int], predictions: Sequence[int]) -> float:
+    """F1 of each class, averaged with equal weight over the classes that occur in truth or predictions.
+
+    A prediction of −1 is none at all: it counts against the recall of the true class and is no class of its
+    own. The rest is as in scikit-learn's ``f1_score(average="macro")``.
+    """
+    hits = Counter(true for true, guess in zip(truth, predictions, strict=True) if true == guess)
+    occurrences = Counter(truth) + Counter(guess for guess in predictions if guess != -1)
+    # 2 · hits / occurrences is 2 · precision · recall / (precision + recall) without its divisions by zero.
+    return sum(2 * hits[label] / count for label, count in occurrences.items()) / len(occurrences)
+
+
+class Table(Classification):
+    """One's own data: a .csv file with a header row, or a .jsonl file of one object a line, in UTF-8.
+
+    Labels are text; in a .jsonl file whole numbers and true and false will do as well. White space around
+    texts and labels does not count.
+    """
+
+    def __init__(self, table: DataTable, base: Path) -> None:
+        super().__init__()
+        self.file = base / Path(table.data).expanduser()
+        self.name = table.name or self.file.stem
+        self.columns = (table.text, table.label)
+
+    def read(self) -> Iterator[Row]:
+        """Every row.
+
+        Raises:
+            TaskError: the file or a row in it is wrong.
+        """
+        readers = {".csv": self._csv, ".jsonl": self._jsonl}
+        suffix = self.file.suffix.lower()
+        if suffix not in readers:
+            raise self._error(f"files of kind `{suffix}` are not read; give it as .csv or .jsonl")
+        empty = True
+        for line, values in readers[suffix](self._content()):
+            empty = False
+            text, label = (
+                self._value(line, column, value) for column, value in zip(self.columns, values, strict=True)
+            )
+            yield text, label
+        if empty:
+            raise self._error("it has no rows")
+
+    def _content(self) -> str:
+        try:
+            content = self.file.read_bytes()
+        except FileNotFoundError:
+            known = [
+                other.name
+                for other in self.file.parent.glob("*")
+                if other.suffix.lower() in (".csv", ".jsonl")
+            ]
+            raise self._error(f"no such file{nearest(self.file.name, known)}") from None
+        except OSError as error:
+            raise self._error(f"cannot be read: {error.strerror or error}") from None
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise self._error(
+                f"line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
+            ) from None
+
+    def _csv(self, content: str) -> Iterator[tuple[int, Sequence[object]]]:
+        # The limit is the whole process's, and guards against nothing here: the content is in memory already.
+        limit = csv.field_size_limit(2**31 - 1)
+        reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            where = [self._column(column, header) for column in self.columns]
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise self._error(
+                        f"line {reader.line_num} has {len(cells)} cells and the header has {len(header)}; "
+                        'a text that holds commas stands in "quotes"'
+                    )
+                yield reader.line_num, [cells[position] for position in where]
+        except csv.Error as error:
+            raise self._error(
+                f'line {reader.line_num}: {error}; a " within "quotes" is doubled: ""'
+            ) from None
+        finally:
+            csv.field_size_limit(limit)
+
+    def _column(self, column: str, header: list[str]) -> int:
+        if column in header:
+            return header.index(column)
+        if not header:
+            raise self._error(
+                f"it has no header row; its first line names the columns, as in {','.join(self.columns)}"
+            )
+        separators = {";": "semicolons", "\t": "tabs"}
+        used = [name for sign, name in separators.items() if len(header) == 1 and sign in header[0]]
+        hint = (
+            f"; its columns look separated by {used[0]}, commas are needed"
+            if used
+            else nearest(column, header)
+        )
+        raise self._error(f"it has no column `{column}`{hint}")
+
+    def _jsonl(self, content: str) -> Iterator[tuple[int, Sequence[object]]]:
+        # Not splitlines(): that also splits at signs that may stand within a JSON string.
+        for line, row in enumerate(content.split("\n"), 1):
+            if not row.strip():
+                continue
+            try:
+                found = json.loads(row)
+            except (ValueError, RecursionError) as error:
+                raise self._error(f"line {line} is not JSON: {error}") from None
+            if not isinstance(found, dict):
+                columns = ", ".join(f'"{column}": ...' for column in self.columns)
+                raise self._error(f"line {line} is not an object, as in {{{columns}}}")
+            for column in self.columns:
+                if column not in found:
+                    raise self._error(f"line {line} has no `{column}`{nearest(column, found)}")
+            yield line, [found[column] for column in self.columns]
+
+    def _value(self, line: int, column: str, value: object) -> str:
+        if isinstance(value, bool | int) and column == self.columns[1]:
+            value = json.dumps(value)
+        if value is not None and not isinstance(value, str):
+            raise self._error(f"line {line}: `{column}` is text, found {value!r:.60}")
+        value = (value or "").strip()
+        if not value:
+            raise self._error(f"line {line}: `{column}` is empty; fill it in or take the row out")
+        if not _is_unicode(value):
+            raise self._error(
+                f"line {line}: `{column}` holds half of a surrogate pair, which is no character"
+            )
+        return value
+
+    def _error(self, message: str) -> TaskError:
+        return TaskError(f"{self.file}: {message}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

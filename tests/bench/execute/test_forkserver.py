@@ -1,0 +1,160 @@
+"""The real executor: isolation, and every way in which a job can end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import registry
+from bench.execute.forkserver import ForkServer
+from tests import jobs
+
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A package of somebody else's with the method `fault`, registered by its entry point."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "others_faults.py").write_text((Path(__file__).parent / "faults.py").read_text())
+    info = folder / "others_faults-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others-faults\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[methodbench.methods]\nfault = others_faults:Fault\n")
+    sys.path.insert(0, str(folder))
+    registry.methods.cache_clear()
+    yield
+    sys.path.remove(str(folder))
+    registry.methods.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def server(installed):
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+def quiet(what, done, of):
+    pass
+
+
+def test_a_job_runs_and_says_how_far_it_is(server, tiny_bert, tmp_path):
+    told = []
+    outcome = server.run(jobs.job("full", tiny_bert, tmp_path), 120, lambda *now: told.append(now))
+    assert outcome.status == "ok", outcome
+    assert len(outcome.measured["training"]["losses"]) == 6
+    assert ("train", 6, 6) in told
+
+
+@pytest.mark.parametrize(
+    ("way", "status", "says"),
+    [
+        ("raise", "failed", "ValueError: so it goes"),
+        ("kill", "failed", "killed by SIGKILL"),
+        ("segfault", "failed", "killed by SIGSEGV"),
+        ("memory", "oom", "memory"),
+        ("exit", "failed", "ended with status 3"),
+    ],
+)
+def test_every_end_has_its_status_reason_and_log(server, tiny_bert, tmp_path, way, status, says):
+    outcome = server.run(jobs.job(f'fault("{way}")', tiny_bert, tmp_path), 120, quiet)
+    assert (outcome.status, says in outcome.reason) == (status, True), outcome
+    assert "\n" not in outcome.reason
+    assert f"about to {way}" in outcome.log
+    # The next job is not harmed.
+    assert server.run(jobs.job("magnitude(0.5)", tiny_bert, tmp_path), 120, quiet).status == "ok"
+
+
+def test_a_job_over_its_time_is_stopped(server, tiny_bert, tmp_path):
+    started = time.monotonic()
+    outcome = server.run(jobs.job('fault("hang")', tiny_bert, tmp_path), 4, quiet)
+    assert outcome.status == "timeout"
+    assert "4 s" in outcome.reason
+    assert time.monotonic() - started < 60
+
+
+def test_what_a_job_prints_is_not_on_the_terminal(server, tiny_bert, tmp_path, capfd):
+    job = jobs.job('fault("talk")', tiny_bert, tmp_path)
+    server.run(job, 120, quiet)
+    assert "terminal" not in "".join(capfd.readouterr())
+    assert "to the user's terminal" in job.log.read_text()
+
+
+def test_a_folder_of_the_users_does_not_shadow_ours(installed, tiny_bert, tmp_path):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "torch.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "suite.toml").write_text(
+        f'model = "{tiny_bert}"\n[task]\nkind = "classification"\ndata = "{jobs.table(tmp_path).data}"\n'
+        '[budget]\nsteps = 2\n[measure]\nlatency = []\n[recipes]\nfull = "full"\n'
+    )
+    methodbench = Path(sys.executable).parent / "methodbench"
+    done = subprocess.run([methodbench, "run", "suite.toml"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+SUITE = """
+model = "{model}"
+[task]
+kind = "classification"
+data = "{data}"
+[budget]
+steps = 4000
+[recipes]
+full = "full"
+"""
+
+
+def _long_run(tiny_bert, tmp_path):
+    (tmp_path / "suite.toml").write_text(SUITE.format(model=tiny_bert, data=jobs.table(tmp_path).data))
+    methodbench = Path(sys.executable).parent / "methodbench"
+    process = subprocess.Popen(
+        [methodbench, "run", "suite.toml", "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "out" / "logs"
+    deadline = time.monotonic() + 100
+    while not (log.is_dir() and list(log.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    return process
+
+
+def _session(process):
+    """The processes of the session that `process` leads."""
+    out = subprocess.run(["ps", "-e", "-o", "sid=,pid=,stat="], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for sid, pid, stat in map(str.split, out.splitlines()) if int(sid) == process.pid and not stat.startswith("Z")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_ends_with_130_and_leaves_nothing_behind(tiny_bert, tmp_path, presses):
+    process = _long_run(tiny_bert, tmp_path)
+    for _ in range(presses):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "Interrupted" in errors or presses > 1
+    assert _eventually_none(process)
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_no_worker_behind(tiny_bert, tmp_path):
+    process = _long_run(tiny_bert, tmp_path)
+    assert len(_session(process)) > 1
+    process.kill()
+    process.communicate(timeout=60)
+    assert _eventually_none(process)
+
+
+def _eventually_none(process):
+    deadline = time.monotonic() + 20
+    while _session(process) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not _session(process)

@@ -1,0 +1,102 @@
+import dataclasses
+
+import pytest
+
+from bench import plan
+from tests.subjects import HERE, make_plan
+
+SHARED = {"a": "full >> dynamic_int8", "b": "full >> magnitude(0.5)", "c": "full", "d": "lora(r=8) >> merge"}
+
+
+def test_common_prefixes_are_one_node_a_seed(monkeypatch):
+    found = make_plan(monkeypatch, SHARED, seeds=[0, 1])
+    texts = [(str(node.recipe), node.seed) for node in found.nodes.values()]
+    assert len(texts) == len(set(texts)) == 10
+    assert sum(text == "full" for text, _ in texts) == 2
+    assert len(found.cells) == 8
+
+
+def test_parents_come_first_and_depth_first(monkeypatch):
+    found = make_plan(monkeypatch, SHARED)
+    order = [str(node.recipe) for node in found.nodes.values()]
+    assert order == ["full", "full >> dynamic_int8", "full >> magnitude(amount=0.5)", "lora", "lora >> merge"]
+    seen = {None}
+    for node in found.nodes.values():
+        assert node.parent in seen
+        seen.add(node.id)
+
+
+def test_identity_holds_what_matters_and_nothing_else(monkeypatch):
+    def ids(machine=HERE, recipes=None, **keys):
+        return set(make_plan(monkeypatch, recipes or {"x": "lora(r=8)"}, machine, **keys).nodes)
+
+    same = ids()
+    assert ids(recipes={"another name": "lora"}) == same
+    assert ids(title="another title") == same
+    torch_moved = dataclasses.replace(HERE, versions=(("torch", "2.14"), ("peft", "0.21"), ("methodbench", "0")))
+    peft_moved = dataclasses.replace(HERE, versions=(("torch", "2.13.0"), ("peft", "0.22"), ("methodbench", "0")))
+    others = [
+        ids(recipes={"x": "lora(r=4)"}), ids(seeds=[1]), ids(budget={"steps": 9}), ids(measure={"flops": False}),
+        ids(dataclasses.replace(HERE, threads=1)), ids(dataclasses.replace(HERE, cpu="another")), ids(torch_moved), ids(peft_moved),
+    ]  # fmt: skip
+    assert len({*map(frozenset, [same, *others])}) == 9
+    # A package that a recipe does not use does not make its result another one.
+    assert ids(peft_moved, {"x": "full"}) == ids(recipes={"x": "full"})
+
+
+def test_defaults_are_in_the_identity(monkeypatch):
+    spelled = make_plan(monkeypatch, {"x": "full(lr=0.0002)"})
+    assert set(spelled.nodes) == set(make_plan(monkeypatch, {"x": "full"}).nodes)
+    with_default = make_plan(monkeypatch, {"x": "full"}, defaults={"full": {"lr": 0.1}})
+    assert set(with_default.nodes) == set(make_plan(monkeypatch, {"x": "full(lr=0.1)"}).nodes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ("merge", "merge: there is no adapter to fold"),
+        ("full >> merge", "merge: there is no adapter to fold"),
+        ("lora >> dynamic_int8", "dynamic_int8: there is an adapter"),
+        ("lora >> magnitude(0.5)", "magnitude: there is an adapter"),
+        ("full >> dynamic_int8 >> full", "full: "),
+        ("full >> dynamic_int8 >> lora", "lora: no gradient flows"),
+        ("full >> dynamic_int8 >> dynamic_int8", "quantized already"),
+        ("full >> dynamic_int8 >> prune_ffn(0.5)", "prune_ffn: quantized weights"),
+        ("full + accumulate(17)", "accumulate: a batch of 16 cannot be split into 17"),
+        ("lora >> lora", "lora: there is an adapter on the model already"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(monkeypatch, recipe, says):
+    found = make_plan(monkeypatch, {"good": "full", "bad": recipe})
+    good, bad = found.cells
+    assert good.refused == ()
+    assert any(says in reason for reason in bad.refused), bad.refused
+    assert [str(node.recipe) for node in found.nodes.values()] == ["full"]
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    real = plan.importlib.util.find_spec
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else real(name))
+    (cell,) = make_plan(monkeypatch, {"x": "full >> prune_ffn(0.5)"}).cells
+    assert cell.refused == ("prune_ffn: needs the package torch-pruning",)
+
+
+def test_a_merged_adapter_can_be_compressed(monkeypatch):
+    (cell,) = make_plan(monkeypatch, {"x": "lora >> merge >> prune_ffn(0.5) >> full(share=0.3) >> dynamic_int8"}).cells
+    assert cell.refused == ()
+    assert len(cell.path) == 5
+
+
+def test_to_run_counts_records_and_checkpoints(monkeypatch):
+    found = make_plan(monkeypatch, {"a": "full >> dynamic_int8", "b": "full >> magnitude(0.5)"})
+    full, int8, sparse = found.nodes
+    assert plan.to_run(found, set(), set()) == {full: "new", int8: "new", sparse: "new"}
+    assert plan.to_run(found, {full, int8}, {full}) == {sparse: "new"}
+    assert plan.to_run(found, {full, int8}, set()) == {full: "again", sparse: "new"}
+    assert plan.to_run(found, {full, int8, sparse}, set()) == {}
+
+
+def test_select_leaves_what_others_need(monkeypatch):
+    found = make_plan(monkeypatch, SHARED)
+    assert [str(node.recipe) for node in found.select({"b"}).nodes.values()] == ["full", "full >> magnitude(amount=0.5)"]
+    assert len(found.select({"b"}).cells) == 4

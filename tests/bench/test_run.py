@@ -1,0 +1,208 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from bench import checkpoint
+from bench.execute.base import Outcome
+from bench.execute.fake import Fake
+from bench.record import Store
+from bench.run import run
+from tests.subjects import make_plan
+
+RECIPES = {"int8": "full >> dynamic_int8", "sparse": "full >> magnitude(0.5)", "full": "full", "bad": "merge"}
+
+
+class Silent:
+    def begin(self, nodes, recorded):
+        self.nodes, self.recorded = nodes, recorded
+
+    def node(self, node):
+        return lambda what, done, of: None
+
+    def ended(self, node, record):
+        pass
+
+
+@pytest.fixture
+def start(monkeypatch, tmp_path):
+    def start(behave=lambda job: Outcome("ok"), recipes=RECIPES, names=None, fresh=False, **keys):
+        whole = make_plan(monkeypatch, recipes, **keys)
+        executor, store = Fake(behave), Store(tmp_path / "out")
+        result = run(whole, names or set(recipes), store, executor, Silent(), fresh=fresh)
+        return result, executor, store
+
+    return start
+
+
+def jobs(executor, what="stage"):
+    return [job.recipe.split(" >> ")[-1].split("(")[0] for job in executor.jobs if job.what == what]
+
+
+def test_a_shared_prefix_trains_once_in_the_executor_and_in_the_records(start):
+    result, executor, store = start()
+    assert result.ok
+    assert jobs(executor) == ["full", "dynamic_int8", "magnitude"]
+    ok = [record["recipe"] for record in store.read().nodes.values() if record["status"] == "ok"]
+    assert sorted(ok) == ["full", "full >> dynamic_int8", "full >> magnitude(amount=0.5)"]
+
+
+def test_each_stage_starts_from_its_parent_and_is_measured(start):
+    _, executor, _ = start()
+    stages = [job for job in executor.jobs if job.what == "stage"]
+    assert stages[0].input is None
+    assert stages[1].input == stages[2].input == stages[0].output
+    assert len(jobs(executor, "serve")) == 3
+
+
+def test_latency_processes_are_counted_and_can_be_turned_off(start):
+    _, executor, _ = start(recipes={"full": "full"}, measure={"latency_processes": 3})
+    assert [job.process for job in executor.jobs if job.what == "serve"] == [0, 1, 2]
+    _, executor, _ = start(recipes={"full": "full"}, measure={"latency": []})
+    assert jobs(executor, "serve") == []
+
+
+def test_what_is_recorded_is_not_run_again(start):
+    start()
+    result, executor, _ = start()
+    assert executor.jobs == []
+    assert result.ok
+    result, executor, _ = start(fresh=True)
+    assert len(jobs(executor)) == 3
+
+
+def test_refusals_are_recorded_once(start):
+    result, _, store = start()
+    start()
+    assert [cell.name for cell in result.refused] == ["bad"]
+    lines = [json.loads(line) for line in (store.folder / "records.jsonl").read_text().splitlines()]
+    refused = [line for line in lines if line.get("status") == "refused"]
+    assert len(refused) == 1
+    assert "no adapter to fold" in refused[0]["reason"]
+
+
+@pytest.mark.parametrize("status", ["oom", "failed", "timeout", "invalid", "diverged"])
+def test_a_failure_is_recorded_and_runs_again_next_time(start, status):
+    def behave(job):
+        return Outcome(status, "because", "log") if "magnitude" in job.recipe else Outcome("ok")
+
+    result, executor, store = start(behave)
+    assert not result.ok
+    bad = next(record for record in store.read().nodes.values() if record["status"] == status)
+    assert (bad["reason"], bad["log"]) == ("because", "log")
+    assert checkpoint.present(store.folder) == {bad["parent"]}
+    result, executor, store = start()
+    assert jobs(executor) == ["magnitude"]
+    assert result.ok
+    assert checkpoint.present(store.folder) == set()
+
+
+def test_what_stands_on_a_failure_does_not_run(start):
+    result, executor, _ = start(lambda job: Outcome("failed", "no"))
+    assert jobs(executor) == ["full"]
+    assert set(result.statuses.values()) == {"failed"}
+    assert len(result.statuses) == 3
+
+
+def test_a_failure_while_serving_fails_the_node(start):
+    result, _, store = start(lambda job: Outcome("oom", "big") if job.what == "serve" else Outcome("ok"), recipes={"full": "full"})
+    (record,) = store.read().nodes.values()
+    assert (record["status"], record["reason"]) == ("oom", "while measuring inference: big")
+    assert not result.ok
+    assert checkpoint.present(store.folder) == set()
+
+
+def test_checkpoints_go_as_soon_as_nothing_needs_them(start):
+    seen = []
+
+    def behave(job):
+        if job.what == "stage":
+            seen.append(len(checkpoint.present(job.output.parent.parent)))
+        return Outcome("ok")
+
+    _, _, store = start(behave, {"a": "full >> magnitude(0.5) >> dynamic_int8", "b": "lora"})
+    assert seen == [0, 1, 1, 0]
+    assert checkpoint.present(store.folder) == set()
+
+
+def test_checkpoints_are_private(start):
+    _, _, store = start()
+    assert (store.folder / "checkpoints").stat().st_mode & 0o077 == 0
+
+
+def test_a_new_branch_gets_its_parent_back(start):
+    start(recipes={"int8": "full >> dynamic_int8"})
+    _, executor, _ = start()
+    assert jobs(executor) == ["full", "magnitude"]
+
+
+def test_only_runs_what_is_named_and_the_record_knows_all(start):
+    _, executor, store = start(names={"full"})
+    assert jobs(executor) == ["full"]
+    assert {cell["name"] for cell in store.read().runs[-1]["cells"]} == set(RECIPES)
+
+
+KILLED = """
+    import os, sys, signal
+    from pathlib import Path
+    import pytest
+    from bench.execute.base import Outcome
+    from bench.execute.fake import Fake
+    from bench.record import Store
+    from bench.run import run
+    from tests.bench.test_run import RECIPES, Silent
+    from tests.subjects import make_plan
+
+    moment, folder = int(sys.argv[1]), Path(sys.argv[2])
+    calls = 0
+
+    def now(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # Every write and rename to disk is a moment at which the power may go.
+    for name in ("write", "fsync", "replace", "unlink", "open"):
+        def wrap(real):
+            def wrapped(*args, **kwargs):
+                now()
+                return real(*args, **kwargs)
+            return wrapped
+        setattr(os, name, wrap(getattr(os, name)))
+
+    def behave(job):
+        with open(folder / "ran.txt", "a") as file:
+            file.write(f"{job.what} {job.node}\\n")
+        return Outcome("ok")
+
+    with pytest.MonkeyPatch.context() as patch:
+        whole = make_plan(patch, RECIPES)
+        run(whole, set(RECIPES), Store(folder / "out"), Fake(behave), Silent())
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_no_ok_node_runs_twice_and_none_is_missing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(KILLED))
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for moment in range(1, 60, 4):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        first = subprocess.run([sys.executable, script, str(moment), folder], env=environment, capture_output=True, text=True)
+        assert first.returncode in (0, -signal.SIGKILL), first.stderr
+        done = {id_ for id_, record in Store(folder / "out").read().nodes.items() if record["status"] == "ok"}
+        ran = (folder / "ran.txt").read_text().splitlines() if (folder / "ran.txt").exists() else []
+        again = subprocess.run([sys.executable, script, "0", folder], env=environment, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        second = (folder / "ran.txt").read_text().splitlines()[len(ran) :] if (folder / "ran.txt").exists() else []
+        assert not {line.split()[1] for line in second} & done
+        assert sum(record["status"] == "ok" for record in Store(folder / "out").read().nodes.values()) == 3
+        if first.returncode == 0:
+            return
+    raise AssertionError("no moment was late enough to finish: raise the range")

@@ -1,0 +1,97 @@
+"""One stage after the other on a tiny model, in this process."""
+
+import pytest
+import torch
+
+from bench.tasks import open_task
+from tests import jobs
+
+
+def test_a_stage_measures_everything_it_is_asked_for(tiny_bert, tmp_path):
+    status, reason, (record,) = jobs.run("full", tiny_bert, tmp_path)
+    assert (status, reason) == ("ok", "")
+    training = record["training"]
+    assert len(training["step_seconds"]) == len(training["losses"]) == len(training["tokens"]) == 6
+    assert training["samples"] == [8] * 6
+    assert training["warmup"] == 2
+    assert record["parameters"]["total"] == training["trainable"] == training["gradient_bytes"] // 4
+    # Adam: two moments of float32 a weight, and a float32 step count a tensor.
+    assert 0 <= training["optimizer_bytes"] - 8 * training["trainable"] < 4 * 100
+    assert record["weight_bytes"] >= 4 * training["trainable"]
+    assert training["step_flops"] > 0
+    assert training["activation_bytes"] > 0
+    assert set(record["quality"]["metrics"]) == {"accuracy", "macro_f1"}
+    assert record["size"]["bytes"] >= 4 * training["trainable"]
+
+
+def test_the_same_seed_gives_the_same_curve_and_another_seed_another(tiny_bert, tmp_path):
+    runs = [jobs.run("full", tiny_bert, tmp_path, seed=seed)[2][0] for seed in (0, 0, 1)]
+    curves = [record["training"]["losses"] for record in runs]
+    assert curves[0] == curves[1] != curves[2]
+    assert runs[0]["quality"] == runs[1]["quality"]
+
+
+def test_recipes_that_share_a_seed_start_alike(tiny_bert, tmp_path):
+    first = [jobs.run(text, tiny_bert, tmp_path)[2][0]["training"] for text in ("full", "lora(r=2)", "head")]
+    assert len({record["losses"][0] for record in first}) == 1
+    assert len({tuple(record["tokens"]) for record in first}) == 1
+
+
+def test_healing_does_not_repeat_the_order_of_the_first_training(tiny_bert, tmp_path):
+    _, _, records = jobs.run("full >> full", tiny_bert, tmp_path)
+    assert records[0]["training"]["tokens"] != records[1]["training"]["tokens"]
+
+
+def test_training_never_sees_test_items_and_evaluation_no_others(tiny_bert, tmp_path, monkeypatch):
+    from bench.tasks.classification import Classification
+
+    seen = []
+    real = Classification.batches
+
+    def spy(self, split, *args, **kwargs):
+        seen.append((split, kwargs.get("generator") is not None))
+        return real(self, split, *args, **kwargs)
+
+    monkeypatch.setattr(Classification, "batches", spy)
+    jobs.run("full", tiny_bert, tmp_path)
+    assert {split for split, shuffled in seen if shuffled} == {"train"}
+    task = open_task(jobs.table(tmp_path), tmp_path)
+    assert not set(task.texts("train")) & set(task.texts("test"))
+    assert task.texts("test")
+
+
+def test_measures_can_be_turned_off(tiny_bert, tmp_path):
+    off = {"quality": False, "memory": False, "flops": False, "size": False, "latency": []}
+    _, _, (record,) = jobs.run("full", tiny_bert, tmp_path, measure=off)
+    assert not {"quality", "size"} & set(record)
+    assert not {"peak_bytes", "step_flops", "gradient_bytes"} & set(record["training"])
+
+
+def test_a_diverged_training_says_so(tiny_bert, tmp_path):
+    status, reason, _ = jobs.run("full(lr=1e30)", tiny_bert, tmp_path)
+    assert status == "diverged"
+    assert "step" in reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_running_out_of_memory_is_oom(tiny_bert, tmp_path, monkeypatch, error):
+    from methods.training.full import Full
+
+    def raising(self, training):
+        raise error
+
+    monkeypatch.setattr(Full, "on_model", raising)
+    assert jobs.run("full", tiny_bert, tmp_path)[0] == "oom"
+
+
+def test_pruned_and_healed_then_quantized_goes_through(tiny_bert, tmp_path):
+    status, reason, records = jobs.run("full >> prune_ffn(0.5) >> full(share=0.5) >> dynamic_int8", tiny_bert, tmp_path)
+    assert status == "ok", reason
+    counts = [record["parameters"]["total"] for record in records]
+    # Two blocks; of each, half of 64 neurons with 32 weights in, a bias and 32 weights out.
+    assert counts[0] - counts[1] == 2 * 32 * (32 + 1 + 32)
+    assert counts[1] == counts[2]
+    assert records[3]["weight_bytes"] < records[2]["weight_bytes"]

@@ -1,0 +1,53 @@
+"""A model and a task that are only names, for testing plans and runs without either."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import plan as plans
+from bench.machine import Machine
+from bench.models.base import Model
+from bench.plan import Plan
+from bench.suite import of
+from bench.tasks.base import Task
+
+HERE = Machine(
+    device="cpu", device_name="cpu", gpus=0, cpu="a cpu", cpu_features=(), cores=2, threads=2, memory=2**33,
+    system="Linux", python="3.11", versions=(("torch", "2.13.0"), ("peft", "0.21"), ("methodbench", "0")),
+)  # fmt: skip
+
+
+class NoModel(Model):
+    name = "no-model"
+
+    def problems(self):
+        return []
+
+    def fingerprint(self):
+        return "model"
+
+    def model_type(self):
+        return "bert"
+
+    def load(self, auto_class, options):
+        raise AssertionError
+
+
+class NoTask(Task):
+    name = "no-task"
+    kind = "classification"
+
+    def fingerprint(self):
+        return "task"
+
+    def model_options(self):
+        raise AssertionError
+
+    batches = criterion = logits = evaluate = model_options
+
+
+def make_plan(monkeypatch: pytest.MonkeyPatch, recipes: dict[str, str], machine: Machine = HERE, **keys: object) -> Plan:
+    monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
+    monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())
+    suite = of({"model": "no-model", "task": "no-task", "recipes": recipes, **keys})
+    return plans.make(suite, Path("."), machine)
