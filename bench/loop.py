@@ -7,8 +7,10 @@
     on_optimizer        the first that makes one wins; AdamW otherwise
     on_criterion, on_loss, on_gradients, on_update
                         each wraps the one before, once, before the first step: an unused hook costs nothing
+    on_start            before the first clock
     for each step:
         batch           loaded outside the clock
+        on_batch
         ┌ clock
         │ gradients     = loss = criterion(model(batch)); loss.backward()
         │ update        = optimizer.step(); optimizer.zero_grad()
@@ -52,7 +54,8 @@ class Training(Work):
     """One trainer at work.
 
     ``parameters`` are those that are trained; ``optimizer_options`` go to the optimizer, whichever is made
-    (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in;
+    ``figures`` go into the record, and :mod:`bench.metrics` names them. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
     A hook may set ``stop`` to end the training after the current step.
     """
 
@@ -71,6 +74,7 @@ class Training(Work):
         self.data_seconds = 0.0
         self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
         self.compute_dtype = torch.float32
+        self.figures: dict[str, float] = {}
         self.parameters: list[torch.nn.Parameter] = []
 
     @property
@@ -105,15 +109,20 @@ class Training(Work):
             Diverged: the loss is not finite.
         """
         batches = self.batches()
+        on_batch = self._overriding("on_batch")
         on_step = self._overriding("on_step")
         between_steps = self._overriding("between_steps")
         # Reading a loss waits for a GPU, so there it is looked at now and then; on a CPU at once.
         look_every = 1 if self.device.type == "cpu" else 20
         clock, gradients, update = self.clock, self.gradients, self.update
         self.model.train()
+        for begin in self._overriding("on_start"):
+            begin(self)
         for self.step in range(self.steps):
             asked = time.perf_counter()
             batch = next(batches)
+            for change in on_batch:
+                batch = change(self, batch)
             self.data_seconds += time.perf_counter() - asked
             clock.start()
             loss = gradients(batch, _ONE)
@@ -169,7 +178,7 @@ class Training(Work):
             inner = getattr(method, hook)(self, inner)
         return inner
 
-    def _overriding(self, hook: str) -> list[Callable[[Training], None]]:
+    def _overriding(self, hook: str) -> list[Callable[..., Any]]:
         return [getattr(method, hook) for method in self.methods if getattr(type(method), hook) is not getattr(Method, hook)]
 
     def _look(self, loss: torch.Tensor) -> None:

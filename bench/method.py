@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bench.loop import ComputeGradients, ComputeLoss, Criterion, Training, Update
     from bench.machine import Machine
     from bench.recipe import Recipe, Stage
+    from bench.tasks.base import Batch
     from bench.work import Work
 
 Kind = Literal["trainer", "modifier", "transform"]
@@ -125,6 +126,13 @@ class Method(abc.ABC):
     def on_update(self, training: Training, update: Update) -> Update:
         """Wrap the optimizer's step, gradients zeroed after it."""
         return update
+
+    def on_start(self, training: Training) -> None:
+        """Once, when the step is put together and before the first clock starts."""
+
+    def on_batch(self, training: Training, batch: Batch) -> Batch:
+        """Change a batch of training items before its step, outside the clock, as all of loading is."""
+        return batch
 
     def on_step(self, training: Training) -> None:
         """After each update, inside the clock."""

@@ -158,6 +158,7 @@ def _train(
         "warmup": min(job.budget.warmup_steps, len(training.losses) // 2),
         "trainable": sum(parameter.numel() for parameter in training.parameters),
         "data_seconds": training.data_seconds,
+        "figures": training.figures,
     }
     if job.measure.memory:
         result["peak_bytes"] = peak_bytes
