@@ -67,7 +67,7 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
     """A snapshot of `model`."""
     import torch
 
-    from bench.measure.memory import storage_bytes
+    from bench.measure.memory import nonzero, storage_bytes
 
     tensors = named_tensors(model)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
             digests={name: _digest(tensor) for name, tensor in tensors.items()},
             shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
             dtypes={name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
-            nonzero={name: int(torch.count_nonzero(tensor)) for name, tensor in tensors.items() if not tensor.is_quantized},
+            nonzero={name: nonzero(tensor) for name, tensor in tensors.items()},
             classes={plain(name): type(module).__name__ for name, module in model.named_modules()},
             bytes=storage_bytes(model),
             logits=logits,
@@ -85,6 +85,10 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
 def _digest(tensor: Any) -> str:
     import torch
 
-    raw = tensor.detach().contiguous().cpu()
-    flat = (raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8)
-    return hashlib.blake2b(flat.numpy(), digest_size=16).hexdigest()
+    from bench.measure.memory import parts
+
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts(tensor.detach()):
+        raw = part.contiguous().cpu()
+        digest.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy())
+    return digest.hexdigest()

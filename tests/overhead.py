@@ -279,7 +279,7 @@ def suite(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
     records = record.read(options.records)
     run = records.runs[-1]
     stage = {id_: node["seconds"]["total"] for id_, node in records.nodes.items() if node["run"] == run["run"]}
-    whole = next(end["seconds"] for end in records.ends if end["run"] == run["run"])
+    whole = records.ends[run["run"]]["seconds"]
     paths = [cell["path"] for cell in run["cells"] if not cell["refused"]]
     if not all(node in stage for path in paths for node in path):
         print(f"(the last run in {options.records} resumed an earlier one: `methodbench run --fresh` for these figures)")

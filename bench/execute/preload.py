@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -32,3 +33,6 @@ with open(os.devnull, "w") as nothing:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        # The modules' many objects are here to stay: no child has to look through them for garbage.
+        gc.collect()
+        gc.freeze()

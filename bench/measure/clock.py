@@ -44,16 +44,16 @@ class WallClock:
 
 
 class CudaClock:
-    """For CUDA: events in the stream, read after one synchronisation, so that timing does not stall the device."""
+    """For CUDA: events in the stream, read after one synchronisation: timing does not stall the device."""
 
     def __init__(self) -> None:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
         """Begin a step."""
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
-        self._events.append((event, torch.cuda.Event(enable_timing=True)))
+        self._events.append((event, torch.cuda.Event(enable_timing=True)))  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """End it."""

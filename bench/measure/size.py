@@ -1,0 +1,40 @@
+"""Size on disk of what a user would ship."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Saver = Callable[[torch.nn.Module, Path], bool]
+"""Saves a model in a folder and says True, or leaves it to others and says False."""
+
+
+def on_disk(model: torch.nn.Module, folder: Path, savers: Sequence[Saver] = ()) -> dict[str, Any]:
+    """Save `model` in `folder` and weigh it: ``{"bytes": total, "files": {relative name: bytes}}``.
+
+    The first saver that says True has saved it; else the model's own ``save_pretrained`` does (for a PEFT
+    model that is the adapter without its base), else ``torch.save`` of its state. Bytes are the files'
+    lengths. All files count, the configuration too, for nothing loads without it; only ``README.md``, a card
+    that PEFT writes for readers, does not. The tokenizer is the same for all methods and is not saved.
+
+    Raises:
+        ValueError: there is something in the folder, which would be weighed with it. Exception: what saving
+        raised. A saver that failed is not passed over, for half of its files would count.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty")
+    if not any(saver(model, folder) for saver in savers):
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder)  # type: ignore[operator]
+        else:
+            torch.save(model.state_dict(), folder / "model.pt")
+    files = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "README.md"
+    }
+    return {"bytes": sum(files.values()), "files": files}

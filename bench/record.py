@@ -1,0 +1,376 @@
+"""The records of a results folder: ``records.jsonl``, one JSON object a line. Nothing else holds a result.
+
+A line is written when something has ended, whatever its end, and is on the disk when :meth:`Store.append`
+returns. Values are raw (times, losses, predictions); :mod:`bench.metrics` derives figures when they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gc
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from bench import metrics
+
+if TYPE_CHECKING:
+    import pandas
+
+    from bench.metrics import Record
+
+FILE = "records.jsonl"
+
+SCHEMA = 1
+# The history of the format. A reader knows every schema up to its own, and refuses a newer one rather than
+# misread it; what an older reader may safely overlook (one more key) needs no new number.
+#
+#   1  methodbench 0.1.0. Kinds of line: "run" (a run began), "node" (a stage ended, whatever its end), "end"
+#      (a run ended). Seconds, bytes and counts without prefix; times of day in ISO 8601, UTC. JSON has no NaN
+#      and no infinity, so both are null, which in the list of losses is read as NaN.
+
+STATUSES = ("ok", "oom", "failed", "timeout", "invalid", "diverged", "refused")
+"""The ends of a node."""
+
+_NEEDED = {"run": ("run",), "node": ("id", "run", "status"), "end": ("run",)}
+
+
+class RecordError(Exception):
+    """Records cannot be written or read. The message names the place, what is wrong and how to mend it."""
+
+
+@dataclass
+class Records:
+    """What a results folder holds.
+
+    ``nodes`` has the latest record of each node by id: two records of one node are two answers to one
+    question, and the later is what the machine says now. That holds for a failure after a success too: older
+    figures in its place would hide it. ``ends`` has the end of each run by the run's id; a run without one
+    was broken off. ``warnings`` names each line that is left out.
+    """
+
+    file: Path
+    nodes: dict[str, Record] = field(default_factory=dict)
+    runs: list[Record] = field(default_factory=list)
+    ends: dict[str, Record] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def path(self, node: str) -> list[Record]:
+        """The records from the first stage to `node`; empty where one is missing: it has no figures then."""
+        path: list[Record] = []
+        step: str | None = node
+        # Only a damaged file has a circle in it, and then no path has an end.
+        while step is not None and step in self.nodes and len(path) < len(self.nodes):
+            path.append(self.nodes[step])
+            step = path[-1].get("parent")
+        return path[::-1] if step is None else []
+
+
+class Store:
+    """A results folder that is written to. Several processes may append at once."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Make `folder`.
+
+        Raises:
+            RecordError: it cannot be written.
+        """
+        self.folder = Path(folder)
+        self.file = self.folder / FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Found out now rather than after the first stage's hour.
+            os.close(self._open_lock())
+            if self.file.exists():
+                os.close(os.open(self.file, os.O_RDWR | os.O_APPEND))
+        except OSError as error:
+            what, mend = _explain(error)
+            raise RecordError(f"{error.filename or self.folder}: cannot be written: {what}; {mend}") from None
+
+    def append(self, record: Record) -> None:
+        """Write one line, and return when it is on the disk.
+
+        Raises:
+            RecordError: it could not be written; the file is as it was.
+        """
+        record = {"schema": SCHEMA, **record}
+        assert (fault := _fault(record)) is None, fault
+        line = _encode(record)
+        try:
+            fd = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise self._unwritten(error) from None
+        try:
+            # Released by closing, and by the kernel if this process is killed.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            before = os.fstat(fd).st_size
+            # A crash has cut the last line off: it is left as it is, and must not swallow this one.
+            torn = before > 0 and os.pread(fd, 1, before - 1) != b"\n"
+            try:
+                _write(fd, b"\n" + line if torn else line)
+                os.fsync(fd)
+            except OSError:
+                with contextlib.suppress(OSError):  # then the next line begins with a newline
+                    os.ftruncate(fd, before)
+                raise
+            if before == 0:
+                with contextlib.suppress(OSError):  # some file systems have no such thing
+                    _sync_directory(self.folder)
+        except OSError as error:
+            raise self._unwritten(error) from None
+        finally:
+            os.close(fd)
+
+    def read(self) -> Records:
+        """What is recorded so far; nothing in a new folder.
+
+        Raises:
+            RecordError: a record is of a newer schema, or the file cannot be read.
+        """
+        return read(self.folder) if self.file.exists() else Records(self.file)
+
+    @contextlib.contextmanager
+    def lock(self, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Hold the folder for one run, since two at once would disturb each other's clocks.
+
+        Waits asleep while another run has it, after one call of `waiting` with a message; Ctrl-C ends the
+        wait. The kernel frees the folder when its holder ends, however that was.
+
+        Raises:
+            RecordError: the folder cannot be locked.
+        """
+        try:
+            fd = self._open_lock()
+        except OSError as error:
+            raise self._unlocked(error) from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                who = f"another run (process {holder})" if holder else "another run"
+                waiting(f"{self.folder}: {who} is at work in this folder; waiting for it to end")
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as error:
+                raise self._unlocked(error) from None
+            # Only for the message above: the lock is the kernel's, and a stale number does no harm.
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            try:
+                yield
+            finally:
+                # Not left to closing alone: a forked child would hold the lock on.
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            os.close(fd)
+
+    def _open_lock(self) -> int:
+        # Python opens files close-on-exec, so that no worker inherits the lock.
+        return os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+
+    def _unlocked(self, error: OSError) -> RecordError:
+        what, mend = _explain(error)
+        return RecordError(f"{self.folder}: cannot be locked: {what}; {mend}")
+
+    def _unwritten(self, error: OSError) -> RecordError:
+        try:
+            with self.file.open("rb") as file:
+                safe = sum(line.endswith(b"\n") for line in file)
+        except OSError:
+            safe = 0
+        what, mend = _explain(error)
+        return RecordError(
+            f"{self.file}: {what}: a record could not be written. "
+            f"{safe} record{' is' if safe == 1 else 's are'} safe; {mend} and run the same command again"
+        )
+
+
+def read(folder: str | os.PathLike[str]) -> Records:
+    """What `folder` holds. A line that cannot be read is left out with a warning.
+
+    Raises:
+        RecordError: there are no records, they cannot be read, or one is of a newer schema.
+    """
+    file = Path(folder) / FILE
+    try:
+        stream = file.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        missing = "there are no records in it" if Path(folder).is_dir() else "no such folder"
+        raise RecordError(f"{folder}: {missing}; name the folder that `methodbench run` wrote to") from None
+    except OSError as error:
+        what, mend = _explain(error)
+        raise RecordError(f"{file}: cannot be read: {what}; {mend}") from None
+    records = Records(file)
+    environment: Any = None
+    with stream, _no_collection():
+        for number, line in enumerate(stream, start=1):
+            if line.isspace():
+                continue
+            try:
+                record = json.loads(line.decode())
+                fault = _fault(record)
+            except (ValueError, RecursionError) as error:
+                fault = f"not whole JSON, as a crash leaves a line ({error})"
+            if fault is None and record["schema"] > SCHEMA:
+                raise RecordError(
+                    f"{file}:{number}: this record is of schema {record['schema']}, and this methodbench "
+                    f"reads up to {SCHEMA}; upgrade it: pip install --upgrade methodbench"
+                )
+            if fault is not None:
+                records.warnings.append(f"{file}:{number}: this line is left out: it is {fault}")
+                continue
+            if "environment" in record:
+                # The same in all lines of a run, and a good part of each: kept once.
+                if record["environment"] == environment:
+                    record["environment"] = environment
+                environment = record["environment"]
+            _keep(records, record)
+    return records
+
+
+def frame(folder: str | os.PathLike[str]) -> pandas.DataFrame:
+    """The records of `folder` as a table: one row a node, by its latest record, in the order first recorded.
+
+    Columns are what identifies the node, its ``status`` and ``reason``, and every metric by name, in the unit
+    that ``frame.attrs["units"]`` gives. A figure is of the node's whole recipe, and is NaN where it was not
+    measured or where a stage on the way did not end ``ok``. Lines that are left out are warned of.
+
+    Raises:
+        RecordError: there are no records, or one is of a newer schema.
+    """
+    import pandas
+
+    records = read(folder)
+    for text in records.warnings:
+        warnings.warn(text, stacklevel=2)
+    columns = metrics.measured(list(records.nodes.values()))
+    rows = []
+    for id_, record in records.nodes.items():
+        path = records.path(id_)
+        ok = all(step["status"] == "ok" for step in path)
+        machine = (record.get("environment") or {}).get("machine") or {}
+        rows.append(
+            [record.get(name) for name in _IDENTITY]
+            + [machine.get(name) for name in _MACHINE]
+            + [metric.read(path) if ok else None for metric in columns]
+        )
+    names = [metric.name for metric in columns]
+    table = pandas.DataFrame(rows, columns=[*_IDENTITY, *_MACHINE, *names])
+    table = table.astype(dict.fromkeys(names, "float64"))
+    table.attrs["units"] = {metric.name: metric.unit for metric in columns}
+    return table
+
+
+_IDENTITY = (
+    "id", "parent", "run", "status", "reason", "recipe", "stage", "depth", "base_kind", "model", "task",
+    "model_fingerprint", "task_fingerprint", "seed", "started",
+)  # fmt: skip
+_MACHINE = ("device", "device_name", "cpu", "threads")
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """JSON has no cycles, and looking for them over and over would make reading slower than linear."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _keep(records: Records, record: dict[str, Any]) -> None:
+    match record["kind"]:
+        case "node":
+            if losses := (record.get("training") or {}).get("losses"):
+                record["training"]["losses"] = [math.nan if loss is None else loss for loss in losses]
+            records.nodes[record["id"]] = record
+        case "run":
+            records.runs.append(record)
+        case "end":
+            records.ends[record["run"]] = record
+
+
+def _fault(record: object) -> str | None:
+    """Why `record` is not one of ours; None where it is, or where a newer methodbench must say."""
+    if not isinstance(record, dict) or type(record.get("schema")) is not int:
+        return "not a record"
+    if record["schema"] > SCHEMA:
+        return None
+    kind = record.get("kind")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        return f"of an unknown kind, {kind!r}"
+    for key in _NEEDED[kind]:
+        if not isinstance(record.get(key), str):
+            return f"a {kind} without `{key}`"
+    if kind == "node" and record["status"] not in STATUSES:
+        return f"a node of unknown status, {record['status']!r}"
+    if not isinstance(record.get("parent"), str | None):
+        return "a node whose parent is not an id"
+    return None
+
+
+def _encode(record: Record) -> bytes:
+    try:
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"), default=_plain)
+    except ValueError:
+        finite = json.loads(json.dumps(record, default=_plain), parse_constant=lambda _: None)
+        text = json.dumps(finite, separators=(",", ":"))
+    # JSON escapes newlines and all that is not ASCII: one record is one line in any encoding.
+    return text.encode("ascii") + b"\n"
+
+
+def _plain(value: object) -> object:
+    """NumPy's and torch's numbers and arrays, and paths."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a record cannot hold {value!r}")
+
+
+def _write(fd: int, data: bytes) -> None:
+    """All of `data`: in one write, unless the disk takes only a part; then the next says why."""
+    while data:
+        written = os.write(fd, data)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[written:]
+
+
+def _sync_directory(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EFBIG: ("the file has reached the limit on file sizes", "raise it (`ulimit -f`)"),
+    errno.EIO: ("the disk gave an error", "see to the disk"),
+    errno.EACCES: ("permission denied", "get the right to it or choose another folder"),
+    errno.EPERM: ("permission denied", "get the right to it or choose another folder"),
+    errno.EROFS: ("the file system is read-only", "choose another folder"),
+    errno.EEXIST: ("a file of this name is in the way", "move it or choose another folder"),
+    errno.ENOTDIR: ("a part of this path is a file", "move it or choose another folder"),
+    errno.EISDIR: ("a folder of this name is in the way", "move it or choose another folder"),
+    errno.ENOLCK: ("its file system cannot lock files", "choose a folder on a local disk"),
+    errno.ENOTSUP: ("its file system cannot lock files", "choose a folder on a local disk"),
+}
+
+
+def _explain(error: OSError) -> tuple[str, str]:
+    """What is wrong, and how to mend it."""
+    return _REASONS.get(error.errno or 0, (error.strerror or str(error), "choose another folder"))

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from bench.measure.clock import CudaClock, WallClock, step_clock
+
+
+def test_wall_clock_times_each_step_alone() -> None:
+    readings = iter([1.0, 1.5, 10.0, 12.0])  # what passes between steps is in neither
+    clock = WallClock(now=lambda: next(readings))
+    clock.start()
+    clock.stop()
+    clock.start()
+    clock.stop()
+    assert clock.seconds() == [0.5, 2.0]
+
+
+def test_wall_clock_gives_a_copy() -> None:
+    clock = WallClock(now=iter([0.0, 1.0]).__next__)
+    clock.start()
+    clock.stop()
+    clock.seconds().append(99.0)
+    assert clock.seconds() == [1.0]
+
+
+class FakeEvent:
+    """A CUDA event of a device whose time is ``now``, in milliseconds; read only after a synchronisation."""
+
+    now: ClassVar[float] = 0.0
+    synchronised: ClassVar[bool] = False
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        self.at: float | None = None
+
+    def record(self) -> None:
+        self.at = FakeEvent.now
+        FakeEvent.synchronised = False
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        assert FakeEvent.synchronised, "read before the device was done"
+        assert self.at is not None
+        assert end.at is not None
+        return end.at - self.at
+
+
+def test_cuda_clock_reads_events_after_one_synchronisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronisations = []
+
+    def synchronize(*_: Any) -> None:
+        FakeEvent.synchronised = True
+        synchronisations.append(FakeEvent.now)
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    clock = CudaClock()
+    for start, stop in [(0.0, 250.0), (1000.0, 3000.0)]:
+        FakeEvent.now = start
+        clock.start()
+        FakeEvent.now = stop
+        clock.stop()
+    assert synchronisations == [], "a step's clock must not stall the device"
+    assert clock.seconds() == [0.25, 2.0]
+    assert len(synchronisations) == 1
+
+
+def test_the_clock_fits_the_device() -> None:
+    assert isinstance(step_clock(torch.device("cpu")), WallClock)
+    assert isinstance(step_clock(torch.device("cuda", 1)), CudaClock)
