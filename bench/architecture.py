@@ -40,7 +40,9 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers inside the blocks by their names in `model`: what compression works on."""
     inside = {id(module) for module in blocks(model).modules()}
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and id(module) in inside
+    }
 
 
 def feed_forward(model: nn.Module) -> list[tuple[list[nn.Linear], nn.Linear]]:
@@ -56,7 +58,9 @@ def feed_forward(model: nn.Module) -> list[tuple[list[nn.Linear], nn.Linear]]:
         # The narrowing layer is the last that ends at the hidden size; what feeds it has its input's width.
         down = [layer for layer in linears if layer.out_features == hidden][-1:]
         up = [layer for layer in linears if down and layer is not down[0] and layer.out_features == down[0].in_features]
-        if down and down[0].in_features == hidden:  # an intermediate size equal to the hidden size: attention has it too
+        if (
+            down and down[0].in_features == hidden
+        ):  # an intermediate size equal to the hidden size: attention has it too
             up = linears[-2:-1]
         if not down or not up:
             raise ValueError(f"block {number} of {type(model).__name__} has no feed-forward pair that this can tell")

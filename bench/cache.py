@@ -47,12 +47,8 @@ def sha256(file: Path) -> str:
         OSError: the file cannot be read.
     """
     stat = file.stat()
-    identity = repr(
-        (str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    )
-    name = (
-        f"sha256/{hashlib.blake2b(identity.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}"
-    )
+    identity = repr((str(file.resolve()), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    name = f"sha256/{hashlib.blake2b(identity.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         kept = (folder() / name).read_text(encoding="ascii")
         if is_sha256(kept):

@@ -19,7 +19,10 @@ def entries(what: str) -> list[dict[str, Any]]:
         ]
         return sorted(rows, key=lambda row: (["trainer", "modifier", "transform"].index(row["kind"]), row["name"]))
     if what == "suites":
-        return [{"name": name, "kind": "suite", "summary": _title(path), "path": str(path)} for name, path in suites().items()]
+        return [
+            {"name": name, "kind": "suite", "summary": _title(path), "path": str(path)}
+            for name, path in suites().items()
+        ]
     found = registry.tasks() if what == "tasks" else registry.models()
     return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
 

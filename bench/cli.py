@@ -47,14 +47,19 @@ class Format(StrEnum):
 
 
 SuiteArgument = Annotated[
-    str | None, typer.Argument(metavar="[SUITE]", help="A suite file, or the name of one that comes along.", show_default=False)
+    str | None,
+    typer.Argument(metavar="[SUITE]", help="A suite file, or the name of one that comes along.", show_default=False),
 ]
 Models = Annotated[list[str] | None, typer.Option("--model", help="Without a suite: a model's name or directory.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="Without a suite: a task's name.")]
-Recipes = Annotated[list[str] | None, typer.Option("--recipe", help="Without a suite: a recipe; the first is the reference.")]
+Recipes = Annotated[
+    list[str] | None, typer.Option("--recipe", help="Without a suite: a recipe; the first is the reference.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The results folder.", show_default="results/SUITE")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="Run the recipes whose names match this pattern.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", min=1, max=1000, help="Run seeds 0 to N-1 instead of the suite's.")]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", min=1, max=1000, help="Run seeds 0 to N-1 instead of the suite's.")
+]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps instead of the suite's.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda instead of the suite's.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads instead of the suite's.")]
@@ -79,7 +84,9 @@ def main() -> None:
 
 
 @app.command("list")
-def list_(what: Listed, as_json: Annotated[bool, typer.Option("--json", help="Objects with name, kind and more.")] = False) -> None:
+def list_(
+    what: Listed, as_json: Annotated[bool, typer.Option("--json", help="Objects with name, kind and more.")] = False
+) -> None:
     """List the methods, tasks, models or suites there are."""
     from bench import catalogue
 
@@ -132,13 +139,11 @@ def plan_(
 
     whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads)
     chosen = whole.select(names)
-    found = records.read(folder) if (folder / "records.jsonl").exists() else None
-    recorded = {id_ for id_, node in found.nodes.items() if node["status"] == "ok"} if found else set()
+    found = records.read(folder).nodes if (folder / records.FILE).exists() else {}
+    recorded = {id_ for id_, node in found.items() if node["status"] == "ok"}
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
-    for cell in whole.cells:
-        if cell.refused and cell.name in names and cell.seed == whole.suite.seeds[0]:
-            _say(f"refused  {cell.name}: {'; '.join(cell.refused)}")
+    _say_refused(whole, names)
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
     _say(f"{nodes} stages ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}")
@@ -157,7 +162,9 @@ def run_(
     device: Device = None,
     threads: Threads = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run what is recorded already, too.")] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")
+    ] = None,
 ) -> None:
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
     from bench.execute.forkserver import ForkServer
@@ -167,16 +174,22 @@ def run_(
     from bench.watch import watcher
 
     whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads)
+    _say_refused(whole, names)
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
     preload = {name for node in nodes for method in node.stage.methods for name in needs(method)}
     signal.signal(signal.SIGINT, _interrupt)
-    executor = ForkServer([*sorted(preload), *(f"transformers.models.{m}" for m in sorted({n.subject.model.model_type() for n in nodes}))])
+    executor = ForkServer(
+        [*sorted(preload), *(f"transformers.models.{m}" for m in sorted({n.subject.model.model_type() for n in nodes}))]
+    )
     try:
         with store.lock(_say), watcher(whole) as watching:
             result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh)
     except KeyboardInterrupt:
-        _say(f"\nInterrupted. Everything that ended is recorded in {folder}; the same command goes on from there.", error=True)
+        _say(
+            f"\nInterrupted. Everything that ended is recorded in {folder}; the same command goes on from there.",
+            error=True,
+        )
         raise typer.Exit(130) from None
     finally:
         executor.close()
@@ -195,14 +208,13 @@ def run_(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
-    format: Annotated[Format | None, typer.Option("--format", help="Print this one; html and md are written otherwise.")] = None,
+    format: Annotated[
+        Format | None, typer.Option("--format", help="Print this one; html and md are written otherwise.")
+    ] = None,
 ) -> None:
     """Report on a results folder: print it in one format, or write report.html and report.md into it."""
-    from bench.record import RecordError
     from reports import render, write
 
-    if not (folder / "records.jsonl").exists():
-        raise RecordError(f"{folder}: no records.jsonl there; give the folder that `methodbench run --out` wrote")
     if format is not None:
         sys.stdout.write(render(folder, format.value))
         return
@@ -254,7 +266,12 @@ def _plan(
             raise typer.BadParameter("give a suite, or --model, --task and --recipe")
         if len(set(recipes)) < len(recipes):
             raise SuiteError("--recipe: the same recipe is given twice")
-        table = {"title": "Recipes of the command line", "model": models, "task": tasks, "recipes": {r: r for r in recipes}}
+        table = {
+            "title": "Recipes of the command line",
+            "model": models,
+            "task": tasks,
+            "recipes": {r: r for r in recipes},
+        }
         base, stem = Path.cwd(), "command-line"
     if seeds is not None:
         table["seeds"] = list(range(seeds))
@@ -279,6 +296,12 @@ def _read(suite: str) -> tuple[dict[str, Any], Path, str]:
     return read_table(path), path.parent, path.stem
 
 
+def _say_refused(whole: Plan, names: set[str]) -> None:
+    for cell in whole.cells:
+        if cell.refused and cell.name in names and cell.seed == whole.suite.seeds[0]:
+            _say(f"refused  {cell.name}: {'; '.join(cell.refused)}", error=True)
+
+
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
     from rich.text import Text
     from rich.tree import Tree
@@ -286,7 +309,9 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
     # Seeds differ in nothing but their numbers: each stage is drawn once, with a count over its seeds.
     twins: dict[tuple[str, str, str], list[Node]] = {}
     for node in chosen.nodes.values():
-        twins.setdefault((node.subject.model.name, node.subject.task.name, node.recipe.spell(defaults=True)), []).append(node)
+        twins.setdefault(
+            (node.subject.model.name, node.subject.task.name, node.recipe.spell(defaults=True)), []
+        ).append(node)
     ends: dict[str, list[str]] = {}
     for cell in chosen.cells:
         if cell.name in names and not cell.refused:

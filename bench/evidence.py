@@ -90,5 +90,5 @@ def _digest(tensor: Any) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts(tensor.detach()):
         raw = part.contiguous().cpu()
-        digest.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy())
+        digest.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -118,7 +118,8 @@ class Training(Work):
         self.model.train()
         for begin in self._overriding("on_start"):
             begin(self)
-        for self.step in range(self.steps):
+        for step in range(self.steps):
+            self.step = step
             asked = time.perf_counter()
             batch = next(batches)
             for change in on_batch:
@@ -179,7 +180,9 @@ class Training(Work):
         return inner
 
     def _overriding(self, hook: str) -> list[Callable[..., Any]]:
-        return [getattr(method, hook) for method in self.methods if getattr(type(method), hook) is not getattr(Method, hook)]
+        return [
+            getattr(method, hook) for method in self.methods if getattr(type(method), hook) is not getattr(Method, hook)
+        ]
 
     def _look(self, loss: torch.Tensor) -> None:
         if not math.isfinite(value := float(loss)):
@@ -188,4 +191,3 @@ class Training(Work):
 
 class NothingToTrain(Exception):
     """The trainer's ``on_model`` unfroze nothing: it was not applied."""
-

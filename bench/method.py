@@ -207,7 +207,8 @@ class Trainer(Method):
     share: float  # of the budget's steps
 
     @abc.abstractmethod
-    def on_model(self, training: Training) -> None: ...
+    def on_model(self, training: Training) -> None:
+        """Unfreeze what is trained, or put on an adapter that is."""
 
 
 class Modifier(Method):
@@ -317,6 +318,8 @@ def _literal(value: Any, *, defaults: bool) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(_literal(item, defaults=defaults) for item in value)}]"
     if isinstance(value, dict):
-        items = (f"{_literal(k, defaults=defaults)}: {_literal(v, defaults=defaults)}" for k, v in sorted(value.items()))
+        items = (
+            f"{_literal(k, defaults=defaults)}: {_literal(v, defaults=defaults)}" for k, v in sorted(value.items())
+        )
         return f"{{{', '.join(items)}}}"
     return repr(value)

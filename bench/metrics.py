@@ -212,7 +212,9 @@ def metric(name: str) -> Metric:
 def measured(records: Sequence[Record]) -> list[Metric]:
     """The metrics that `records` can hold: the fixed ones, then each latency shape that occurs."""
     shapes = {
-        (entry["batch"], entry["length"], entry["clock"]): None for record in records for entry in record.get("latency") or []
+        (entry["batch"], entry["length"], entry["clock"]): None
+        for record in records
+        for entry in record.get("latency") or []
     }
     return [*METRICS.values(), *(latency(batch, length, clock) for batch, length, clock in shapes)]
 

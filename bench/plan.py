@@ -91,7 +91,11 @@ class Plan:
         wanted = set(names)
         needed = {node.id for cell in self.cells if cell.name in wanted and not cell.refused for node in cell.path}
         return Plan(
-            self.suite, self.base, self.machine, self.cells, {id_: node for id_, node in self.nodes.items() if id_ in needed}
+            self.suite,
+            self.base,
+            self.machine,
+            self.cells,
+            {id_: node for id_, node in self.nodes.items() if id_ in needed},
         )
 
 

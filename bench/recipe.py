@@ -102,7 +102,9 @@ def join(first: object, second: object) -> Recipe:
         )
     (stage,) = left.stages
     if not isinstance(stage.base, Trainer):
-        raise RecipeError(f"`{first} + {second}`: {second.name} modifies training, and {stage.base.name} does not train")
+        raise RecipeError(
+            f"`{first} + {second}`: {second.name} modifies training, and {stage.base.name} does not train"
+        )
     if any(type(other) is type(second) for other in stage.modifiers):
         raise RecipeError(f"`{first} + {second}`: {second.name} is there twice")
     return Recipe((Stage(stage.base, tuple(sorted((*stage.modifiers, second), key=lambda m: m.name))),))

@@ -60,7 +60,9 @@ def _by_name(group: str, base: type[T]) -> dict[str, type[T]]:
             value = point.load()
             classes = list(_classes(value, base))
         except Exception as error:
-            raise RegistryError(f"entry point `{point.name} = {point.value}` of {group} does not load: {error}") from error
+            raise RegistryError(
+                f"entry point `{point.name} = {point.value}` of {group} does not load: {error}"
+            ) from error
         for cls in classes:
             name: str = cls.name  # type: ignore[attr-defined]
             if found.setdefault(name, cls) is not cls:

@@ -9,12 +9,12 @@ import contextlib
 import datetime
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from bench import checkpoint, machine, plan
+from bench import checkpoint, machine, plan, pyperf_file
 from bench.execute.base import Executor, Job, Outcome, Progress
 from bench.plan import Cell, Node, Plan
 from bench.record import Records, Store
@@ -127,6 +127,10 @@ def _measured(
                 outcome = Outcome(served.status, f"while measuring inference: {served.reason}", served.log)
                 break
     if outcome.status == "ok":
+        if measured.get("latency"):
+            file = store.folder / "latency" / f"{node.id}.json"
+            file.parent.mkdir(exist_ok=True)
+            pyperf_file.write(measured["latency"], file)
         with contextlib.suppress(FileNotFoundError):
             job.log.unlink()
     else:
@@ -143,7 +147,10 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         if isinstance(value, list):
             merged[key] = [*merged.get(key, []), *value]
         elif isinstance(value, Mapping) and key == "seconds":
-            merged[key] = {**merged.get(key, {}), **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()}}
+            merged[key] = {
+                **merged.get(key, {}),
+                **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()},
+            }
         elif isinstance(value, Mapping) and key == "inference":
             merged[key] = max(merged.get(key) or value, value, key=lambda table: table["peak_bytes"] or 0)
         else:

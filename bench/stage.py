@@ -6,7 +6,6 @@ Runs where :mod:`bench.execute.worker` puts it. Everything that is measured here
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import tempfile
 import time
@@ -56,6 +55,7 @@ def run(job: Job, progress: Progress) -> dict[str, Any]:
         "progress": progress,
     }
     seed_everything(seed)
+    work: Work
     if isinstance(stages[-1].base, Trainer):
         work, before, measured = _train(Training(**common), job, peak, seconds)
     else:
@@ -87,7 +87,9 @@ def run(job: Job, progress: Progress) -> dict[str, Any]:
         measured["weight_bytes"] = memory.storage_bytes(work.model)
         measured["parameters"] = memory.parameter_counts(work.model)
         if job.measure.size:
-            savers = [method.save for stage in reversed(stages) for method in stage.methods if isinstance(method, Transform)]
+            savers = [
+                method.save for stage in reversed(stages) for method in stage.methods if isinstance(method, Transform)
+            ]
             with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(work.model, Path(folder), savers)
         checkpoint.save(job.output, work.model, tokenizer)
@@ -192,5 +194,3 @@ def _transform(work: Work, seconds: Stopwatch) -> tuple[Work, Snapshot, dict[str
     with seconds("apply"):
         transform.apply(work)
     return work, before, {}
-
-

@@ -54,7 +54,11 @@ class Measure(_Table):
     def _shapes(cls, value: object) -> object:
         if isinstance(value, list):
             for shape in value:
-                if not (isinstance(shape, list | tuple) and len(shape) == 2 and all(type(n) is int and n >= 1 for n in shape)):
+                if not (
+                    isinstance(shape, list | tuple)
+                    and len(shape) == 2
+                    and all(type(n) is int and n >= 1 for n in shape)
+                ):
                     raise ValueError(f"each is [batch size, tokens], two whole numbers of at least 1, found {shape!r}")
             return [tuple(shape) for shape in value]
         return value
@@ -77,15 +81,21 @@ class Suite(_Table):
     """A comparison, as a suite file says it."""
 
     title: Name = Field("methodbench", description="the report's heading")
-    model: Name | list[Name] = Field(description="a registered model or a transformers directory; a list makes a matrix")
-    task: Name | DataTable | list[Name | DataTable] = Field(description="a registered task or a table; a list makes a matrix")
+    model: Name | list[Name] = Field(
+        description="a registered model or a transformers directory; a list makes a matrix"
+    )
+    task: Name | DataTable | list[Name | DataTable] = Field(
+        description="a registered task or a table; a list makes a matrix"
+    )
     reference: Name | None = Field(None, description="the recipe that all are compared with; the first otherwise")
     seeds: list[int] = Field([0], min_length=1, description="every recipe runs once with each")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where stages run")
     threads: int | None = Field(None, ge=1, description="CPU threads a stage; all available cores otherwise")
     budget: Budget = Budget()
     measure: Measure = Measure()
-    defaults: dict[str, dict[str, Any]] = Field({}, description="method arguments that apply where a recipe leaves them out")
+    defaults: dict[str, dict[str, Any]] = Field(
+        {}, description="method arguments that apply where a recipe leaves them out"
+    )
     recipes: dict[Name, str] = Field(description="name and recipe of each row")
 
     @field_validator("seeds")
@@ -98,11 +108,13 @@ class Suite(_Table):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if not self.recipes:
-            raise ValueError("recipes: at least one is needed, as in `full = \"full\"`")
+            raise ValueError('recipes: at least one is needed, as in `full = "full"`')
         if not self.models or not self.tasks:
             raise ValueError(f"{'model' if not self.models else 'task'}: at least one is needed")
         if self.reference is not None and self.reference not in self.recipes:
-            raise ValueError(f"reference: no recipe is called `{self.reference}`{nearest(self.reference, self.recipes)}")
+            raise ValueError(
+                f"reference: no recipe is called `{self.reference}`{nearest(self.reference, self.recipes)}"
+            )
         return self
 
     @property
@@ -214,7 +226,13 @@ def _explain(error: ValidationError) -> list[str]:
     lines = []
     for wrong in error.errors(include_url=False):
         # pydantic puts the branch of a union into the location; a user's key never looks like one.
-        path = [part for part in wrong["loc"] if not (isinstance(part, str) and part.startswith(("list[", "constrained-", "str", "DataTable", "function-")))]
+        path = [
+            part
+            for part in wrong["loc"]
+            if not (
+                isinstance(part, str) and part.startswith(("list[", "constrained-", "str", "DataTable", "function-"))
+            )
+        ]
         key = ".".join(str(part) for part in path)
         found = wrong["input"]
         if wrong["type"] == "extra_forbidden":

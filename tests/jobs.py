@@ -59,7 +59,9 @@ def run(text: str, model: Path, folder: Path, **keys: Any) -> tuple[str, str, li
     records: list[dict[str, Any]] = []
     status, reason = "ok", ""
     for depth in range(len(recipe.parse(text).stages)):
-        status, reason, measured = attempt(job(text, model, folder, depth=depth, **dict(keys)), lambda what, done, of: None)
+        status, reason, measured = attempt(
+            job(text, model, folder, depth=depth, **dict(keys)), lambda what, done, of: None
+        )
         records.append(measured)
         if status != "ok":
             break

@@ -12,7 +12,6 @@ import copy
 import gc
 import io
 import itertools
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,10 +27,18 @@ THREADS = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=7, help="pairs of timings behind each ratio")
-    parser.add_argument("--records", type=Path, default=Path("results/encoder"), help="a finished run of the default suite")
+    parser.add_argument(
+        "--records", type=Path, default=Path("results/encoder"), help="a finished run of the default suite"
+    )
     parser.add_argument("--only", default="", help="only the parts whose names hold this")
     options = parser.parse_args()
-    parts: list[Callable[[argparse.Namespace], Iterator[tuple[str, str, str, bool]]]] = [loops, start, commands, reports, suite]
+    parts: list[Callable[[argparse.Namespace], Iterator[tuple[str, str, str, bool]]]] = [
+        loops,
+        start,
+        commands,
+        reports,
+        suite,
+    ]
     print(f"{'what':<58} {'measured':>12} {'target':>12}")
     for part in parts:
         if options.only in part.__name__:
@@ -80,7 +87,12 @@ def subjects() -> Iterator[tuple[str, Any, str, int]]:
     minilm, _ = open_model("minilm", Path()).load("AutoModelForSequenceClassification", {"num_labels": 10})
     small = BertForSequenceClassification(
         BertConfig(
-            vocab_size=1000, hidden_size=96, num_hidden_layers=3, num_attention_heads=4, intermediate_size=384, num_labels=10
+            vocab_size=1000,
+            hidden_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=384,
+            num_labels=10,
         )
     )
     yield "a step of 10 ms, full", small, "full", 60
@@ -104,7 +116,8 @@ def premade(model: Any, count: int) -> list[Any]:
 
 
 def our_loop(model: Any, recipe: str, batches: list[Any], steps: int) -> Callable[[], float]:
-    from bench import machine, recipe as recipes
+    from bench import machine
+    from bench import recipe as recipes
     from bench.loop import Training
     from bench.suite import Budget
     from bench.tasks.stdlib_topics import StdlibTopics
@@ -264,7 +277,7 @@ def reports(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]
         ratio, _, _ = paired(lambda: timed(1000), lambda: timed(10_000), 3)
         yield "a report over 10,000 records, over one over 1,000", f"{ratio:.1f}", "≤ 10", ratio <= 10
         code = f"import resource; from reports import render; render({str(sides[10_000])!r}, 'html'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
         megabytes = int(out.stdout.split()[-1]) / 1000
         yield "  its peak memory, MB", f"{megabytes:.0f}", "< 500", megabytes < 500
 
@@ -282,7 +295,9 @@ def suite(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
     whole = records.ends[run["run"]]["seconds"]
     paths = [cell["path"] for cell in run["cells"] if not cell["refused"]]
     if not all(node in stage for path in paths for node in path):
-        print(f"(the last run in {options.records} resumed an earlier one: `methodbench run --fresh` for these figures)")
+        print(
+            f"(the last run in {options.records} resumed an earlier one: `methodbench run --fresh` for these figures)"
+        )
         return
     alone = sum(stage[node] for path in paths for node in path)
     yield "wall time of the suite over its recipes' alone", f"{whole / alone:.2f}", "≤ 0.6", whole / alone <= 0.6

@@ -46,8 +46,10 @@ class NoTask(Task):
     batches = criterion = logits = evaluate = model_options
 
 
-def make_plan(monkeypatch: pytest.MonkeyPatch, recipes: dict[str, str], machine: Machine = HERE, **keys: object) -> Plan:
+def make_plan(
+    monkeypatch: pytest.MonkeyPatch, recipes: dict[str, str], machine: Machine = HERE, **keys: object
+) -> Plan:
     monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
     monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())
     suite = of({"model": "no-model", "task": "no-task", "recipes": recipes, **keys})
-    return plans.make(suite, Path("."), machine)
+    return plans.make(suite, Path(), machine)

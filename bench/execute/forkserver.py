@@ -129,7 +129,7 @@ def _kernel_kills() -> int:
 def _without_main() -> Iterator[None]:
     """Keep multiprocessing from importing the command's own script again in every child: jobs need nothing of it."""
     main = sys.modules["__main__"]
-    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     vars(main).pop("__file__", None)
     main.__spec__ = None
     try:

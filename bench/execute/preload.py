@@ -8,10 +8,11 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 sys.path[:] = json.loads(os.environ.get("METHODBENCH_PATH", "null")) or sys.path
 
-with open(os.devnull, "w") as nothing:
+with Path(os.devnull).open("w") as nothing:
     # What libraries say while they are imported (of kernels they could fetch, say) is not the user's concern.
     kept = os.dup(2)
     os.dup2(nothing.fileno(), 2)
@@ -19,8 +20,6 @@ with open(os.devnull, "w") as nothing:
         import torch  # noqa: F401
         import transformers  # noqa: F401
 
-        import bench.serve
-        import bench.stage
         from bench import registry
 
         registry.methods()

@@ -1,4 +1,4 @@
-"""Latency of one forward pass, as samples that are kept raw, and as pyperf's files.
+"""Latency of one forward pass, as samples that are kept raw.
 
 A sample is the time of ``loops`` forward passes divided by ``loops``, so that no sample is shorter than the
 clock and the interpreter's own work are fine. Warm-ups are single passes. No sample is left out and nothing is
@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -212,27 +211,3 @@ def _no_silent_eager() -> Iterator[None]:
 
     with config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
         yield
-
-
-def write_pyperf(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write latency entries as a pyperf suite that ``python -m pyperf`` opens.
-
-    One benchmark for each shape and clock, one run for each process. An existing file is replaced.
-
-    Raises:
-        ValueError: there is no entry, or a value is not above 0.
-    """
-    import pyperf
-
-    runs: dict[str, list[Any]] = {}
-    for entry in entries:
-        name = "forward {batch}x{length}, {clock} time, {threads} threads".format_map(entry)
-        run = pyperf.Run(
-            entry["values"],
-            warmups=[(1, seconds) for seconds in entry["warmups"]],
-            metadata={"name": name, "unit": entry["unit"], "loops": entry["loops"]},
-            collect_metadata=False,
-        )
-        runs.setdefault(name, []).append(run)
-    suite = pyperf.BenchmarkSuite([pyperf.Benchmark(of_name) for of_name in runs.values()])
-    suite.dump(str(path), replace=True)

@@ -61,7 +61,7 @@ class MiniLM(Directory):
                 raise ModelError(f"{file}: its SHA-256 is {found}, not the published {SHA256}; {_REINSTALL}")
         return super().load(auto_class, options)
 
-    def _weights_hash(self, file: Path) -> str:  # noqa: ARG002
+    def _weights_hash(self, file: Path) -> str:
         return SHA256
 
 

@@ -196,7 +196,7 @@ class Classification(Task):
 
         return torch.nn.functional.cross_entropy(self.logits(outputs, batch).float(), batch.labels)
 
-    def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:  # noqa: ARG002
+    def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """``[items, labels]``."""
         logits: torch.Tensor = outputs.logits
         return logits

@@ -50,7 +50,7 @@ class DynamicInt8(Transform):
         names = dict.fromkeys(block_linears(work.model), per_channel_dynamic_qconfig)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated for torchao, which has no CPU kernels this fast
-            quantize_dynamic(work.model, names, inplace=True)
+            quantize_dynamic(work.model, names, inplace=True)  # type: ignore[no-untyped-call]
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """Packed weights have no place in a safetensors file."""
@@ -73,4 +73,6 @@ class DynamicInt8(Transform):
             bool(packed) and not left and dtypes == {"torch.qint8"},
             f"{len(packed)} packed, {left} left, dtypes {sorted(dtypes)}",
         )
-        yield Claim("they take less storage", work.after.bytes < before.bytes, f"{before.bytes:,} → {work.after.bytes:,} B")
+        yield Claim(
+            "they take less storage", work.after.bytes < before.bytes, f"{before.bytes:,} → {work.after.bytes:,} B"
+        )

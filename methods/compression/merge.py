@@ -45,6 +45,11 @@ class Merge(Transform):
         left = [name for name, module in work.model.named_modules() if isinstance(module, BaseTunerLayer)]
         peft_left = hasattr(work.model, "peft_config")
         yield Claim("no adapter is left", not left and not peft_left, f"{len(left)} adapter modules")
-        assert before.logits is not None and work.after.logits is not None
+        assert before.logits is not None
+        assert work.after.logits is not None
         error = float((before.logits - work.after.logits).abs().max() / before.logits.abs().max())
-        yield Claim("merged equals unmerged to 1e-4", error <= 1e-4, f"largest difference of logits {error:.1e} of the largest logit")
+        yield Claim(
+            "merged equals unmerged to 1e-4",
+            error <= 1e-4,
+            f"largest difference of logits {error:.1e} of the largest logit",
+        )

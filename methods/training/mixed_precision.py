@@ -113,15 +113,23 @@ class MixedPrecision(Modifier):
         scaler = work.notes.get(self.name)
         scale = scaler.get_scale() if scaler else 1.0
         sums = []
-        for differentiate in (lambda: work.loss(work.probe).backward(), lambda: work.gradients(work.probe, 1.0)):
+        for compute in (work._gradients, work.gradients):
             work.optimizer.zero_grad(set_to_none=True)
             with torch.random.fork_rng():
                 torch.manual_seed(work.seed)
-                differentiate()
+                compute(work.probe, 1.0)
             sums.append(sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None))
         work.optimizer.zero_grad(set_to_none=True)
         seen = sums[1] / sums[0] if sums[0] else float("nan")
         # Overflow in the scaled gradient is what the scaler is there to notice: then it is infinite.
-        yield Claim("gradients are scaled", scale != 1 and (abs(seen / scale - 1) < 0.1 or seen == float("inf")), f"{seen:.4g} times")
+        yield Claim(
+            "gradients are scaled",
+            scale != 1 and (abs(seen / scale - 1) < 0.1 or seen == float("inf")),
+            f"{seen:.4g} times",
+        )
         counted = scaler.state_dict()["_growth_tracker"] if scaler else 0
-        yield Claim("each step unscales and adjusts the scale", counted > 0 or 0 < scale < 2**16, f"scale {scale:g}, {counted} steps since it changed")
+        yield Claim(
+            "each step unscales and adjusts the scale",
+            counted > 0 or 0 < scale < 2**16,
+            f"scale {scale:g}, {counted} steps since it changed",
+        )

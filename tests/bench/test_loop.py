@@ -100,7 +100,9 @@ def test_everything_that_is_not_trained_is_frozen(make):
 
 
 def test_throughput_of_a_synthetic_clock_is_exact(make):
-    ticks = iter([t for step in range(6) for t in (step * 10.0, step * 10.0 + [9.0, 7.0, 0.5, 0.25, 0.125, 0.125][step])])
+    ticks = iter(
+        [t for step in range(6) for t in (step * 10.0, step * 10.0 + [9.0, 7.0, 0.5, 0.25, 0.125, 0.125][step])]
+    )
     training = make(clock=WallClock(now=lambda: next(ticks)))
     training.prepare()
     training.run()

@@ -98,5 +98,8 @@ def test_to_run_counts_records_and_checkpoints(monkeypatch):
 
 def test_select_leaves_what_others_need(monkeypatch):
     found = make_plan(monkeypatch, SHARED)
-    assert [str(node.recipe) for node in found.select({"b"}).nodes.values()] == ["full", "full >> magnitude(amount=0.5)"]
+    assert [str(node.recipe) for node in found.select({"b"}).nodes.values()] == [
+        "full",
+        "full >> magnitude(amount=0.5)",
+    ]
     assert len(found.select({"b"}).cells) == 4

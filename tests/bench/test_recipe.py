@@ -20,7 +20,11 @@ from methods.training.mixed_precision import MixedPrecision
         ("full", Full(), "full"),
         ("full()", Full(), "full"),
         ("lora( 8 )", LoRA(r=8), "lora"),
-        ("lora(r=16, targets=['query', \"value\"])", LoRA(16, targets=("query", "value")), 'lora(r=16, targets=["query", "value"])'),
+        (
+            "lora(r=16, targets=['query', \"value\"])",
+            LoRA(16, targets=("query", "value")),
+            'lora(r=16, targets=["query", "value"])',
+        ),
         (
             "lora(r=4) + mixed_precision('bf16') + accumulate(4)",
             LoRA(r=4) + Accumulate(4) + MixedPrecision(),
@@ -31,8 +35,16 @@ from methods.training.mixed_precision import MixedPrecision
             Full() >> PruneFFN(0.5) >> Full(share=0.3),
             "full >> prune_ffn(amount=0.5) >> full(share=0.3)",
         ),
-        ("full >> (magnitude(0.5) >> full)", Full() >> (Magnitude(0.5) >> Full()), "full >> magnitude(amount=0.5) >> full"),
-        ("full + accumulate(2) >> dynamic_int8", Full() + Accumulate(2) >> DynamicInt8(), "full + accumulate(k=2) >> dynamic_int8"),
+        (
+            "full >> (magnitude(0.5) >> full)",
+            Full() >> (Magnitude(0.5) >> Full()),
+            "full >> magnitude(amount=0.5) >> full",
+        ),
+        (
+            "full + accumulate(2) >> dynamic_int8",
+            Full() + Accumulate(2) >> DynamicInt8(),
+            "full + accumulate(k=2) >> dynamic_int8",
+        ),
         ("lora(lr=1)", LoRA(lr=1), "lora(lr=1.0)"),
     ],
 )
@@ -117,7 +129,7 @@ def test_any_text_is_a_recipe_or_an_error(text):
 
 
 def test_objects_are_checked_like_text():
-    with pytest.raises(RecipeError, match="lora: r: .* found 0"):
+    with pytest.raises(RecipeError, match=r"lora: r: .* found 0"):
         LoRA(r=0)
     with pytest.raises(RecipeError, match="only a modifier joins"):
         Full() + LoRA()

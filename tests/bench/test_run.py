@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -109,7 +110,9 @@ def test_what_stands_on_a_failure_does_not_run(start):
 
 
 def test_a_failure_while_serving_fails_the_node(start):
-    result, _, store = start(lambda job: Outcome("oom", "big") if job.what == "serve" else Outcome("ok"), recipes={"full": "full"})
+    result, _, store = start(
+        lambda job: Outcome("oom", "big") if job.what == "serve" else Outcome("ok"), recipes={"full": "full"}
+    )
     (record,) = store.read().nodes.values()
     assert (record["status"], record["reason"]) == ("oom", "while measuring inference: big")
     assert not result.ok
@@ -190,11 +193,13 @@ KILLED = """
 def test_killed_at_any_moment_no_ok_node_runs_twice_and_none_is_missing(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(KILLED))
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     for moment in range(1, 60, 4):
         folder = tmp_path / str(moment)
         folder.mkdir()
-        first = subprocess.run([sys.executable, script, str(moment), folder], env=environment, capture_output=True, text=True)
+        first = subprocess.run(
+            [sys.executable, script, str(moment), folder], env=environment, capture_output=True, text=True
+        )
         assert first.returncode in (0, -signal.SIGKILL), first.stderr
         done = {id_ for id_, record in Store(folder / "out").read().nodes.items() if record["status"] == "ok"}
         ran = (folder / "ran.txt").read_text().splitlines() if (folder / "ran.txt").exists() else []

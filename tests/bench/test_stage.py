@@ -75,7 +75,11 @@ def test_a_diverged_training_says_so(tiny_bert, tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
 )
 def test_running_out_of_memory_is_oom(tiny_bert, tmp_path, monkeypatch, error):
     from methods.training.full import Full

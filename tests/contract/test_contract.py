@@ -25,7 +25,20 @@ METHODS: dict[str, dict[str, str]] = {
     "prune_ffn": {"": "prune_ffn(0.5)"},
 }
 
-HOOKS = ["on_model", "on_optimizer", "on_criterion", "on_loss", "on_gradients", "on_update", "on_start", "on_batch", "on_step", "between_steps", "on_end", "apply"]
+HOOKS = [
+    "on_model",
+    "on_optimizer",
+    "on_criterion",
+    "on_loss",
+    "on_gradients",
+    "on_update",
+    "on_start",
+    "on_batch",
+    "on_step",
+    "between_steps",
+    "on_end",
+    "apply",
+]
 
 
 def _sabotages():

@@ -14,7 +14,6 @@ from bench.execute.forkserver import ForkServer
 from tests import jobs
 
 
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A package of somebody else's with the method `fault`, registered by its entry point."""
@@ -127,7 +126,11 @@ def _long_run(tiny_bert, tmp_path):
 def _session(process):
     """The processes of the session that `process` leads."""
     out = subprocess.run(["ps", "-e", "-o", "sid=,pid=,stat="], capture_output=True, text=True, check=True).stdout
-    return [int(pid) for sid, pid, stat in map(str.split, out.splitlines()) if int(sid) == process.pid and not stat.startswith("Z")]
+    return [
+        int(pid)
+        for sid, pid, stat in map(str.split, out.splitlines())
+        if int(sid) == process.pid and not stat.startswith("Z")
+    ]
 
 
 @pytest.mark.slow

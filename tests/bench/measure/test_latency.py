@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from bench import pyperf_file
 from bench.measure import latency
-from bench.measure.latency import encoder, measure, shape_inputs, wall_clock, write_pyperf
+from bench.measure.latency import encoder, measure, shape_inputs, wall_clock
 
 CPU = torch.device("cpu")
 
@@ -231,8 +232,8 @@ def test_pyperf_opens_the_file(tmp_path: Path) -> None:
 
     file = tmp_path / "latency.json"
     taken = [*entries(0), *entries(1)]
-    write_pyperf(taken, file)
-    write_pyperf(taken, file)  # replaces
+    pyperf_file.write(taken, file)
+    pyperf_file.write(taken, file)  # replaces
     suite = pyperf.BenchmarkSuite.load(str(file))
     assert len(suite) == 4, "a benchmark for each shape and clock"
     for benchmark in suite:
@@ -252,7 +253,7 @@ def test_pyperf_opens_the_file(tmp_path: Path) -> None:
 def test_a_value_of_zero_is_refused(tmp_path: Path) -> None:
     entry = {**entries()[0], "values": [0.0]}
     with pytest.raises(ValueError, match="value"):
-        write_pyperf([entry], tmp_path / "latency.json")
+        pyperf_file.write([entry], tmp_path / "latency.json")
 
 
 def test_entries_are_ready_for_a_record() -> None:

@@ -1,0 +1,228 @@
+"""The command line as a user meets it: what is printed, where, and the exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import jobs
+
+METHODBENCH = Path(sys.executable).parent / "methodbench"
+
+
+def methodbench(*words, cwd=None, status=0, errors=False):
+    done = subprocess.run(
+        [METHODBENCH, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 and not errors else done.stderr
+
+
+@pytest.fixture
+def suite(tiny_bert, tmp_path):
+    def write(recipes='full = "full"\nlora = "lora(r=2)"', **replace):
+        text = f"""
+title = "Tiny"
+model = "{tiny_bert}"
+[task]
+kind = "classification"
+data = "{jobs.table(tmp_path).data}"
+[budget]
+steps = 4
+batch_size = 8
+max_length = 32
+[measure]
+latency = [[1, 8]]
+latency_samples = 3
+[recipes]
+{recipes}
+"""
+        for old, new in replace.items():
+            text = text.replace(old, new)
+        (tmp_path / "suite.toml").write_text(text)
+        return tmp_path / "suite.toml"
+
+    return write
+
+
+@pytest.mark.parametrize("what", ["methods", "tasks", "models", "suites"])
+def test_list_as_json_has_name_and_kind(what):
+    entries = json.loads(methodbench("list", what, "--json"))
+    assert entries
+    for entry in entries:
+        assert entry["name"]
+        assert entry["kind"]
+        assert entry["summary"]
+    assert entries[0]["name"] in methodbench("list", what)
+
+
+def test_list_fits_80_columns():
+    assert max(map(len, methodbench("list", "methods").splitlines())) <= 80
+
+
+def test_show_has_all_there_is_to_know():
+    page = methodbench("show", "lora")
+    for part in (
+        "lora  (trainer)",
+        "r ",
+        "int ≥ 1, default 8",
+        "Evidence",
+        "https://arxiv.org/abs/2106.09685",
+        "lora(r=8)",
+        "peft",
+    ):
+        assert part in page, part
+    assert json.loads(methodbench("show", "lora", "--json"))["arguments"][0] == {
+        "name": "r",
+        "type": "int ≥ 1",
+        "default": 8,
+    }
+    assert "22.7 million" in methodbench("show", "minilm")
+    assert "did you mean `lora`" in methodbench("show", "lorra", status=2)
+
+
+def test_planning_imports_no_torch(suite):
+    for words in (["--help"], ["list", "methods"], ["show", "lora"], ["plan", str(suite())], ["plan", "encoder"]):
+        code = (
+            "import sys; sys.argv = ['methodbench', *" + repr(words) + "]\n"
+            "from bench.cli import main\n"
+            "try: main()\n"
+            "except SystemExit as end: assert not end.code, end.code\n"
+            "heavy = {'torch', 'transformers', 'peft', 'bitsandbytes', 'torch_pruning', 'pandas', 'altair', 'scipy'}\n"
+            "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, (words, done.stderr)
+
+
+def test_plan_draws_the_tree_and_says_why_not(suite, tmp_path):
+    text = methodbench("plan", suite('full = "full"\nint8 = "full >> dynamic_int8"\nbad = "merge"'))
+    assert "full  full  to run" in text
+    assert "└── dynamic_int8  int8  to run" in text
+    assert "2 stages (3 without sharing), 0 recorded, 2 to run" in text
+    assert "refused  bad: merge: there is no adapter to fold" in methodbench(
+        "plan", tmp_path / "suite.toml", errors=True
+    )
+
+
+def test_run_report_and_resume(suite, tmp_path):
+    file = suite('full = "full"\nint8 = "full >> dynamic_int8"\nbad = "merge"')
+    out = tmp_path / "out"
+    first = methodbench("run", file, "--out", out)
+    assert "int8" in first
+    assert (out / "report.html").exists()
+    assert (out / "report.md").exists()
+    lines = (out / "records.jsonl").read_text().count('"kind":"node"')
+    methodbench("run", file, "--out", out)
+    assert (out / "records.jsonl").read_text().count('"kind":"node"') == lines == 3
+    assert "2 recorded, 0 to run" in methodbench("plan", file, "--out", out)
+
+    report = json.loads(methodbench("report", out, "--format", "json"))
+    by_name = {entry["name"]: entry for entry in report["recipes"]}
+    assert by_name["full"]["status"] == "ok"
+    assert by_name["full"]["recipe"] == "full"
+    assert by_name["bad"]["status"] == "refused"
+    assert {"value", "unit", "interval"} <= set(by_name["int8"]["metrics"]["accuracy"])
+    assert by_name["int8"]["metrics"]["size_on_disk"]["unit"] == "B"
+    assert methodbench("report", out, "--format", "md").startswith("#")
+    assert methodbench("report", out, "--format", "csv").count("\n") >= 3
+    assert methodbench("report", out, "--format", "html").startswith("<!doctype html>")
+
+    pyperf = subprocess.run(
+        [sys.executable, "-m", "pyperf", "stats", *sorted((out / "latency").glob("*.json"))],
+        capture_output=True,
+        text=True,
+    )
+    assert pyperf.returncode == 0, pyperf.stderr
+    assert "Number of value" in pyperf.stdout
+
+
+def test_recipes_of_the_command_line(tiny_bert, tmp_path):
+    out = methodbench(
+        "run", "--model", tiny_bert, "--task", "stdlib-topics", "--recipe", "head", "--recipe", "lora(r=2) + mixed_precision('bf16') >> merge",
+        "--steps", "2", "--out", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert "merge" in out
+
+
+def test_what_ran_and_did_not_end_ok_is_1(suite, tmp_path):
+    methodbench("run", suite('full = "full"\nbad = "full(lr=1e30)"'), "--out", tmp_path / "out", status=1)
+    report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
+    assert {entry["name"]: entry["status"] for entry in report["recipes"]} == {"full": "ok", "bad": "diverged"}
+
+
+def test_a_timeout_is_recorded(suite, tmp_path):
+    methodbench("run", suite('full = "full"'), "--out", tmp_path / "out", "--timeout", "0.5", status=1)
+    report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
+    assert report["recipes"][0]["status"] == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "nothing.toml"], "nothing.toml: no such file"),
+        (["run"], "give a suite, or --model, --task and --recipe"),
+        (["run", "SUITE", "--recipe", "full"], "one or the other"),
+        (["run", "SUITE", "--only", "x*"], "'x*' matches no recipe; there are: full, lora"),
+        (["run", "SUITE", "--seeds", "0"], "--seeds"),
+        (["run", "SUITE", "--device", "tpu"], "device: input should be 'auto', 'cpu' or 'cuda'"),
+        (["run", "SUITE", "--device", "cuda"], "cuda"),
+        (["run", "SUITE", "--out", "/proc/nothing"], "/proc/nothing"),
+        (["run", "SUITE", "--out", "SUITE/below"], "below"),
+        (["run", "--model", "minilmm", "--task", "stdlib-topics", "--recipe", "full"], "did you mean `minilm`"),
+        (["run", "--model", "minilm", "--task", "stdlib-topic", "--recipe", "full"], "did you mean `stdlib-topics`"),
+        (["run", "--model", "minilm", "--task", "stdlib-topics", "--recipe", "fulll"], "did you mean `full`"),
+        (
+            ["run", "--model", "minilm", "--task", "stdlib-topics", "--recipe", "__import__('os').abort()"],
+            "not in the grammar",
+        ),
+        (
+            ["run", "--model", "minilm", "--task", "stdlib-topics", "--recipe", "merge", "--out", "OUT"],
+            "no adapter to fold",
+        ),
+        (["report", "nowhere"], "nowhere: no such folder"),
+        (["list", "nothing"], "nothing"),
+        (["show", "nothing"], "nothing is called `nothing`"),
+        (["plan", "SUITE", "--steps", "0"], "--steps"),
+    ],
+)
+def test_wrong_use_is_2_and_says_what_to_mend(suite, tmp_path, words, says):
+    file = suite()
+    words = [word.replace("SUITE", str(file)).replace("OUT", str(tmp_path / "out")) for word in words]
+    assert says in methodbench(*words, cwd=tmp_path, status=2)
+
+
+def test_a_report_of_broken_records_says_so(suite, tmp_path):
+    out = tmp_path / "out"
+    methodbench("run", suite('full = "full"'), "--out", out)
+    with (out / "records.jsonl").open("a") as file:
+        file.write('{"schema": 1, "kind": "node", "id": "torn')
+    assert "left out" in methodbench("report", out, "--format", "md")
+    with (out / "records.jsonl").open("a") as file:
+        file.write('\n{"schema": 99, "kind": "node"}\n')
+    assert "upgrade" in methodbench("report", out, status=2)
+
+
+def test_two_runs_into_one_folder_take_turns(suite, tmp_path):
+    file = suite()
+    command = [METHODBENCH, "run", str(file), "--out", str(tmp_path / "out")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert any("waiting" in text for output in outputs for text in output)
+    nodes = [line for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines() if '"kind":"node"' in line]
+    assert len(nodes) == 2
+
+
+def test_doctor_and_schema():
+    assert "noise" in methodbench("doctor")
+    assert json.loads(methodbench("schema"))["title"] == "Suite"
