@@ -68,8 +68,8 @@ def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
     """
     total = filled = 0
     seen: set[object] = set()
-    for weight in _weights(model):
-        if (key := _identity(weight)) not in seen:
+    for key, weight in _weights(model):
+        if key not in seen:
             seen.add(key)
             total += _unpacked_numel(weight)
             filled += nonzero(weight)
@@ -232,20 +232,20 @@ def _quantizer_bytes(tensor: torch.Tensor) -> int:
     return _SCALE_AND_ZERO_POINT * (1 if per_tensor else tensor.q_per_channel_scales().numel())
 
 
-def _weights(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+def _weights(model: torch.nn.Module) -> Iterator[tuple[object, torch.Tensor]]:
+    """Each weight with what identifies it: equal for two parameters that are the same numbers at the same place."""
     for name, parameter in model.named_parameters():
         if ".original_module." not in name:
-            yield parameter
+            plain = not _wraps(parameter) and parameter.layout == torch.strided
+            if plain and parameter.numel() and parameter.data_ptr():
+                place = (parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype)
+                yield (parameter.device, *place), parameter
+            else:
+                yield id(parameter), parameter
     for module in model.modules():
-        yield from _packed(module)
-
-
-def _identity(weight: torch.Tensor) -> object:
-    """Equal for two parameters that are the same numbers at the same place."""
-    plain = not _wraps(weight) and weight.layout == torch.strided
-    if plain and weight.numel() and weight.data_ptr():
-        return (weight.device, weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
-    return id(weight)
+        # Unpacked anew at each call, often at the address of the one before: the module says which it is.
+        for number, tensor in enumerate(_packed(module)):
+            yield (id(module), number), tensor
 
 
 def _four_bit(weight: torch.Tensor) -> Any:

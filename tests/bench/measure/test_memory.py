@@ -417,3 +417,13 @@ def test_saved_activations_of_micro_batches_do_not_add_up():
         return saved.bytes
 
     assert step(1) == pytest.approx(4 * step(4), rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz:UserWarning", "ignore:torch.ao:DeprecationWarning")
+def test_parameters_of_many_packed_layers_all_count():
+    from torch.ao.quantization import quantize_dynamic
+
+    # Alike in shape, so that unpacking one may give it the address of the one before.
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(8)))
+    packed = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert memory.parameter_counts(packed)["total"] == 8 * (32 * 32 + 32)

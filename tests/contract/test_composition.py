@@ -1,0 +1,81 @@
+"""Random recipes of the registry: each ends ``ok`` or was refused at planning, with a reason."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from bench import machine, plan, recipe
+from bench.method import Method, Modifier, Trainer
+from bench.plan import Subject
+from bench.suite import of
+from tests import jobs
+from tests.contract.test_contract import METHODS
+
+LIGHT = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
+FULL = settings(LIGHT, max_examples=120)
+
+
+def spelled(kind: type[Method]) -> list[str]:
+    """The methods of a kind, with the arguments that their contract gives them."""
+    found = {}
+    for name, recipes in METHODS.items():
+        for text in recipes.values():
+            for stage in recipe.parse(text).stages:
+                found |= {str(method): None for method in stage.methods if method.name == name and isinstance(method, kind)}
+    return sorted(found)
+
+
+def recipes() -> st.SearchStrategy[str]:
+    modifiers = st.lists(st.sampled_from(spelled(Modifier)), max_size=3, unique_by=lambda text: text.split("(")[0])
+    trained = st.tuples(st.sampled_from(spelled(Trainer)), modifiers).map(lambda pair: " + ".join([pair[0], *pair[1]]))
+    others = sorted(set(spelled(Method)) - set(spelled(Trainer)) - set(spelled(Modifier)))
+    return st.lists(trained | st.sampled_from(others), min_size=1, max_size=4).map(" >> ".join)
+
+
+def check(text: str, model: Path) -> None:
+    parsed = recipe.parse(text)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        suite = of({
+            "model": str(model), "task": jobs.table(folder).model_dump(), "recipes": {"drawn": text},
+            "budget": {"steps": 3, "batch_size": 8, "max_length": 32},
+        })  # fmt: skip
+        here = machine.look("cpu", 2)
+        subject: Subject = plan.make(suite, folder, here).cells[0].subject
+        if reasons := plan.refusals(parsed, subject, suite, here):
+            note(str(reasons))
+            assert all(len(reason) > 20 for reason in reasons)
+            return
+        status, reason, _ = jobs.run(text, model, folder, budget={"steps": 3})
+        assert status == "ok", f"{text}: {status}: {reason}"
+
+
+@given(text=recipes())
+@LIGHT
+def test_a_recipe_that_planning_allows_runs(text, tiny_bert):
+    check(text, tiny_bert)
+
+
+@given(text=recipes())
+@LIGHT
+def test_a_recipe_that_planning_allows_runs_on_a_decoder(text, tiny_llama):
+    check(text, tiny_llama)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@given(text=recipes())
+@FULL
+def test_many_recipes_that_planning_allows_run(text, tiny_bert):
+    check(text, tiny_bert)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@given(text=recipes())
+@FULL
+def test_many_recipes_that_planning_allows_run_on_a_decoder(text, tiny_llama):
+    check(text, tiny_llama)
