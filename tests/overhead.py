@@ -266,7 +266,9 @@ def reports(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]
     from tests import synthetic
 
     with tempfile.TemporaryDirectory() as folder:
-        sides = {count: synthetic.write(Path(folder) / str(count), count) for count in (1000, 10_000)}
+        sides = {count: Path(folder) / str(count) for count in (1000, 10_000)}
+        for count, side in sides.items():
+            synthetic.write(synthetic.sized(count), side)
 
         def timed(count: int) -> float:
             began = time.perf_counter()

@@ -63,9 +63,7 @@ def test_device(here):
     build = doctor._device(replace(here, gpus=1, versions=versions))
     assert build.state == "warn"
     assert "torch 2.13.0+cpu is built for CPUs only" in build.text
-    assert doctor._device(replace(here, gpus=1, versions=(("torch", "2.13.0"),))).text.endswith(
-        "the CPU was asked for"
-    )
+    assert doctor._device(replace(here, gpus=1, versions=(("torch", "2.13.0"),))).text.endswith("the CPU was asked for")
     assert doctor._device(replace(here, gpus=0)).state == "ok"
 
 
@@ -128,9 +126,7 @@ def test_compiler(tmp_path, monkeypatch):
 
 def test_disk(tmp_path, monkeypatch):
     for free, state in [(50e9, "ok"), (1e9, "warn")]:
-        monkeypatch.setattr(
-            shutil, "disk_usage", lambda folder, free=free: shutil._ntuple_diskusage(0, 0, int(free))
-        )
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: shutil._ntuple_diskusage(0, 0, int(free)))
         assert doctor._disk(tmp_path).state == state
 
 

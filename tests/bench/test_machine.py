@@ -271,9 +271,7 @@ def test_visible_devices(gpus, visible, names):
 )
 def test_cuda_that_is_not_there(gpus, nvml, torch, visible, why):
     gpus(nvml, torch, visible)
-    with pytest.raises(
-        MachineError, match=f'device: cuda asked for, but .*{why}.*; or use the CPU: device = "cpu"'
-    ):
+    with pytest.raises(MachineError, match=f'device: cuda asked for, but .*{why}.*; or use the CPU: device = "cpu"'):
         look("cuda")
     seen = look("auto")
     assert (seen.device, seen.device_name) == ("cpu", seen.cpu)

@@ -69,9 +69,7 @@ def test_numbers_that_are_not_finite_leave_valid_json(tmp_path):
 
 def test_numpy_and_paths_are_written_plain(tmp_path):
     store = Store(tmp_path)
-    store.append(
-        node(weight_bytes=numpy.int64(5), latency=numpy.float32(0.5), values=numpy.arange(3), log=Path("a/b"))
-    )
+    store.append(node(weight_bytes=numpy.int64(5), latency=numpy.float32(0.5), values=numpy.arange(3), log=Path("a/b")))
     found = read(tmp_path).nodes["n1"]
     assert (found["weight_bytes"], found["latency"], found["values"], found["log"]) == (
         5,
@@ -95,9 +93,7 @@ def test_every_line_is_one_write_and_synced(tmp_path, monkeypatch):
     writes, synced = [], []
     write, fsync = os.write, os.fsync
     monkeypatch.setattr(os, "write", lambda fd, data: writes.append(len(data)) or write(fd, data))
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()) or fsync(fd)
-    )
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()) or fsync(fd))
     store.append(node("a"))
     assert synced == [store.file, tmp_path]
     store.append(node("b", log="x" * 100_000))
@@ -193,9 +189,7 @@ def test_a_real_limit_on_the_file_spoils_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         store.append({{**line, "id": "n4"}})
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert "limit on file sizes" in done.stdout
     assert "2 records are safe; raise it (`ulimit -f`) and run the same command again" in done.stdout
     records = read(tmp_path)
@@ -286,9 +280,7 @@ def test_a_disk_that_cannot_even_cut_back_loses_only_the_torn_line(tmp_path, mon
 )
 def test_a_file_in_the_way(tmp_path, below, says):
     (tmp_path / "results").write_text("mine")
-    with pytest.raises(
-        RecordError, match=f"results.*cannot be written: {says}; move it or choose another folder"
-    ):
+    with pytest.raises(RecordError, match=f"results.*cannot be written: {says}; move it or choose another folder"):
         Store(tmp_path / "results" / below)
     assert (tmp_path / "results").read_text() == "mine"
 
@@ -300,9 +292,7 @@ def test_a_file_system_that_takes_no_folders():
 
 def test_records_that_are_a_folder(tmp_path):
     (tmp_path / "records.jsonl").mkdir()
-    with pytest.raises(
-        RecordError, match=r"records\.jsonl: cannot be written: a folder of this name is in the way"
-    ):
+    with pytest.raises(RecordError, match=r"records\.jsonl: cannot be written: a folder of this name is in the way"):
         Store(tmp_path)
     with pytest.raises(RecordError, match=r"records\.jsonl: cannot be read: a folder of this name"):
         read(tmp_path)
@@ -342,9 +332,7 @@ def test_four_processes_append_at_once(tmp_path):
     records = read(tmp_path)
     assert records.warnings == []
     assert set(records.nodes) == {f"{name}-{i}" for name in "abcd" for i in range(200)}
-    assert all(
-        found["log"] == id_[0] * (1 + 997 * int(id_[2:]) % 20_000) for id_, found in records.nodes.items()
-    )
+    assert all(found["log"] == id_[0] * (1 + 997 * int(id_[2:]) % 20_000) for id_, found in records.nodes.items())
     for name in "abcd":  # and each in its order
         assert [id_ for id_ in records.nodes if id_[0] == name] == [f"{name}-{i}" for i in range(200)]
 

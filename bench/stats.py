@@ -1,0 +1,153 @@
+"""Intervals for few seeds. Pure functions over plain numbers.
+
+Everything here is Student's t: on values, on paired differences, or on paired log-ratios. There is no
+bootstrap: a percentile bootstrap of three points is wrong 19 times in 100 where it promises 5. One value
+has no interval, and no function makes one up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Interval = tuple[float, float]
+"""Lower and upper end."""
+
+LEVEL = 0.95
+"""Confidence of every interval in a report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean (or a ratio), its interval and the number of values or pairs it comes from.
+
+    ``interval`` is None where the spread is not known: one value, and no spread borrowed.
+    """
+
+    value: float
+    interval: Interval | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation and its degrees of freedom."""
+
+    sd: float
+    freedom: int
+
+
+def mean(values: Sequence[float], *, level: float = LEVEL, spread: Spread | None = None) -> Estimate:
+    """The mean of `values` with Student's t interval (Student 1908, "The probable error of a mean").
+
+    `spread` replaces the values' own standard deviation by one that is better known, see :func:`pooled_sd`;
+    then one value has an interval too. In the unit of the values.
+
+    Raises:
+        ValueError: there are no values, or one is not finite.
+    """
+    if not values:
+        raise ValueError("no values")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a value is not finite")
+    n = len(values)
+    # fsum over n can miss the common value of equal numbers by a rounding; then a tie would look like a
+    # difference.
+    middle = values[0] if min(values) == max(values) else math.fsum(values) / n
+    if spread is None and n > 1:
+        spread = Spread(math.sqrt(_squares(values, middle) / (n - 1)), n - 1)
+    if spread is None:
+        return Estimate(middle, None, n)
+    half = quantile(spread.freedom, level) * spread.sd / math.sqrt(n)
+    return Estimate(middle, (middle - half, middle + half), n)
+
+
+def difference(
+    ours: Sequence[float], theirs: Sequence[float], *, level: float = LEVEL, spread: Spread | None = None
+) -> Estimate:
+    """The mean of ``ours - theirs``, paired by position (by seed), with the t interval of the paired
+    differences.
+
+    `spread` is that of paired differences. In the unit of the values.
+
+    Raises:
+        ValueError: lengths differ, there are no pairs, or a value is not finite.
+    """
+    return mean([a - b for a, b in zip(ours, theirs, strict=True)], level=level, spread=spread)
+
+
+def ratio(
+    ours: Sequence[float], theirs: Sequence[float], *, level: float = LEVEL, spread: Spread | None = None
+) -> Estimate:
+    """The geometric mean of ``ours / theirs``, paired by position, with the t interval of the log-ratios
+    put back.
+
+    On the log scale twice as fast and half as fast lie equally far from 1, and noise that multiplies (a
+    busy machine) becomes noise that adds. Fleming and Wallace 1986, "How not to lie with statistics", on
+    the geometric mean; `spread` is that of log-ratios.
+
+    Raises:
+        ValueError: lengths differ, there are no pairs, or a value is not finite and above 0.
+    """
+    if min((*ours, *theirs), default=1.0) <= 0:
+        raise ValueError("a ratio needs values above 0")
+    log = difference(
+        [math.log(value) for value in ours], [math.log(value) for value in theirs], level=level, spread=spread
+    )
+    return Estimate(math.exp(log.value), log.interval and (math.exp(log.interval[0]), math.exp(log.interval[1])), log.n)
+
+
+def item_difference(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], *, level: float = LEVEL
+) -> Estimate:
+    """The difference of mean correctness on the same test items, with the t interval over items.
+
+    `ours` and `theirs` hold, for each seed, the correctness of each item (1 or 0). An item's difference is
+    averaged over seeds first, so that an item counts once. **The interval covers the choice of test items
+    only**: what another draw of the test set would change. It says nothing of what another training seed
+    would. With 0/1 items of one seed it is McNemar's setting (McNemar 1947) in the form of a difference
+    with its interval (Agresti, Categorical Data Analysis, on matched pairs).
+
+    Raises:
+        ValueError: numbers of seeds or items differ, or there are fewer than two items.
+    """
+    import numpy as np
+
+    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if a.shape != b.shape or a.ndim != 2 or a.shape[1] < 2:
+        raise ValueError("correctness must be of the same two or more items on both sides")
+    each = (a - b).mean(axis=0)
+    middle, n = float(each.mean()), int(each.size)
+    half = quantile(n - 1, level) * float(each.std(ddof=1)) / math.sqrt(n)
+    return Estimate(middle, (middle - half, middle + half), n)
+
+
+def pooled_sd(groups: Iterable[Sequence[float]]) -> Spread | None:
+    """The standard deviation that `groups` share, each about its own mean, with its degrees of freedom.
+
+    For small-n intervals to borrow: 3 seeds alone have t = 4.3, 3 seeds with the spread of 20 calibration
+    pairs t = 2.1. Right only where the groups do have one spread, as repeated runs of the same thing have;
+    different recipes need not. Snedecor and Cochran, Statistical Methods, on pooled variances. None where
+    no group has two values.
+    """
+    squares, freedom = 0.0, 0
+    for group in groups:
+        if len(group) > 1:
+            squares += _squares(group, math.fsum(group) / len(group))
+            freedom += len(group) - 1
+    return Spread(math.sqrt(squares / freedom), freedom) if freedom else None
+
+
+@functools.lru_cache(maxsize=256)
+def quantile(freedom: int, level: float = LEVEL) -> float:
+    """Student's t with `freedom` degrees of freedom that is exceeded, either way, with probability ``1 -
+    level``."""
+    from scipy.special import stdtrit  # a fraction of the import of scipy.stats
+
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _squares(values: Sequence[float], middle: float) -> float:
+    return math.fsum((value - middle) ** 2 for value in values)

@@ -1,0 +1,125 @@
+"""Comparisons for other programs: JSON and CSV. Values in the metric's own unit, never scaled or rounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.compare import Comparison, Row, headline
+from bench.metrics import Metric
+
+SCHEMA = 1
+"""Version of both; counts up when a key changes its meaning or goes."""
+
+
+def to_json(comparisons: Sequence[Comparison]) -> str:
+    """One object: ``recipes`` of all comparisons, each with its ``model`` and ``task``; and the
+    ``comparisons``."""
+    found = {
+        "schema": SCHEMA,
+        "comparisons": [
+            {
+                "title": comparison.title,
+                "model": comparison.model,
+                "task": comparison.task,
+                "reference": comparison.reference,
+                "primary": comparison.primary.name if comparison.primary else None,
+                "headline": headline(comparison),
+                "warnings": list(comparison.warnings),
+                "run": comparison.run,
+                "started": comparison.started,
+                "version": comparison.version,
+                "environment": comparison.environment,
+            }
+            for comparison in comparisons
+        ],
+    }
+    recipes = [_line(_recipe(comparison, row)) for comparison in comparisons for row in comparison.rows]
+    # A line a recipe: as readable as indents with ten recipes, and a fifth of the memory with ten thousand.
+    lines = ",\n".join(recipes)
+    return f'{_line(found)[:-1]},\n"recipes": [\n{lines}\n]}}\n'
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "recipe": row.recipe,
+        "title": comparison.title,
+        "model": comparison.model,
+        "task": comparison.task,
+        "reference": row.is_reference,
+        "status": row.status,
+        "seeds": list(row.seeds),
+        "seeds_ok": list(row.succeeded),
+        "reasons": row.reasons,
+        "metrics": {metric.name: _metric(row, metric) for metric in comparison.metrics if metric.name in row.figures},
+    }
+
+
+def _metric(row: Row, metric: Metric) -> dict[str, Any]:
+    figure, change = row.figures[metric.name], row.changes.get(metric.name)
+    found: dict[str, Any] = {
+        "value": figure.value,
+        "unit": metric.unit,
+        "better": metric.better,
+        "interval": list(figure.interval) if figure.interval else None,
+        "by_seed": {str(seed): value for seed, value in figure.by_seed.items()},
+        "contended": figure.contended,
+    }
+    if change is not None:
+        found |= {
+            change.kind: change.value,
+            f"{change.kind}_interval": list(change.interval) if change.interval else None,
+            "interval_covers": change.covers,
+            "verdict": change.verdict,
+        }
+    return found
+
+
+_COLUMNS = (
+    "title", "model", "task", "name", "recipe", "reference", "status", "seeds", "seeds_ok", "reasons",
+    "metric", "unit", "better", "value", "low", "high", "compared_by", "change", "change_low",
+    "change_high", "interval_covers", "verdict", "contended",
+)  # fmt: skip
+
+
+def to_csv(comparisons: Sequence[Comparison]) -> str:
+    """One line for each recipe and metric, and one without a metric for a recipe that gave no figure."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(_COLUMNS)
+    for comparison in comparisons:
+        for row in comparison.rows:
+            recipe = [
+                comparison.title,
+                comparison.model,
+                comparison.task,
+                row.name,
+                row.recipe,
+                row.is_reference,
+                row.status,
+                len(row.seeds),
+                len(row.succeeded),
+                "; ".join(row.reasons),
+            ]
+            measured = [metric for metric in comparison.metrics if metric.name in row.figures]
+            writer.writerows([*recipe, *_values(row, metric)] for metric in measured)
+            if not measured:
+                writer.writerow([*recipe, *[""] * (len(_COLUMNS) - len(recipe))])
+    return out.getvalue()
+
+
+def _values(row: Row, metric: Metric) -> list[Any]:
+    figure, change = row.figures[metric.name], row.changes.get(metric.name)
+    values = [metric.name, metric.unit, metric.better, figure.value, *(figure.interval or ("", ""))]
+    if change is None:
+        return [*values, *[""] * 6, figure.contended or ""]
+    ends = change.interval or ("", "")
+    return [*values, change.kind, change.value, *ends, change.covers, change.verdict, figure.contended or ""]

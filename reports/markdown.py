@@ -1,0 +1,132 @@
+"""A comparison as Markdown tables, for a pull request or a notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bench.compare import Comparison, Row, headline
+from bench.metrics import Metric
+from reports import words
+
+
+def render(comparisons: Sequence[Comparison]) -> str:
+    """All comparisons, one after the other."""
+    parts = [_comparison(comparison) for comparison in comparisons] or ["Nothing is recorded here."]
+    return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
+
+
+def _comparison(comparison: Comparison) -> str:
+    about = [
+        words.place(comparison),
+        words.seeds(comparison),
+        comparison.started,
+        f"methodbench {comparison.version}",
+    ]
+    parts = [f"# {_plain(comparison.title)}", _plain(" · ".join(part for part in about if part))]
+    parts.append("\n".join(f"- {_sentence(text)}" for text in headline(comparison)))
+    if comparison.warnings:
+        parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in comparison.warnings))
+    parts += ["## Ranking", _table(comparison, comparison.mains)]
+    rest = [metric for metric in comparison.metrics if metric not in comparison.mains]
+    if rest:
+        parts += ["## Other figures", _table(comparison, rest)]
+    parts += _without_result(comparison)
+    parts += _evidence(comparison)
+    if comparison.metrics:
+        parts += [
+            "## What each figure means",
+            _rows(["metric", "formula"], [[m.title, m.formula] for m in comparison.metrics]),
+        ]
+    if settings := words.settings(comparison.environment):
+        parts += ["## Environment", _rows(["setting", "value"], [list(setting) for setting in settings])]
+    return "\n\n".join(parts)
+
+
+def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
+    head = ["recipe", "status", *(metric.title for metric in metrics)]
+    rows = [
+        [
+            f"{row.name}{' (reference)' if row.is_reference else ''}",
+            row.status_text,
+            *(_figure(row, metric) for metric in metrics),
+        ]
+        for row in comparison.rows
+    ]
+    return _rows(head, rows)
+
+
+def _figure(row: Row, metric: Metric) -> str:
+    figure, change = row.figures.get(metric.name), row.changes.get(metric.name)
+    if figure is None:
+        return "–"
+    mark = " ⚠" if figure.contended or (change and change.contended) else ""
+    if change is None:
+        return f"{figure}{mark}"
+    return f"{figure}{mark}; {words.spelled(change)} {words.VERDICTS[change.verdict]}"
+
+
+def _without_result(comparison: Comparison) -> list[str]:
+    parts = []
+    for row in words.without_result(comparison):
+        parts.append(f"### {_plain(row.name)}: {row.status_text}")
+        parts.append(f"Recipe: {_code(row.recipe)}")
+        for ending, seeds in row.failures:
+            stage = f" in {_code(ending.stage)}" if ending.stage else ""
+            reason = _plain(ending.reason or "no reason recorded")
+            parts.append(f"- {words.of_seeds(seeds)}: **{ending.status}**{stage}: {reason}")
+            if ending.log:
+                parts.append(_fence(words.tail(ending.log)))
+    return ["## Without a full result", *parts] if parts else []
+
+
+def _evidence(comparison: Comparison) -> list[str]:
+    rows = [
+        [row.name, proof.stage, proof.text, f"{proof.held} of {proof.of}", proof.seen]
+        for row in comparison.rows
+        for proof in row.evidence
+    ]
+    if not rows:
+        return []
+    return [
+        "## Evidence that each method was applied",
+        _rows(["recipe", "stage", "claim", "held in", "seen"], rows),
+    ]
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell if cell == '---' else _cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Text that stays text: no HTML, no emphasis, no line breaks."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _sentence(text: str) -> str:
+    """A sentence whose names stand in backticks."""
+    parts = text.split("`")
+    return "".join(_plain_inside(part) if n % 2 == 0 else _code(part) for n, part in enumerate(parts))
+
+
+def _plain_inside(text: str) -> str:
+    # Spaces at the ends of a piece between two names stay.
+    inner = _plain(text)
+    return f"{' ' if text[:1].isspace() else ''}{inner}{' ' if text[-1:].isspace() and inner else ''}"
+
+
+def _code(text: str) -> str:
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"
+
+
+def _fence(text: str) -> str:
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{ticks}text\n{text}\n{ticks}"

@@ -1,0 +1,110 @@
+"""A comparison in the terminal, readable at 80 columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from os import PathLike
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bench.compare import Change, Comparison, Row, headline
+from bench.metrics import Metric
+
+WIDTH = 80
+
+
+def terminal(folder: str | PathLike[str]) -> None:
+    """Print the comparisons in `folder` to the terminal, in colour where it has some."""
+    from reports import comparisons
+
+    console = Console(highlight=False)
+    for comparison in comparisons(folder):
+        console.print(renderable(comparison))
+
+
+_MARKS = {"better": ("✓", "green"), "worse": ("✗", "red"), "tie": ("=", "dim"), "unclear": ("?", "yellow")}
+_SHORT = {
+    "throughput": "train\nspeed",
+    "train_peak_bytes": "train\nmemory",
+    "latency": "latency",
+    "inference_peak_bytes": "run\nmemory",
+    "size": "size",
+}
+
+
+def render(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as plain text of 80 columns."""
+    out = io.StringIO()
+    console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    for comparison in comparisons:
+        console.print(renderable(comparison))
+    if not comparisons:
+        console.print("Nothing is recorded here.")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def renderable(comparison: Comparison) -> RenderableType:
+    """A comparison for a rich console: heading, answer, table, legend, and why recipes gave no result."""
+    primary = comparison.primary
+    ratios = [metric for metric in comparison.mains if metric is not primary and metric.name != "inference_peak_bytes"]
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", expand=False)
+    table.add_column("recipe", overflow="fold", min_width=14, max_width=30)
+    table.add_column("status", no_wrap=True)
+    if primary is not None:
+        table.add_column(primary.title.lower(), justify="right", no_wrap=True)
+    for metric in ratios:
+        table.add_column(_SHORT.get(metric.name) or _SHORT[metric.family], justify="right", no_wrap=True)
+    for row in comparison.rows:
+        cells: list[RenderableType] = [Text(row.name), Text(row.status, style="" if row.ok else "red")]
+        if primary is not None:
+            cells.append(_quality(row, primary))
+        cells += [_ratio(row, metric) for metric in ratios]
+        table.add_row(*cells, style="bold" if row.is_reference else "")
+
+    parts: list[RenderableType] = [
+        Text.assemble((comparison.title, "bold"), f"  {comparison.model} · {comparison.task}"),
+        "",
+        *(Text(sentence.replace("`", "")) for sentence in headline(comparison)[:2]),
+        "",
+        table,
+        "",
+        Text(
+            f"×: ratio to `{comparison.reference}` (the first row). ✓ better  ✗ worse  "
+            "= tie: inside the 95 % interval  ? no interval"
+            + ("  ⚠ taken while the machine was busy" if any(r.contended for r in comparison.rows) else ""),
+            style="dim",
+        ),
+    ]
+    for row in comparison.rows:
+        if not row.ok:
+            why = "; ".join(row.reasons) or "no reason recorded"
+            parts.append(f"[red]{escape(row.status_text)}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
+    parts += [Text(f"⚠ {warning.replace('`', '')}", style="yellow") for warning in comparison.warnings]
+    return Group(*parts, "")
+
+
+def _quality(row: Row, primary: Metric) -> Text:
+    figure = row.figures.get(primary.name)
+    if figure is None:
+        return Text("–", style="dim")
+    return Text(str(figure)) + _mark(row.changes.get(primary.name))
+
+
+def _ratio(row: Row, metric: Metric) -> Text:
+    figure, change = row.figures.get(metric.name), row.changes.get(metric.name)
+    if figure is None:
+        return Text("–", style="dim")
+    if row.is_reference:
+        return Text("1×  ")
+    if change is None:
+        return Text("–", style="dim")
+    return Text(f"{change}{'⚠' if change.contended else ''}") + _mark(change)
+
+
+def _mark(change: Change | None) -> Text:
+    sign, style = _MARKS[change.verdict] if change else (" ", "")
+    return Text(f" {sign}", style=style)

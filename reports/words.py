@@ -1,0 +1,73 @@
+"""Words and pieces that several kinds of report share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bench.compare import Change, Comparison, Row
+
+VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}
+LOG_LINES = 30
+
+HOW_TO_READ = (
+    "Values are means over seeds ± half of their 95 % interval (Student's t). Changes are against the "
+    "reference, paired by seed: differences for quality, ratios for the rest. “Better” and “worse” mean"
+    " that the whole 95 % interval lies on that side; a difference inside its interval is a tie: this "
+    "run cannot tell the two apart. A quality difference must also hold against another choice of test "
+    "items, where items are recorded; counted figures (bytes, parameters, FLOPs) are exact. Each "
+    "interval stands alone: of twenty true ties, about one looks like a difference."
+)
+
+
+def place(comparison: Comparison) -> str:
+    """Model and task."""
+    return f"{comparison.model} · {comparison.task}"
+
+
+def seeds(comparison: Comparison) -> str:
+    """``3 seeds (0, 1, 2)``."""
+    many = len(comparison.seeds)
+    return f"{many} seed{'' if many == 1 else 's'} ({', '.join(map(str, comparison.seeds))})"
+
+
+def of_seeds(numbers: Sequence[int]) -> str:
+    """``seed 1`` or ``seeds 0, 1, 2``."""
+    return f"seed{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+
+
+def spelled(change: Change) -> str:
+    """A change with its interval: ``0.43× (0.41 to 0.45)``."""
+    return f"{change} ({change.range})" if change.range else str(change)
+
+
+def tail(log: str) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.rstrip().splitlines()[-LOG_LINES:])
+
+
+def without_result(comparison: Comparison) -> list[Row]:
+    """The rows that did not end ok for every seed."""
+    return [row for row in comparison.rows if not row.ok]
+
+
+def settings(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """An environment as lines: ``machine · cpu``, its value."""
+    return list(_flat(environment, ()))
+
+
+def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        # Versions come as pairs, CPU features as words.
+        parts = [
+            f"{part[0]} {part[1]}" if isinstance(part, list | tuple) and len(part) == 2 else str(part) for part in value
+        ]
+        yield " · ".join(path), ", ".join(parts)
+    elif value is not None and value != "":
+        yield (
+            " · ".join(path),
+            {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value),
+        )

@@ -1,0 +1,73 @@
+import csv
+import io
+import json
+
+from bench.compare import compare
+from reports import export
+from tests import synthetic
+
+
+def recipes(**options):
+    found = json.loads(export.to_json(compare(synthetic.records(**options))))
+    return {recipe["name"]: recipe for recipe in found["recipes"]}
+
+
+def test_json_is_one_object_with_the_recipes_of_all_comparisons():
+    subjects = [("minilm", "a"), ("minilm", "b")]
+    found = json.loads(export.to_json(compare(synthetic.records(subjects=subjects))))
+    assert len(found["recipes"]) == 30
+    assert {(r["model"], r["task"]) for r in found["recipes"]} == set(subjects)
+    assert [c["task"] for c in found["comparisons"]] == ["a", "b"]
+    assert found["comparisons"][0]["reference"] == "full"
+    assert found["comparisons"][0]["headline"]
+
+
+def test_a_metric_has_its_value_unit_direction_and_interval():
+    recipe = recipes()["nf4"]
+    latency = recipe["metrics"]["latency_1x16"]
+    assert (latency["unit"], latency["better"], latency["verdict"]) == ("s", "lower", "worse")
+    low, high = latency["interval"]
+    assert 0.015 < low < latency["value"] < high < 0.03
+    assert latency["ratio_interval"][0] < latency["ratio"] < latency["ratio_interval"][1]
+    accuracy = recipe["metrics"]["accuracy"]
+    assert accuracy["difference"] < 0
+    assert "ratio" not in accuracy
+    assert list(accuracy["by_seed"]) == ["0", "1", "2"]
+
+
+def test_without_an_interval_it_is_null():
+    latency = recipes(seeds=(0,))["nf4"]["metrics"]["latency_1x16"]
+    assert (latency["interval"], latency["ratio_interval"], latency["verdict"]) == (None, None, "unclear")
+
+
+def test_what_failed_is_there_with_its_reason():
+    found = recipes()
+    assert found["two GPUs"]["status"] == "refused"
+    assert "this machine has 0" in found["two GPUs"]["reasons"][0]
+    assert found["ensemble of 8"]["metrics"] == {}
+    assert (found["adamw, lr too high"]["seeds"], found["adamw, lr too high"]["seeds_ok"]) == ([0, 1, 2], [0, 2])
+
+
+def test_contention_is_said():
+    found = recipes(contended=("ia3",))
+    assert found["ia3"]["metrics"]["latency_1x16"]["contended"] == "CPU time was 61 % of wall time"
+    assert found["full"]["metrics"]["latency_1x16"]["contended"] is None
+
+
+def test_empty_json_is_still_an_object():
+    assert json.loads(export.to_json([])) == {"schema": 1, "comparisons": [], "recipes": []}
+
+
+def test_csv_says_the_same_as_json():
+    found = compare(synthetic.records())
+    table = list(csv.DictReader(io.StringIO(export.to_csv(found), newline="")))
+    by_key = {(row["name"], row["metric"]): row for row in table}
+    for recipe in json.loads(export.to_json(found))["recipes"]:
+        for name, metric in recipe["metrics"].items():
+            row = by_key[recipe["name"], name]
+            assert float(row["value"]) == metric["value"]
+            assert row["verdict"] == metric.get("verdict", "")
+            if metric["interval"]:
+                assert [float(row["low"]), float(row["high"])] == metric["interval"]
+    assert by_key["two GPUs", ""]["status"] == "refused"
+    assert not any(None in row or None in row.values() for row in table)

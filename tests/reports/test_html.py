@@ -1,0 +1,219 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from bench.compare import compare
+from bench.metrics import METRICS
+from reports import figures, html, words
+from tests import synthetic
+from tests.synthetic import Method
+
+EVIL = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> \"'&"
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: elements with attributes, text outside scripts, scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.scripts, self._inside = [], [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag in ("script", "style"):
+            self._inside.append(tag)
+            self.scripts.append((dict(attributes).get("type"), ""))
+
+    def handle_endtag(self, tag):
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data):
+        if self._inside:
+            kind, text = self.scripts[-1]
+            self.scripts[-1] = (kind, text + data)
+        else:
+            self.words.append(data)
+
+    @property
+    def specs(self):
+        return [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return Page(html.render(compare(synthetic.records(contended=("ia3",)))))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the 0.9 MB runtime, whose making takes a second or two."""
+    monkeypatch.setattr(figures, "runtime", lambda: "/* runtime */")
+    return lambda *found, **options: Page(html.render(compare(synthetic.records(*found, **options))))
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+    css = "".join(text for kind, text in page.scripts if kind is None and ":root" in text)
+    assert "@import" not in css
+    assert "url(" not in css
+
+
+def test_the_page_itself_forbids_the_network(page):
+    (policy,) = (a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "connect-src" not in policy
+
+
+def test_figures_name_no_address(page):
+    assert page.specs
+    for spec in page.specs:
+        assert "http" not in json.dumps(spec)
+
+
+def test_the_runtime_is_inside_and_cannot_end_its_script():
+    runtime = figures.runtime()
+    assert "</script" not in runtime.lower()
+    assert "<!--" not in runtime
+    assert "window.vegaEmbed" in runtime
+
+
+def test_scripts_are_ours_alone(page):
+    kinds = [kind for kind, text in page.scripts]
+    assert kinds.count("application/json") == len(page.specs) == 6
+    assert len(kinds) - 6 == 3  # the style, the runtime, the page's own
+
+
+def test_nothing_that_is_recorded_becomes_markup(quick):
+    methods = {
+        "full": Method("full"),
+        EVIL: Method(f'lora(target="{EVIL}")'),
+        "failed": Method("full(lr=2.0)", status="failed", reason=EVIL, log=f"line\n{EVIL}"),
+        "refused": Method("int8", refused=(EVIL,)),
+    }
+    records = synthetic.records(methods, seeds=(0, 1), title=EVIL, subjects=[(EVIL, EVIL)])
+    records.warnings.append(EVIL)
+    for node in records.nodes.values():
+        for claim in node.get("evidence") or []:
+            claim |= {"text": EVIL, "seen": EVIL, "method": EVIL}
+        if node.get("trust", {}).get("latency"):
+            node["trust"]["latency"] = {"contended": True, "reason": EVIL}
+    records.runs[0]["environment"] = {EVIL: EVIL}
+    page = Page(html.render(compare(records)))
+    clean = quick(methods, seeds=(0, 1))
+    assert [tag for tag, _ in page.elements if tag in ("script", "img")] == [
+        tag for tag, _ in clean.elements if tag in ("script", "img")
+    ]
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert page.text.count("alert(1)") > 10
+    names = {point["name"] for spec in page.specs for point in spec["datasets"].get("recipes", [])}
+    assert EVIL in names
+
+
+def test_the_answer_comes_before_the_table_and_the_figures(page):
+    assert (
+        page.text.index("has the highest accuracy")
+        < page.text.index("Ranking")
+        < page.text.index("Training loss")
+        < page.text.index("Without a full result")
+    )
+
+
+def test_the_references_row_is_the_first(page):
+    rows = [attributes for tag, attributes in page.elements if tag == "tr" and "class" in attributes]
+    assert rows[0]["class"] == "reference"
+    assert not any("reference" in row["class"] for row in rows[1:])
+
+
+def test_verdicts_are_words_and_not_colours_alone(page):
+    for verdict in ("better", "worse", "tie"):
+        assert verdict in page.words
+    assert "0.31×" in page.words
+
+
+def test_one_seed_says_no_interval(quick):
+    text = quick(seeds=(0,)).text
+    assert "no interval" in text
+    assert "training noise is not covered" in text
+
+
+def test_every_recipe_without_a_result_has_its_reason_and_log(page):
+    section = page.text[page.text.index("Without a full result") : page.text.index("Recipe by recipe")]
+    assert "seed 1: diverged in full(lr=0.1) the loss is nan at step 17 of 60" in section
+    assert "seeds 0, 1, 2: oom" in section
+    assert "MemoryError: process used 4.1 GB of the 4.0 GB it may use" in section
+    assert "this machine has 0" in section
+
+
+def test_contended_timings_are_marked(page):
+    marks = [attributes for tag, attributes in page.elements if tag == "abbr" and attributes["class"] == "busy"]
+    assert marks
+    assert all("CPU time was 61 % of wall time" in mark["title"] for mark in marks)
+
+
+def test_a_quiet_run_has_no_marks(quick):
+    assert not any(tag == "abbr" for tag, _ in quick().elements)
+
+
+def test_every_metric_shown_is_defined(page):
+    for name in ("accuracy", "train_tokens_per_second", "train_peak_bytes", "size_on_disk"):
+        assert METRICS[name].formula in page.text
+
+
+def test_evidence_is_there_and_a_failed_claim_says_so(quick):
+    page = quick({"full": Method("full")})
+    assert "✓ held 3 of 3 full : the trained weights changed 101 of 103 tensors differ" in page.text
+
+
+def test_a_failed_claim_says_what_was_seen(quick):
+    records = synthetic.records({"full": Method("full"), "lora": Method("lora")})
+    bad = records.nodes["minilm/stdlib-topics/1/lora"]
+    bad["status"] = "invalid"
+    bad["evidence"][1] |= {"holds": False, "seen": "3 of 101 changed"}
+    text = Page(html.render(compare(records))).text
+    assert "✗ failed 1 of 3 lora : every other weight is bit-identical 3 of 101 changed" in text
+
+
+def test_settings_of_the_environment_are_listed(page):
+    assert "machine · cpu Intel Xeon Platinum 8481C" in page.text
+    assert "machine · versions · torch 2.13.0+cpu" in page.text
+
+
+def test_several_comparisons_share_one_page_and_one_runtime(quick):
+    page = quick(subjects=[("minilm", "a"), ("minilm", "b")])
+    assert sum("runtime" in text and "/*" in text for _, text in page.scripts) == 1
+    assert [a["href"] for tag, a in page.elements if tag == "a"][:2] == ["#c0", "#c1"]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for tag, a in page.elements if tag == "a"} <= set(ids)
+
+
+def test_a_folder_without_comparisons_still_gives_a_page():
+    assert "Nothing is recorded here yet." in Page(html.render([])).text
+
+
+def test_nothing_measured_is_a_page_too(quick):
+    methods = {"a": Method("full", refused=("no",)), "b": Method("int8", refused=("no",))}
+    assert "No recipe gave a result for every seed." in quick(methods).text
+
+
+def test_long_logs_are_cut_to_their_end():
+    log = "\n".join(f"line {i}" for i in range(1000))
+    tail = words.tail(log).splitlines()
+    assert tail[-1] == "line 999"
+    assert len(tail) == words.LOG_LINES
+
+
+def test_embedded_json_reads_back():
+    value = {"a": EVIL, "b": [1.5, None, "\u2028"]}
+    text = str(html.embedded(value))
+    assert not re.search(r"[<>&\u2028]", text)
+    assert json.loads(text) == value

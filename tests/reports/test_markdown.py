@@ -1,0 +1,62 @@
+import re
+
+from bench.compare import compare
+from reports import markdown
+from tests import synthetic
+from tests.synthetic import Method
+
+
+def render(*arguments, **options):
+    return markdown.render(compare(synthetic.records(*arguments, **options)))
+
+
+def cells(line):
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_every_row_has_as_many_cells_as_its_head():
+    for table in re.findall(r"(?:^\|.*\n)+", render(), re.MULTILINE):
+        lines = table.splitlines()
+        assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
+
+
+def test_pipes_and_markup_in_names_are_text():
+    name = "a|b <script>alert(1)</script> *bold* [x](y)"
+    text = render({"full": Method("full"), name: Method("lora", refused=("needs | a <b>",))})
+    assert "<script>" not in re.sub(r"`[^`]*`", "", text)  # inside code it is text
+    (row,) = [line for line in text.splitlines() if line.startswith("| a\\|b")][:1]
+    assert cells(row)[0] == "a\\|b &lt;script&gt;alert(1)&lt;/script&gt; \\*bold\\* \\[x\\](y)"
+    assert "needs | a &lt;b&gt;" in text
+
+
+def test_the_reference_comes_first_and_ties_are_words():
+    text = render()
+    ranking = text[text.index("## Ranking") :].splitlines()
+    assert ranking[4].startswith("| full (reference) | ok | 0.757 ± 0.011 |")
+    assert ranking[5].count(" tie ") >= 3
+
+
+def test_failures_have_their_reason_and_log_in_a_fence():
+    log = "before\n```\n| not a table |\nafter"
+    text = render({"full": Method("full"), "bad": Method("lora", status="failed", reason="it | broke", log=log)})
+    assert f"````text\n{log}\n````" in text
+    assert "seeds 0, 1, 2: **failed** in `lora`: it | broke" in text
+
+
+def test_contended_figures_are_marked():
+    (row,) = [
+        line for line in render(contended=("ia3",)).split("## Other")[0].splitlines() if line.startswith("| ia3 ")
+    ]
+    marked = [("⚠" in cell) for cell in cells(row)]
+    assert marked == [False, False, False, True, False, True, False, False]
+
+
+def test_metrics_evidence_and_environment_are_there():
+    text = render()
+    assert "right predictions over test items" in text
+    assert "every other weight is bit-identical" in text
+    assert "Intel Xeon Platinum 8481C" in text
+
+
+def test_nothing_recorded_is_said():
+    assert "Nothing is recorded here." in markdown.render([])

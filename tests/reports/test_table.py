@@ -1,0 +1,60 @@
+from bench.compare import compare
+from reports import table
+from tests import synthetic
+from tests.synthetic import Method
+
+
+def render(*arguments, **options):
+    return table.render(compare(synthetic.records(*arguments, **options)))
+
+
+def line(text, name):
+    return next(line for line in text.splitlines() if line.startswith(name))
+
+
+def test_it_fits_into_80_columns_with_a_row_a_recipe():
+    text = render(contended=("ia3",))
+    assert max(map(len, text.splitlines())) <= 80
+    assert line(text, "nf4").endswith("0.58× ✓")
+    assert "…" not in text
+
+
+def test_the_reference_is_the_first_row():
+    lines = render().splitlines()
+    head = next(i for i, text in enumerate(lines) if text.startswith("recipe"))
+    assert lines[head + 1].split()[:2] == ["full", "ok"]
+
+
+def test_verdicts_are_signs_with_a_legend():
+    text = render()
+    assert "1.73× ✗" in line(text, "int8 ")
+    assert "0.751 ± 0.005 =" in line(text, "int8 ")
+    assert "✓ better" in text
+    assert "= tie" in text
+
+
+def test_failures_say_why():
+    text = render()
+    assert "oom ensemble of 8: needed more than 4.0 GB" in text
+    assert "diverged (2 of 3 seeds ok) adamw, lr too high" in text
+
+
+def test_names_are_not_taken_for_markup():
+    text = render({"[red]x[/red]": Method("full"), "[/]": Method("lora", refused=("[bold]why",))})
+    assert "[red]x[/red]" in text
+    assert "refused [/]: lora" not in text
+    assert "refused [/]: [bold]why" in text
+
+
+def test_contended_ratios_are_marked():
+    assert "⚠" in line(render(contended=("ia3",)), "ia3")
+    assert "⚠" not in render()
+
+
+def test_without_quality_the_column_is_left_out():
+    records = synthetic.records()
+    for node in records.nodes.values():
+        node["quality"] = None
+    text = table.render(compare(records))
+    assert "accuracy" not in text
+    assert "0.31× ✓" in line(text, "qlora")
