@@ -52,6 +52,7 @@ def overhead(session: nox.Session) -> None:
     """Measure what the harness itself costs, as ratios, side by side."""
     install(session, "tests")
     session.run("python", "-m", "tests.overhead", *session.posargs)
+    session.run("pytest", "tests/benchmarks", "--benchmark-enable", "--benchmark-columns=median,iqr,rounds")
 
 
 @nox.session

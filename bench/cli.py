@@ -6,6 +6,7 @@ Imports are inside the commands: ``--help`` and ``list`` must not wait for what 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -77,6 +78,11 @@ def main() -> None:
         app()
     except users_mistakes as error:
         _fail(str(error))
+    except BrokenPipeError:
+        # Who reads has seen enough (`methodbench report … | head`). What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except ValueError as error:
         if type(error).__name__ != "SuiteError":  # importing it would import pydantic for every --help
             raise
@@ -178,7 +184,8 @@ def run_(
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
     preload = {name for node in nodes for method in node.stage.methods for name in needs(method)}
-    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGINT, _interrupt)
     executor = ForkServer(
         [*sorted(preload), *(f"transformers.models.{m}" for m in sorted({n.subject.model.model_type() for n in nodes}))]
     )

@@ -226,3 +226,21 @@ def test_two_runs_into_one_folder_take_turns(suite, tmp_path):
 def test_doctor_and_schema():
     assert "noise" in methodbench("doctor")
     assert json.loads(methodbench("schema"))["title"] == "Suite"
+
+
+def test_a_report_into_a_closed_pipe_is_quiet(suite, tmp_path):
+    out = tmp_path / "out"
+    methodbench("run", suite('full = "full"'), "--out", out)
+    done = subprocess.run(
+        f"{METHODBENCH} report {out} --format html | head -c 10", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout == "<!doctype "
+    assert done.stderr == ""
+
+
+def test_a_report_that_cannot_be_written_says_where(suite, tmp_path):
+    out = tmp_path / "out"
+    methodbench("run", suite('full = "full"'), "--out", out)
+    (out / "report.html").unlink()
+    (out / "report.html").mkdir()
+    assert "report.html: Is a directory" in methodbench("report", out, status=2)

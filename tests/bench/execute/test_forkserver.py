@@ -114,6 +114,8 @@ def _long_run(tiny_bert, tmp_path):
     process = subprocess.Popen(
         [methodbench, "run", "suite.toml", "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, start_new_session=True,
+        # Who starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     log = tmp_path / "out" / "logs"
     deadline = time.monotonic() + 100
