@@ -10,11 +10,11 @@ nox.options.reuse_existing_virtualenvs = True
 CONSTRAINTS = ("-c", "constraints.txt")
 
 
-def install(session: nox.Session, *groups: str) -> None:
+def install(session: nox.Session, *groups: str, what: str = ".") -> None:
     # torch first: the pinned build serves all that ask for "torch" afterwards.
     session.install("torch", *CONSTRAINTS)
     wanted = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *groups) if groups else ()
-    session.install("-e", ".", *wanted, *CONSTRAINTS)
+    session.install("-e", what, *wanted, *CONSTRAINTS)
 
 
 @nox.session
@@ -27,7 +27,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all."""
-    install(session, "tests")
+    install(session, "tests", what=".[onnx]")
     session.run("pytest", *session.posargs)
 
 

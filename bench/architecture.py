@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,10 +13,20 @@ def base(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
+def members(model: nn.Module) -> list[nn.Module]:
+    """The models that an ensemble is made of; of any other, the model itself."""
+    return list(getattr(model, "members", [model]))
+
+
 def body(model: nn.Module) -> nn.Module:
     """The pretrained part without the task's head (transformers' ``base_model``)."""
     found = base(model)
     return getattr(found, found.base_model_prefix, found)  # type: ignore[no-any-return]
+
+
+def embeddings(model: nn.Module) -> nn.Module:
+    """The layer that makes vectors of token ids. A prompt's virtual tokens do not go through it."""
+    return base(model).get_input_embeddings()  # type: ignore[no-any-return]
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -37,6 +48,15 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     raise ValueError(f"{type(model).__name__} has no list of {count} transformer blocks")
 
 
+def after_blocks(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that come after the last block: final norm, pooler, head. Tied ones and embeddings are left out."""
+    inside = {id(parameter) for parameter in blocks(model).parameters()}
+    embedded = {id(m.weight) for m in body(model).modules() if isinstance(m, nn.Embedding)}
+    named = list(model.named_parameters())
+    last = max(place for place, (_, parameter) in enumerate(named) if id(parameter) in inside)
+    return {name: parameter for name, parameter in named[last + 1 :] if id(parameter) not in embedded}
+
+
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers inside the blocks by their names in `model`: what compression works on."""
     inside = {id(module) for module in blocks(model).modules()}
@@ -54,15 +74,63 @@ def feed_forward(model: nn.Module) -> list[tuple[list[nn.Linear], nn.Linear]]:
     hidden = base(model).config.hidden_size
     found = []
     for number, block in enumerate(blocks(model)):
-        linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
+        linears = [layer for name, layer in _linears(block).items() if not _in_attention(name)]
         # The narrowing layer is the last that ends at the hidden size; what feeds it has its input's width.
         down = [layer for layer in linears if layer.out_features == hidden][-1:]
         up = [layer for layer in linears if down and layer is not down[0] and layer.out_features == down[0].in_features]
-        if (
-            down and down[0].in_features == hidden
-        ):  # an intermediate size equal to the hidden size: attention has it too
-            up = linears[-2:-1]
         if not down or not up:
             raise ValueError(f"block {number} of {type(model).__name__} has no feed-forward pair that this can tell")
         found.append((up, down[0]))
     return found
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A block's attention: the module that splits into heads, and the four linear layers around it."""
+
+    module: nn.Module
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+    head_dim: int
+
+    @property
+    def heads(self) -> int:
+        """How many heads ask."""
+        return self.query.out_features // self.head_dim
+
+    @property
+    def key_value_heads(self) -> int:
+        """How many heads answer: fewer than ask where groups of those share one."""
+        return self.key.out_features // self.head_dim
+
+
+def attention(model: nn.Module) -> list[Attention]:
+    """The attention of each block.
+
+    Raises:
+        ValueError: a block has no attention made of a query, a key, a value and an output layer.
+    """
+    found = []
+    for number, block in enumerate(blocks(model)):
+        linears = {name: layer for name, layer in _linears(block).items() if _in_attention(name)}
+        # "query", "q_proj", "q_lin": the first letter tells. "dense", "o_proj", "out_lin" is the output.
+        roles = {role[0] if (role := name.rpartition(".")[2])[0] in "qkv" else "o": name for name in linears}
+        head_dim = None
+        if set(roles) == set("qkvo") and len(linears) == 4:
+            module = block.get_submodule(roles["q"].rpartition(".")[0])
+            head_dim = getattr(module, "head_dim", getattr(module, "attention_head_size", None))
+        if not isinstance(head_dim, int):
+            raise ValueError(f"block {number} of {type(model).__name__} has no attention that this can tell")
+        query, key, value, output = (linears[roles[role]] for role in "qkvo")
+        found.append(Attention(module, query, key, value, output, head_dim))
+    return found
+
+
+def _linears(block: nn.Module) -> dict[str, nn.Linear]:
+    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _in_attention(name: str) -> bool:
+    return "attention" in name.lower() or "attn" in name.lower()

@@ -8,9 +8,11 @@ ever goes stale.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -35,6 +37,20 @@ def write(name: str, content: bytes) -> None:
         except BaseException:
             Path(path).unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold `name` alone among all processes, after a wait asleep; the kernel frees it when its holder ends.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    file = folder() / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(file: Path) -> str:

@@ -52,15 +52,17 @@ class Snapshot:
 
 def plain(name: str) -> str:
     """A tensor's or module's name without what PEFT, DDP and torch.compile put in: comparable before and after."""
-    for inserted in ("base_model.model.", ".base_layer", ".modules_to_save.default", "_orig_mod.", "module."):
-        name = name.removeprefix(inserted) if inserted.endswith(".") else name.replace(inserted, "")
-    return name
+    for inserted in (".base_layer", ".modules_to_save.default", "_orig_mod."):
+        name = name.replace(inserted, "")
+    return name.removeprefix("module.").removeprefix("base_model.model.")
 
 
 def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by plain name. PEFT's stale copies of trained modules are left out."""
     both = [*model.named_parameters(), *model.named_buffers()]
-    return {plain(name): tensor for name, tensor in both if ".original_module." not in name}
+    # PEFT holds a model with learned prompts directly, and one with adapters a level deeper.
+    extra = "base_model." if any(name.endswith("prompt_encoder") for name, _ in model.named_modules()) else ""
+    return {plain(name.replace(extra, "", 1)): tensor for name, tensor in both if ".original_module." not in name}
 
 
 def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
@@ -72,7 +74,7 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
     tensors = named_tensors(model)
     with torch.no_grad():
         return Snapshot(
-            digests={name: _digest(tensor) for name, tensor in tensors.items()},
+            digests={name: digest(tensor) for name, tensor in tensors.items()},
             shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
             dtypes={name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
             nonzero={name: nonzero(tensor) for name, tensor in tensors.items()},
@@ -82,13 +84,19 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
         )
 
 
-def _digest(tensor: Any) -> str:
+def digest(tensor: Any) -> str:
+    """Equal for two tensors only where they are bit-identical."""
     import torch
 
     from bench.measure.memory import parts
 
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts(tensor.detach()):
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts(whole(tensor.detach())):
         raw = part.contiguous().cpu()
-        digest.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """The tensor that `tensor` is one process's shard of, which all of them must ask for; itself where it is none."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]

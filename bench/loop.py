@@ -7,7 +7,7 @@
     on_optimizer        the first that makes one wins; AdamW otherwise
     on_criterion, on_loss, on_gradients, on_update
                         each wraps the one before, once, before the first step: an unused hook costs nothing
-    on_start            before the first clock
+    on_start            in training mode; nothing that it draws, holds or takes in time is the training's
     for each step:
         batch           loaded outside the clock
         on_batch
@@ -32,7 +32,8 @@ from typing import Any
 import torch
 
 from bench.measure.clock import StepClock, step_clock
-from bench.method import Method, Trainer, Transform
+from bench.method import Method, Trainer, Transform, standing
+from bench.parallel import Group
 from bench.tasks.base import Batch
 from bench.work import Work
 
@@ -53,14 +54,22 @@ class Diverged(Exception):
 class Training(Work):
     """One trainer at work.
 
-    ``parameters`` are those that are trained; ``optimizer_options`` go to the optimizer, whichever is made
+    ``parameters`` are those that are trained, and ``groups`` the same in groups with options of their own, which is
+    what an optimizer is made of; ``optimizer_options`` go to the optimizer, whichever is made
     (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in;
     ``figures`` go into the record, and :mod:`bench.metrics` names them. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    ``group`` is the processes that train together, ``forward`` what the loss calls, which is the model or something
+    around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
+    micro-batch of the same step follows, and gradients need not be exchanged yet. ``beside`` holds models that train beside ``model``, by a hook that sees to it.
     A hook may set ``stop`` to end the training after the current step.
     """
 
-    def __init__(self, *, clock: StepClock | None = None, **work: Any) -> None:
+    def __init__(self, *, clock: StepClock | None = None, group: Group | None = None, **work: Any) -> None:
         super().__init__(**work)
+        self.group = group or Group()
+        self.forward: Callable[..., Any] | None = None
+        self.exact = True
+        self.more_to_come = False
         trainer = self.stage.base
         assert isinstance(trainer, Trainer)
         self.trainer = trainer
@@ -75,7 +84,9 @@ class Training(Work):
         self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
         self.compute_dtype = torch.float32
         self.figures: dict[str, float] = {}
+        self.beside: list[torch.nn.Module] = []
         self.parameters: list[torch.nn.Parameter] = []
+        self.groups: list[dict[str, Any]] = []
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -86,7 +97,8 @@ class Training(Work):
     @property
     def carried(self) -> tuple[Transform, ...]:
         """Transforms earlier in the recipe, which may have something to keep."""
-        return tuple(stage.base for stage in self.before if isinstance(stage.base, Transform))
+        *before, _ = standing((*self.before, self.stage))
+        return tuple(kept for stage in before for method in stage.methods for kept in method.carries())
 
     def prepare(self) -> None:
         """Freeze, let the methods build, and put the step together."""
@@ -95,12 +107,21 @@ class Training(Work):
             parameter.grad = None
         for method in self.methods:
             method.on_model(self)
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.parameters = [
+            parameter
+            for model in (self.model, *self.beside)
+            for parameter in model.parameters()
+            if parameter.requires_grad
+        ]
+        self.groups = [{"params": self.parameters}]
         self.optimizer = self._optimizer()
         self.criterion: Criterion = self._wrapped("on_criterion", self.task.criterion)
         self.loss: ComputeLoss = self._wrapped("on_loss", self._loss)
         self.gradients: ComputeGradients = self._wrapped("on_gradients", self._gradients)
         self.update: Update = self._wrapped("on_update", self._update)
+        self.model.train()
+        for begin in self._overriding("on_start"):
+            begin(self)
 
     def run(self) -> None:
         """Train for the budget's steps.
@@ -116,8 +137,6 @@ class Training(Work):
         look_every = 1 if self.device.type == "cpu" else 20
         clock, gradients, update = self.clock, self.gradients, self.update
         self.model.train()
-        for begin in self._overriding("on_start"):
-            begin(self)
         for step in range(self.steps):
             self.step = step
             asked = time.perf_counter()
@@ -151,7 +170,7 @@ class Training(Work):
     # -- the step, before any hook ---------------------------------------------------------------------------------
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        return self.criterion(self.model(**batch.inputs), batch)
+        return self.criterion((self.forward or self.model)(**batch.inputs), batch)
 
     def _gradients(self, batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
         loss = self.loss(batch)
@@ -170,7 +189,7 @@ class Training(Work):
             optimizer = method.on_optimizer(self)
             if optimizer is not None:
                 return optimizer
-        return torch.optim.AdamW(self.parameters, fused=True, **self.optimizer_options)
+        return torch.optim.AdamW(self.groups, fused=True, **self.optimizer_options)
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 

@@ -17,12 +17,11 @@ import functools
 import json
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from bench.evidence import Claim, Snapshot
@@ -38,11 +37,22 @@ Fact = Literal[
     "adapter",  # the model carries a PEFT adapter
     "mergeable",  # and that adapter can be folded into the weights
     "quantized",  # some weights are stored in fewer bits
-    "inference_only",  # gradients cannot flow through the model any more
+    "inference_only",  # gradients cannot flow through the model any more; only who takes this fact can come after
+    "exported",  # another runtime than torch runs the model
     "sparse",  # some weights are held at zero
+    "factored",  # some linear layers are the product of two
+    "reshaped",  # some layers are of other sizes than :attr:`Place.config` says
+    "uneven",  # the attention heads together are not as wide as the hidden size
+    "ensemble",  # several models answer together; nothing can come after
     "no_head",  # the weights belong to another objective than the task's
 ]
 """What a stage may leave true of the model, known at planning. ``gives`` and ``takes`` are sets of these."""
+
+Split = Literal[
+    "replicas",  # the batch; each process holds the whole model
+    "shards",  # the batch; parameters, gradients and optimizer state are divided too
+]
+"""What several processes divide among them when they work on one stage."""
 
 
 class RecipeError(ValueError):
@@ -60,15 +70,13 @@ class Place:
     model: str  # transformers' ``model_type``: "bert", "llama", ...
     batch_size: int
     steps: int
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the model as it was before the recipe
+    base: Path = Path()  # the suite's folder: what its paths are relative to
 
     @property
     def facts(self) -> frozenset[Fact]:
         """What is true of the model that arrives here."""
-        facts: frozenset[Fact] = frozenset()
-        for stage in self.before:
-            for method in stage.methods:
-                facts = (facts - method.takes) | method.gives
-        return facts
+        return facts_after(self.before)
 
     @property
     def trained(self) -> bool:
@@ -86,6 +94,7 @@ class Method(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # packages imported inside the hooks, by import name
     gives: ClassVar[frozenset[Fact]] = frozenset()
     takes: ClassVar[frozenset[Fact]] = frozenset()
+    across: ClassVar[frozenset[Split]] = frozenset()  # the ways to divide a stage in which this is known to be right
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
@@ -97,6 +106,10 @@ class Method(abc.ABC):
     def problems(self, place: Place) -> Iterable[str]:
         """Say, in a sentence each, why this method cannot run at `place`. Nothing has run yet."""
         return ()
+
+    def reads(self, base: Path) -> Mapping[str, str]:
+        """What else decides the result, each with its fingerprint: another model that is read, say. Paths are from `base`."""
+        return {}
 
     def load_options(self, place: Place) -> Mapping[str, Any]:
         """Options for the model's ``from_pretrained``, asked of the transforms that come before any trainer."""
@@ -143,9 +156,21 @@ class Method(abc.ABC):
     def on_end(self, training: Training) -> None:
         """After the last step: take off what was only for training."""
 
+    def gone(self, work: Training) -> Iterable[Claim]:
+        """After ``on_end``: prove that what was only for training is off."""
+        return ()
+
+    def carries(self) -> tuple[Transform, ...]:
+        """The transforms whose result the trainings of later stages keep."""
+        return ()
+
     @abc.abstractmethod
     def evidence(self, before: Snapshot, work: Work) -> Iterable[Claim]:
         """Prove that the method was really applied, by looking at the result and not at what the hooks say."""
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot. False: not needed."""
+        return False
 
     # -- as an expression ----------------------------------------------------------------------------------------
 
@@ -165,12 +190,15 @@ class Method(abc.ABC):
     def spell(self, *, defaults: bool) -> str:
         """The method as recipe text; with `defaults`, every argument is written out, which is its identity."""
         arguments = [
-            f"{field.name}={_literal(value, defaults=defaults)}"
-            for field in fields_of(type(self))
-            for value in [getattr(self, field.name)]
-            if defaults or field.default is dataclasses.MISSING or value != field.default
+            f"{name}={_literal(value, defaults=defaults)}"
+            for name, value, default in self.arguments_given()
+            if defaults or value != default
         ]
         return f"{self.name}({', '.join(arguments)})" if arguments else self.name
+
+    def arguments_given(self) -> Iterable[tuple[str, Any, Any]]:
+        """Name, value and default of each argument, as a recipe spells them; ``MISSING`` where there is no default."""
+        return ((field.name, getattr(self, field.name), field.default) for field in fields_of(type(self)))
 
     @classmethod
     def build(cls, arguments: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, Any]) -> Self:
@@ -205,6 +233,8 @@ class Trainer(Method):
     kind = "trainer"
     lr: float  # learning rate, a default of its own for each trainer
     share: float  # of the budget's steps
+    whole: ClassVar[bool] = False  # it updates every weight of the model
+    replaces: ClassVar[bool] = False  # what it trains is another model than the one that arrives
 
     @abc.abstractmethod
     def on_model(self, training: Training) -> None:
@@ -217,6 +247,13 @@ class Modifier(Method):
     kind = "modifier"
     order: ClassVar[int] = 0
     """Where several wrap one hook, the lower is the inner. So the order in which a recipe names them is free."""
+    split: ClassVar[Split | None] = None
+    """What it divides among processes."""
+
+    @property
+    def processes(self) -> int:
+        """Into how many parts."""
+        return 1
 
 
 class Transform(Method):
@@ -228,13 +265,38 @@ class Transform(Method):
     def apply(self, work: Work) -> None:
         """Replace or change ``work.model``."""
 
+    def carries(self) -> tuple[Transform, ...]:
+        """Itself."""
+        return (self,)
+
     def keeps(self, before: Snapshot, work: Training) -> Iterable[Claim]:
         """What must still hold after a later stage trained: that a mask was kept, say."""
         return ()
 
-    def save(self, model: torch.nn.Module, folder: Path) -> bool:
-        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot. False: not needed."""
-        return False
+    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
+        """In the process that measures inference, before it: do to the loaded `model` what no checkpoint can hold.
+
+        `folder` is for files, and is removed after the measurement.
+        """
+
+    def served(self, model: torch.nn.Module) -> Iterable[Claim]:
+        """In that process, after the measurement: prove in which form the model ran."""
+        return ()
+
+
+def facts_after(stages: Sequence[Stage]) -> frozenset[Fact]:
+    """What is true of the model at the end of `stages`."""
+    facts: frozenset[Fact] = frozenset()
+    for stage in stages:
+        for method in stage.methods:
+            facts = (facts - method.takes) | method.gives
+    return facts
+
+
+def standing(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The stages whose work the model at the end of `stages` still carries: those since another model took its place."""
+    replaced = [depth for depth, stage in enumerate(stages) if isinstance(stage.base, Trainer) and stage.base.replaces]
+    return stages[replaced[-1] :] if replaced else stages
 
 
 def nearest(found: str, known: Iterable[str]) -> str:

@@ -90,29 +90,75 @@ def _final_loss(path: Path) -> float | None:
     return math.fsum(tail) / len(tail)
 
 
-def latency(batch: int, length: int, clock: Literal["wall", "cpu"]) -> Metric:
-    """The metric of one latency shape."""
+Phase = Literal["forward", "prefill", "decode"]
+Clock = Literal["wall", "cpu"]
+
+_PHASES: dict[Phase, tuple[str, str, str, str]] = {
+    "forward": ("latency", "Latency", "CPU time", "one forward pass of a batch of {of} tokens"),
+    "decode": (
+        "time_per_token",
+        "Time per token",
+        "CPU time per token",
+        "one more token for each of a batch of {of} tokens, read with the cache of keys and values and chosen greedily, "
+        "the mean over a fixed number of tokens",
+    ),
+    "prefill": (
+        "prefill",
+        "Prefill",
+        "CPU time of prefill",
+        "reading a batch of prompts of {of} tokens into a new cache of keys and values and choosing the first token",
+    ),
+}
+"""Of each phase of inference: the metric's name, its titles for wall and CPU time, and what the clock holds.
+
+The first that was measured stands for all where there is room for one.
+"""
+
+
+def latency(batch: int, length: int, clock: Clock, phase: Phase = "forward") -> Metric:
+    """The metric of one latency shape and phase."""
 
     def read(path: Path) -> float | None:
         sets = [
             entry["values"]
             for entry in (path[-1].get("latency") or [] if path else [])
-            if (entry["batch"], entry["length"], entry["clock"]) == (batch, length, clock)
+            if _shape(entry) == (batch, length, clock, phase)
         ]
         return median(median(values) for values in sets) if sets else None
 
+    name, title, cpu_title, what = _PHASES[phase]
     of = f"{batch}×{length}"
+    what = what.format(of=of.replace("×", " × "))
     if clock == "wall":
         return Metric(
-            f"latency_{batch}x{length}", f"Latency {of}", "s", "lower", "latency",
-            f"wall time of one forward pass of a batch of {batch} × {length} tokens, all threads, device synchronised; "
-            "median of samples, then of processes", read,
+            f"{name}_{batch}x{length}", f"{title} {of}", "s", "lower", "latency",
+            f"wall time of {what}, all threads, device synchronised; median of samples, then of processes", read,
         )  # fmt: skip
     return Metric(
-        f"cpu_latency_{batch}x{length}", f"CPU time {of}", "s", "lower", "latency",
-        f"process CPU time of one forward pass of a batch of {batch} × {length} tokens on one thread, "
+        f"cpu_{name}_{batch}x{length}", f"{cpu_title} {of}", "s", "lower", "latency",
+        f"process CPU time of {what} on one thread, "
         "which other programs on the machine hardly disturb; median of samples, then of processes", read,
     )  # fmt: skip
+
+
+def decode_rate(batch: int, length: int, clock: Clock) -> Metric:
+    """The rate of one decoding shape."""
+    of = latency(batch, length, clock, "decode")
+
+    def read(path: Path) -> float | None:
+        seconds = of.read(path)
+        return None if seconds is None else rate([batch], [seconds])
+
+    prefix, title = ("", "Tokens") if clock == "wall" else ("cpu_", "CPU tokens")
+    return Metric(
+        f"{prefix}decode_tokens_per_second_{batch}x{length}", f"{title} a second {batch}×{length}", "tokens/s", "higher",
+        "latency", f"new tokens of all {batch} answers over their time: {batch} / {of.name}", read,
+    )  # fmt: skip
+
+
+def _shape(entry: Mapping[str, Any]) -> tuple[int, int, Clock, Phase]:
+    # Records of the first version have no phase.
+    return entry["batch"], entry["length"], entry["clock"], entry.get("phase", "forward")
 
 
 def _quality(name: str) -> Callable[[Path], float | None]:
@@ -122,6 +168,20 @@ def _quality(name: str) -> Callable[[Path], float | None]:
 _TABLE = [
     Metric("accuracy", "Accuracy", "fraction", "higher", "quality", "right predictions over test items", _quality("accuracy")),
     Metric("macro_f1", "Macro F1", "fraction", "higher", "quality", "F1 of each class, averaged with equal weight", _quality("macro_f1")),
+    Metric(
+        "bits_per_byte", "Bits per byte", "bits", "lower", "quality",
+        "cross entropy of all test tokens in bits, over the UTF-8 bytes of the test texts; it compares tokenizers too",
+        _quality("bits_per_byte"),
+    ),
+    Metric(
+        "perplexity", "Perplexity", "tokens", "lower", "quality",
+        "exponential of the mean cross entropy of a test token in nats: as uncertain as among so many tokens alike",
+        _quality("perplexity"),
+    ),
+    Metric(
+        "token_accuracy", "Token accuracy", "fraction", "higher", "quality",
+        "test tokens that were the likeliest after those before them, over test tokens", _quality("token_accuracy"),
+    ),
     Metric(
         "train_tokens_per_second", "Training throughput", "tokens/s", "higher", "throughput",
         "real (not padding) tokens of the steady steps of all training stages, over the sum of those steps' times; "
@@ -137,6 +197,16 @@ _TABLE = [
         "train_seconds", "Training time", "s", "lower", "time",
         "sum of all steps' times over all training stages, warm-up steps included; data loading is outside",
         lambda path: _sum(path, "training", "step_seconds"),
+    ),
+    Metric(
+        "compile_seconds",
+        "Compile time",
+        "s",
+        "lower",
+        "time",
+        "wall time before the first step of capturing and compiling the model's graphs, with empty caches, and of running "
+        "them once for some of the batches' shapes; the sum over all training stages",
+        lambda path: _sum(path, "training", "figures", "compile_seconds"),
     ),
     Metric(
         "train_peak_bytes", "Training memory", "B", "lower", "memory",
@@ -163,6 +233,13 @@ _TABLE = [
         lambda path: _last_training(path, "activation_bytes"),
     ),
     Metric(
+        "communicated_bytes", "Sent a step", "B", "lower", "throughput",
+        "bytes that one process sends to the others for the gradients of the probe batch: the sizes of all collectives "
+        "as they were called, each times the factor of a ring, as 2(n-1)/n for an all-reduce; of the process that sends "
+        "most, last training stage",
+        lambda path: _last_training(path, "communicated_bytes"),
+    ),
+    Metric(
         "step_flops", "FLOPs a step", "FLOP", "lower", "compute",
         "floating point operations of the forward and backward pass of the probe batch, as torch counts them",
         lambda path: _last_training(path, "step_flops"),
@@ -171,6 +248,16 @@ _TABLE = [
         "inference_peak_bytes", "Inference memory", "B", "lower", "memory",
         "peak bytes during inference above what the process held before the model was loaded, weights included",
         lambda path: _last(path, "inference", "peak_bytes"),
+    ),
+    Metric(
+        "inference_compile_seconds",
+        "Compile time, inference",
+        "s",
+        "lower",
+        "time",
+        "wall time that torch.compile takes, with empty caches, over all shapes and numbers of threads at which latency is "
+        "measured; it is in warm-ups only; the most of all processes",
+        lambda path: _last(path, "inference", "compile_seconds"),
     ),
     Metric(
         "size_on_disk", "Size on disk", "B", "lower", "size", "bytes of the files a user would ship (an adapter without its base)",
@@ -204,19 +291,23 @@ def metric(name: str) -> Metric:
     Raises:
         KeyError: there is none.
     """
-    if match := re.fullmatch(r"(cpu_)?latency_(\d+)x(\d+)", name):
-        return latency(int(match[2]), int(match[3]), "cpu" if match[1] else "wall")
+    names = "|".join(name for name, *_ in _PHASES.values())
+    if match := re.fullmatch(rf"(cpu_)?({names}|decode_tokens_per_second)_(\d+)x(\d+)", name):
+        batch, length = int(match[3]), int(match[4])
+        clock: Clock = "cpu" if match[1] else "wall"
+        for phase, (start, *_) in _PHASES.items():
+            if match[2] == start:
+                return latency(batch, length, clock, phase)
+        return decode_rate(batch, length, clock)
     return METRICS[name]
 
 
 def measured(records: Sequence[Record]) -> list[Metric]:
     """The metrics that `records` can hold: the fixed ones, then each latency shape that occurs."""
-    shapes = {
-        (entry["batch"], entry["length"], entry["clock"]): None
-        for record in records
-        for entry in record.get("latency") or []
-    }
-    return [*METRICS.values(), *(latency(batch, length, clock) for batch, length, clock in shapes)]
+    shapes = dict.fromkeys(_shape(entry) for record in records for entry in record.get("latency") or [])
+    latencies = [latency(*shape) for phase in _PHASES for shape in shapes if shape[-1] == phase]
+    rates = [decode_rate(batch, length, clock) for batch, length, clock, phase in shapes if phase == "decode"]
+    return [*METRICS.values(), *latencies, *rates]
 
 
 def show(value: float | None, unit: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine as machines
+from bench import parallel
 from bench.machine import Machine
 from bench.method import Method, Place
 from bench.models import open_model
@@ -37,6 +38,7 @@ class Subject:
     task_spec: str | DataTable
     model_fingerprint: str
     task_fingerprint: str
+    base: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Node:
     def stage(self) -> Stage:
         """The stage that this node runs."""
         return self.recipe.stages[-1]
+
+    @property
+    def processes(self) -> int:
+        """How many processes it takes, each with a GPU of its own where there are GPUs."""
+        return self.stage.processes
 
     @property
     def depth(self) -> int:
@@ -122,7 +129,8 @@ def make(suite: Suite, base: Path, machine: Machine) -> Plan:
 
 def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -> tuple[str, ...]:
     """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
-    reasons = []
+    unfit = subject.task.unfit(subject.model.model_type())
+    reasons = [f"{subject.task.name}: {unfit}"] if unfit else []
     for depth, stage in enumerate(recipe.stages):
         place = Place(
             before=recipe.stages[:depth],
@@ -130,13 +138,25 @@ def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -
             machine=machine,
             task=subject.task.kind,
             model=subject.model.model_type(),
+            config=subject.model.config(),
+            base=subject.base,
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
         )
         for method in stage.methods:
             missing = [package for package in needs(method) if importlib.util.find_spec(package) is None]
-            reasons += [f"{method.name}: needs the package {_distribution(package)}" for package in missing]
-            reasons += [f"{method.name}: {problem}" for problem in method.problems(place)]
+            reasons += [
+                f"{method.name}: needs the package {name}: pip install {name}" for name in map(_distribution, missing)
+            ]
+            problems = list(method.problems(place))
+            if method is stage.base and not problems and "inference_only" in place.facts - method.takes:
+                problems = ["the model that arrives is made for inference only; nothing like this can come after that"]
+            if method is stage.base and "ensemble" in place.facts:
+                problems = [
+                    "an ensemble is the end of a recipe; put `ensemble` on the last training, and compress before it"
+                ]
+            reasons += [f"{method.name}: {problem}" for problem in problems]
+        reasons += parallel.problems(place)
     return tuple(reasons)
 
 
@@ -155,7 +175,7 @@ def _subject(model_spec: str, task_spec: str | DataTable, base: Path) -> Subject
     problems += [f"task {task.name}: {text}" for text in task.problems()]
     if problems:
         raise SuiteError("\n".join(problems))
-    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint())
+    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), base)
 
 
 def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> tuple[Node, ...]:
@@ -171,6 +191,12 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
     packages = {"methodbench", "torch", "transformers", "tokenizers", "safetensors"}
     packages |= {_distribution(name) for stage in prefix.stages for method in stage.methods for name in needs(method)}
     here = machines.identity(machine)
+    others = {
+        key: value
+        for stage in prefix.stages
+        for method in stage.methods
+        for key, value in method.reads(subject.base).items()
+    }
     what: dict[str, Any] = {
         "identity": IDENTITY,
         "recipe": prefix.spell(defaults=True),
@@ -181,6 +207,8 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "measure": suite.measure.model_dump(),
         "machine": {**here, "versions": {name: version for name, version in here["versions"] if name in packages}},
     }
+    if others:
+        what["others"] = others
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

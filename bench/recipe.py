@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import registry
-from bench.method import Method, Modifier, RecipeError, Trainer, Transform, nearest
+from bench.method import Method, Modifier, RecipeError, Split, Trainer, Transform, nearest
 
 MAX_LENGTH = 10_000
 """Characters in a recipe. Far beyond any real one, and little enough for the parser to refuse quickly."""
@@ -35,6 +35,16 @@ class Stage:
     def methods(self) -> tuple[Method, ...]:
         """The base, then the modifiers in alphabetical order."""
         return (self.base, *self.modifiers)
+
+    @property
+    def layout(self) -> dict[Split, int]:
+        """What is divided among processes, and into how many parts; empty where one process does it all."""
+        return {modifier.split: modifier.processes for modifier in self.modifiers if modifier.split}
+
+    @property
+    def processes(self) -> int:
+        """How many processes work on it together."""
+        return math.prod(self.layout.values())
 
     def spell(self, *, defaults: bool) -> str:
         """The stage as recipe text; with `defaults`, every argument is written out."""

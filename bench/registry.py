@@ -88,8 +88,9 @@ def _classes(value: object, base: type[T]) -> Iterator[type[T]]:
         ):
             yield member
     if hasattr(value, "__path__"):
-        for info in pkgutil.iter_modules(value.__path__, f"{value.__name__}."):
-            yield from _classes(importlib.import_module(info.name), base)
+        for info in pkgutil.iter_modules(value.__path__):
+            if not info.name.startswith("_"):  # private: what methods share, torch and all
+                yield from _classes(importlib.import_module(f"{value.__name__}.{info.name}"), base)
 
 
 def _where(cls: type) -> str:

@@ -29,6 +29,9 @@ class Watcher(Protocol):
     def node(self, node: Node) -> Progress:
         """A node begins; what it returns is told the progress inside."""
 
+    def making(self, what: str) -> None:
+        """A model is made first, as `what` says."""
+
     def ended(self, node: Node, record: Mapping[str, Any]) -> None:
         """A node ended."""
 
@@ -83,9 +86,8 @@ def run(
         if parent != "ok":
             statuses[id_] = parent
             continue
-        progress = watcher.node(node)
         record = _node_line(run_id, node, whole) | {"environment": environment}
-        record |= _measured(node, whole, store, executor, timeout, progress)
+        record |= _measured(node, whole, store, executor, timeout, watcher)
         store.append(record)
         statuses[id_] = record["status"]
         watcher.ended(node, record)
@@ -97,9 +99,10 @@ def run(
 
 
 def _measured(
-    node: Node, whole: Plan, store: Store, executor: Executor, timeout: float | None, progress: Progress
+    node: Node, whole: Plan, store: Store, executor: Executor, timeout: float | None, watcher: Watcher
 ) -> dict[str, Any]:
     """Run a node's processes: one for the stage, then those that measure inference."""
+    progress = watcher.node(node)
     began = time.perf_counter()
     measure = whole.suite.measure
     job = Job(
@@ -117,6 +120,14 @@ def _measured(
         output=checkpoint.path(store.folder, node.id),
         log=store.folder / "logs" / f"{node.id}.log",
     )
+    if making := node.subject.model.to_make():
+        # In a process of its own, so that no stage's time and timeout has it in.
+        watcher.making(making)
+        made = executor.run(replace(job, what="make"), None, progress)
+        if made.status != "ok":
+            seconds = {"total": time.perf_counter() - began}
+            return {"seconds": seconds, "status": made.status, "reason": f"{making}: {made.reason}", "log": made.log}
+        began = time.perf_counter()
     outcome = executor.run(job, timeout, progress)
     measured = dict(outcome.measured)
     if outcome.status == "ok" and measure.latency:
@@ -152,10 +163,15 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
                 **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()},
             }
         elif isinstance(value, Mapping) and key == "inference":
-            merged[key] = max(merged.get(key) or value, value, key=lambda table: table["peak_bytes"] or 0)
+            ours = merged.get(key, {})
+            merged[key] = {name: _most(ours.get(name), value.get(name)) for name in {**ours, **value}}
         else:
             merged[key] = {**merged.get(key, {}), **value}
     return merged
+
+
+def _most(*values: float | None) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _tidy(chosen: Plan, store: Store, recorded: set[str]) -> None:

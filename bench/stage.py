@@ -6,11 +6,12 @@ Runs where :mod:`bench.execute.worker` puts it. Everything that is measured here
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,26 @@ import numpy
 import torch
 
 from bench import checkpoint, recipe
-from bench.evidence import Snapshot
+from bench.evidence import Claim, Snapshot
 from bench.execute.base import Job, Progress
 from bench.loop import Training
 from bench.measure import flops, memory, size, trust
-from bench.method import Place, Trainer, Transform
+from bench.measure.wire import Wire
+from bench.method import Place, Trainer, Transform, standing
 from bench.models import open_model
+from bench.parallel import Group
 from bench.tasks import open_task
 from bench.tasks.base import Task
 from bench.work import Work
 
 
-def run(job: Job, progress: Progress) -> dict[str, Any]:
-    """Run `job` and leave the model in ``job.output``; the result goes into the record."""
+def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, Any]:
+    """Run `job` and leave the model in ``job.output``; the result goes into the record.
+
+    Where a `group` of processes trains together, each runs this. They go hand in hand through the training and its
+    evidence; from there on the model is a plain one, and the first process goes on alone.
+    """
+    group = group or Group()
     seconds = Stopwatch()
     peak = memory.Peak(torch.device(job.machine.device))
     stages = recipe.parse(job.recipe).stages
@@ -52,12 +60,13 @@ def run(job: Job, progress: Progress) -> dict[str, Any]:
         "budget": job.budget,
         "machine": job.machine,
         "seed": seed,
+        "base": job.base,
         "progress": progress,
     }
     seed_everything(seed)
     work: Work
     if isinstance(stages[-1].base, Trainer):
-        work, before, measured = _train(Training(**common), job, peak, seconds)
+        work, before, measured = _train(Training(group=group, **common), job, peak, seconds)
     else:
         work, before, measured = _transform(Work(**common), seconds)
     # Only the work holds the model from here on.
@@ -65,17 +74,25 @@ def run(job: Job, progress: Progress) -> dict[str, Any]:
     common.clear()
 
     progress("prove", 0, 1)
-    with seconds("evidence"):
+    # Methods look into a training's forward pass with hooks on modules, which compiled code leaves out.
+    stance = torch.compiler.set_stance("force_eager" if isinstance(work, Training) else "default")
+    with seconds("evidence"), stance:
         claims = [(method.name, claim) for method in stages[-1].methods for claim in method.evidence(before, work)]
         if isinstance(work, Training):
             claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
+            work.optimizer.zero_grad(set_to_none=True)
+            work.finish()
+            claims += [(method.name, claim) for method in work.methods for claim in method.gone(work)]
+        claims = _of_all(group.everyone(claims))
         measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
-    if isinstance(work, Training):
-        work.optimizer.zero_grad(set_to_none=True)
-        work.finish()
     work.model.eval()
+    group.close()
+    if group.rank > 0 or not all(claim.holds for _, claim in claims):
+        # The first process alone goes on; and not where what is there is not what the recipe says, for then nothing
+        # else of it is worth a figure, or may be one at all.
+        return {**measured, "seconds": seconds.total}
 
-    if job.measure.quality:
+    if job.measure.quality and open_model(job.model, job.base).pretrained:
         progress("evaluate", 0, 1)
         with seconds("evaluate"):
             quality = task.evaluate(
@@ -87,9 +104,7 @@ def run(job: Job, progress: Progress) -> dict[str, Any]:
         measured["weight_bytes"] = memory.storage_bytes(work.model)
         measured["parameters"] = memory.parameter_counts(work.model)
         if job.measure.size:
-            savers = [
-                method.save for stage in reversed(stages) for method in stage.methods if isinstance(method, Transform)
-            ]
+            savers = [method.save for stage in reversed(standing(stages)) for method in stage.methods]
             with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(work.model, Path(folder), savers)
         checkpoint.save(job.output, work.model, tokenizer)
@@ -131,6 +146,8 @@ def _load(job: Job, task: Task, stage: recipe.Stage) -> tuple[torch.nn.Module, A
         machine=job.machine,
         task=task.kind,
         model=source.model_type(),
+        config=source.config(),
+        base=job.base,
         batch_size=job.budget.batch_size,
         steps=job.budget.steps,
     )
@@ -145,7 +162,8 @@ def _train(
     with seconds("prepare"):
         training.prepare()
     # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
-    seed_everything(training.seed)
+    # Who holds another slice of the batch drops other things.
+    seed_everything(training.seed + 2**20 * training.group.slice)
     contention = trust.Contention()
     with seconds("train"), contention:
         peak.start()
@@ -167,6 +185,7 @@ def _train(
         result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
     with seconds("count"):
         _count(training, job, result)
+        _together(training, result)
     return training, before, {"training": result, "trust": {"training": contention.result()}}
 
 
@@ -175,7 +194,7 @@ def _count(training: Training, job: Job, result: dict[str, Any]) -> None:
     training.model.train()
     with torch.random.fork_rng():
         if job.measure.memory:
-            with memory.saved_activations(training.model) as saved:
+            with memory.saved_activations(torch.nn.ModuleList([training.model, *training.beside])) as saved:
                 training.gradients(training.probe, 1.0)
             result["activation_bytes"] = saved.bytes
             result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
@@ -183,6 +202,53 @@ def _count(training: Training, job: Job, result: dict[str, Any]) -> None:
         if job.measure.flops:
             result["step_flops"] = flops.count(lambda: training.gradients(training.probe, 1.0))
             training.optimizer.zero_grad(set_to_none=True)
+
+
+def _together(training: Training, result: dict[str, Any]) -> None:
+    """Put the figures of all processes together in `result`; what each held, sent and took stays under ``ranks``.
+
+    A step takes as long as the process that is slowest in it, so that a rate is never too high. Of bytes the figure is
+    what the process held that held most, as each must fit; the operations of all add up.
+    """
+    group = training.group
+    if group.mesh is None:
+        return
+    with torch.random.fork_rng(), Wire() as wire:
+        training.gradients(training.probe, 1.0)
+    training.optimizer.zero_grad(set_to_none=True)
+    own = ("step_seconds", *_BYTES, "step_flops")
+    mine = {name: result[name] for name in own if name in result}
+    mine |= {
+        "weight_bytes": memory.storage_bytes(training.model),
+        "communicated_bytes": round(wire.sent),
+        "collectives": wire.table(),
+    }
+    everyone = group.everyone((mine, result["losses"]))
+    ranks = [own for own, _ in everyone]
+    result["ranks"] = ranks
+    result["step_seconds"] = [max(step) for step in zip(*(rank["step_seconds"] for rank in ranks), strict=True)]
+    # Each process's loss is of its slice, weighted so that the mean is the whole batch's.
+    result["losses"] = [math.fsum(step) / group.size for step in zip(*(losses for _, losses in everyone), strict=True)]
+    for name in (*_BYTES, "communicated_bytes"):
+        result[name] = max((rank[name] for rank in ranks if rank.get(name) is not None), default=None)
+    if "step_flops" in result:
+        result["step_flops"] = sum(rank["step_flops"] for rank in ranks)
+
+
+_BYTES = ("peak_bytes", "optimizer_bytes", "gradient_bytes", "activation_bytes")
+
+
+def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
+    """The first process's claims, and those that do not hold in another alone."""
+    claims = list(said[0])
+    for rank, others in enumerate(said[1:], start=1):
+        failed = {(name, claim.text) for name, claim in claims if not claim.holds}
+        claims += [
+            (name, replace(claim, seen=f"process {rank}: {claim.seen}"))
+            for name, claim in others
+            if not claim.holds and (name, claim.text) not in failed
+        ]
+    return claims
 
 
 def _transform(work: Work, seconds: Stopwatch) -> tuple[Work, Snapshot, dict[str, Any]]:

@@ -67,11 +67,17 @@ class Measure(_Table):
 class DataTable(_Table):
     """One's own data as a task."""
 
-    kind: Literal["classification"] = Field(description="what is learned")
-    data: str = Field(description="a .csv or .jsonl file, beside the suite file")
+    kind: Literal["classification", "causal_lm"] = Field(description="what is learned")
+    data: str = Field(description="a .csv or .jsonl file, for causal_lm also a .txt file, beside the suite file")
     text: str = Field("text", description="the column that holds the text")
-    label: str = Field("label", description="the column that holds the label")
+    label: str = Field("label", description="the column that holds the label, for classification")
     name: str | None = Field(None, description="what reports call it; the file's name otherwise")
+
+    @model_validator(mode="after")
+    def _no_label(self) -> Self:
+        if self.kind == "causal_lm" and "label" in self.model_fields_set:
+            raise ValueError("label: causal_lm learns from texts alone; leave it out")
+        return self
 
 
 Name = Annotated[str, Field(min_length=1)]

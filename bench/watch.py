@@ -50,6 +50,10 @@ class Watch:
 
         return tell
 
+    def making(self, what: str) -> None:
+        """A model is made first."""
+        self._console.print(what, markup=False, highlight=False, soft_wrap=True)
+
     def ended(self, node: Node, record: Mapping[str, Any]) -> None:
         """A node ended."""
         self._done += 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 class Work:
     """A model in the middle of a recipe, with the data and the machine at hand.
 
-    ``seed`` differs from stage to stage of one recipe. ``notes`` is where a method's hooks leave what its own later
-    hooks need, by the method's name.
+    ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``base``. ``notes`` is where
+    a method's hooks leave what its own later hooks need, by the method's name.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Work:
         budget: Budget,
         machine: Machine,
         seed: int,
+        base: Path = Path(),
         progress: Callable[[str, int, int], None] = lambda what, done, of: None,
     ) -> None:
         self.model = model
@@ -47,6 +50,7 @@ class Work:
         self.budget = budget
         self.machine = machine
         self.seed = seed
+        self.base = base
         self.progress = progress
         self.device = torch.device(machine.device)
         self.notes: dict[str, Any] = {}
@@ -85,6 +89,12 @@ class Work:
     def after(self) -> Snapshot:
         """The model after the stage; read it from ``evidence`` only."""
         return self.snapshot()
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's weights are; the CPU for one that has none, as another runtime may hold them."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @contextlib.contextmanager

@@ -2,54 +2,112 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim
+from methods import _added
 
 if TYPE_CHECKING:
-    from bench.evidence import Snapshot
+    from types import ModuleType
+
+    import torch
+    from torch import nn
+
     from bench.loop import Training
     from bench.method import Place
-    from bench.work import Work
 
 TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 """PEFT's name for each kind of task. For a classifier PEFT trains the new head too."""
 
+_ADALORA = frozenset(
+    ["bart", "bert", "bloom", "deberta", "deberta-v2", "gemma", "gemma2", "gemma3_text", "gemma4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "llama4", "mt5", "nemotron_h", "opt", "qwen2", "qwen3", "roberta", "t5"]
+)
+_IA3 = (_ADALORA - {"gemma4", "nemotron_h"}) | set(["RefinedWeb", "RefinedWebModel", "falcon", "mistral", "mixtral", "phi"])
+_LORA = (_ADALORA | _IA3) | set(
+    ["blip-2", "btlm", "chatglm", "codegen", "electra", "layoutlm", "mpt", "rwkv", "rwkv7", "stablelm", "xlm-roberta"]
+)
+CHOSEN = {"ADALORA": _ADALORA, "IA3": _IA3, "LORA": _LORA}
+"""The model types of which PEFT chooses the layers by itself. Said here, for planning does not import PEFT."""
 
-def problems(place: Place) -> Iterator[str]:
-    """What keeps an adapter from being put on."""
+
+def problems(place: Place, method: str = "", *, targets: object = None) -> Iterator[str]:
+    """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers."""
     if "adapter" in place.facts:
         yield "there is an adapter on the model already; fold it first with `>> merge`"
     if "inference_only" in place.facts:
         yield "no gradient flows through a model that was made for inference only"
+    if method and "factored" in place.facts:
+        yield "PEFT takes whole linear layers, and here each is the product of two; train with full, or leave low_rank out"
+    if method and not targets and place.model not in CHOSEN[method]:
+        yield f"PEFT does not know which layers of a {place.model} model to take; name them with `targets`"
 
 
-def attach(training: Training, config_class: str, **options: Any) -> None:
-    """Put an adapter of PEFT's `config_class` on the model."""
-    import peft
+def load() -> ModuleType:
+    """PEFT, imported without what it and all that it imports have to say of kernels that are not there."""
+    if "peft" in sys.modules:
+        return sys.modules["peft"]
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 2)
+    try:
+        import peft
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    return peft  # type: ignore[no-any-return]
 
-    config = getattr(peft, config_class)(task_type=TASK_TYPES.get(training.task.kind), **options)
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT asks transformers by names that it deprecates, and says what no user of ours can change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        training.model = peft.get_peft_model(training.model, config)
+        yield
 
 
-def claims(before: Snapshot, work: Work, mark: str) -> Iterator[Claim]:
-    """The base is bit-identical, and every tensor of the adapter (whose names hold `mark`) can train and moved."""
-    after = work.after
-    trainable = {name for name, parameter in work.model.named_parameters() if parameter.requires_grad}
-    head = {name for name in trainable if ".modules_to_save." in name}
-    adapter = {name for name in trainable if mark in name}
+def attach(training: Training, config: Any) -> None:
+    """Put the adapter that `config` describes on the model."""
+    with quiet():
+        training.model = load().get_peft_model(training.model, config)
+    _added.remember(training)
+
+
+def config(training: Training, name: str, **options: Any) -> Any:
+    """PEFT's configuration class `name` for the training's task."""
+    with quiet():
+        return getattr(load(), name)(task_type=TASK_TYPES.get(training.task.kind), **options)
+
+
+def active(model: nn.Module) -> Any:
+    """The configuration of the adapter on `model`, which another method may have wrapped."""
+    return next((module.peft_config["default"] for module in model.modules() if hasattr(module, "peft_config")), None)
+
+
+def layers(model: nn.Module, part: str) -> dict[str, Any]:
+    """The layers of `model` that have `part` of an adapter, by the names that they had before."""
     from bench.evidence import plain
 
-    moved = before.changed(after) - {plain(name) for name in head}
-    total = sum(parameter.numel() for parameter in work.model.parameters())
-    count = sum(parameter.numel() for name, parameter in work.model.named_parameters() if name in trainable)
-    yield Claim("the base's weights are bit-identical", not moved and bool(before.same(after)), f"{len(moved)} tensors moved")
-    yield Claim(
-        "the adapter and the head train, and nothing else",
-        bool(adapter) and trainable == adapter | head,
-        f"{count:,} of {total:,} parameters, {100 * count / total:.2f} %",
-    )
+    return {plain(name): module for name, module in model.named_modules() if "default" in getattr(module, part, ())}
+
+
+def virtual_tokens(model: nn.Module) -> Any:
+    """What a prompt or prefix learns, a row for each virtual token; None where there is none."""
+    found = [parameter for name, parameter in model.named_parameters() if "prompt_encoder" in name]
+    return found[0] if found else None
+
+
+def probe_gradient(work: Training, parameter: nn.Parameter) -> torch.Tensor:
+    """The probe batch's gradient at `parameter`; all gradients are taken away again."""
+    from bench.work import evaluating
+
+    work.optimizer.zero_grad(set_to_none=True)
+    with evaluating(work.model):
+        work.gradients(work.probe, 1.0)
+    gradient = parameter.grad if parameter.grad is not None else parameter.detach() * 0
+    work.optimizer.zero_grad(set_to_none=True)
+    return gradient

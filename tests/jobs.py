@@ -1,11 +1,15 @@
-"""Jobs on tiny models, run in the test's own process."""
+"""Jobs on tiny models, run in the test's own process; a stage of several processes is run by a worker's."""
 
+import json
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench import machine, recipe
+from bench import machine, recipe, registry
 from bench.execute.base import Job
+from bench.execute.forkserver import prepared
 from bench.execute.worker import attempt
+from bench.method import Method
 from bench.suite import Budget, DataTable, Measure
 
 WORDS = {
@@ -27,6 +31,16 @@ def table(folder: Path, rows: int = 120) -> DataTable:
             lines.append(f"{text} {number},{label}")
         file.write_text("\n".join(lines))
     return DataTable(kind="classification", data=str(file))
+
+
+def prose(folder: Path, texts: int = 120) -> DataTable:
+    """Language modelling data of the same words: `texts` short ones of different lengths."""
+    file = folder / "prose.jsonl"
+    if not file.exists():
+        words = " ".join(WORDS.values()).split()
+        rows = [" ".join(words[number * step % 18] for step in range(1, 2 + number % 9)) for number in range(texts)]
+        file.write_text("\n".join(json.dumps({"text": f"{row} {number}."}) for number, row in enumerate(rows)))
+    return DataTable(kind="causal_lm", data=str(file))
 
 
 def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed: int = 0, **keys: Any) -> Job:
@@ -54,15 +68,51 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
     )
 
 
-def run(text: str, model: Path, folder: Path, **keys: Any) -> tuple[str, str, list[dict[str, Any]]]:
-    """Run every stage of a recipe; the last status and reason, and what each stage measured."""
+def run(
+    text: str, model: Path, folder: Path, *, without: tuple[str, str] | None = None, **keys: Any
+) -> tuple[str, str, list[dict[str, Any]]]:
+    """Run every stage of a recipe; the last status and reason, and what each stage measured.
+
+    Where a worker runs it, `without` takes the place of a patch here: a method's name and its hook that does nothing.
+    """
     records: list[dict[str, Any]] = []
     status, reason = "ok", ""
     for depth in range(len(recipe.parse(text).stages)):
-        status, reason, measured = attempt(
-            job(text, model, folder, depth=depth, **dict(keys)), lambda what, done, of: None
-        )
+        one = job(text, model, folder, depth=depth, **dict(keys))
+        several = recipe.parse(text).stages[depth].layout
+        status, reason, measured = apart(one, without) if several else attempt(one, quiet)
         records.append(measured)
         if status != "ok":
             break
     return status, reason, records
+
+
+def quiet(what: str, done: int, of: int) -> None:
+    """Progress that nobody is told."""
+
+
+def nothing(hook: str) -> Any:
+    """What a hook that does nothing is."""
+    return getattr(Method, hook) if hook not in ("apply", "on_model") else lambda self, work: None
+
+
+def apart(one: Job, without: tuple[str, str] | None = None) -> tuple[str, str, dict[str, Any]]:
+    """Run a job as a worker does, in a process that may fork: this one has threads."""
+    context = prepared()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_apart, args=(theirs, one, without))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(120), "the job hangs"
+        return ours.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def _apart(connection: Connection, one: Job, without: tuple[str, str] | None) -> None:
+    if without:
+        name, hook = without
+        setattr(registry.methods()[name], hook, nothing(hook))
+    connection.send(attempt(one, quiet))

@@ -20,11 +20,12 @@ Progress = Callable[[str, int, int], None]
 class Job:
     """One piece of work for one process of its own.
 
-    ``what`` is "stage" (run a node, leave the model in ``output``) or "serve" (load ``output``, measure inference).
+    ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference) or
+    "make" (make the model that stages begin with).
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left.
     """
 
-    what: Literal["stage", "serve"]
+    what: Literal["stage", "serve", "make"]
     node: str
     recipe: str
     model: str

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,14 @@ class ForkServer:
     """Runs jobs one at a time. `preload` are modules to hold besides torch and transformers."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
-        # Read by bench.execute.preload; Python 3.11 does not hand the path on by itself.
-        os.environ["METHODBENCH_PATH"] = json.dumps(sys.path)
-        # A module of the user's folder must not shadow ours: no working directory on
-        # the path (`python -P`). No hub is asked for a local model.
-        os.environ["METHODBENCH_PRELOAD"] = ",".join(preload)
-        os.environ["PYTHONSAFEPATH"] = "1"
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["bench.execute.preload"])
+        self._context = prepared(preload)
 
     def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
         """Run `job` in a process of its own and wait without polling."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker.main, args=(theirs, job))
-        killed_before = _kernel_kills()
+        killed_before = kernel_kills()
         with _without_main():
             process.start()
         theirs.close()
@@ -64,11 +55,26 @@ class ForkServer:
         if isinstance(answer, tuple):
             status, reason, measured = answer
             return Outcome(status, reason, "" if status == "ok" else tail(job.log), measured)
-        status, reason = _died(process.exitcode, killed_before)
+        status, reason = died(process.exitcode, killed_before)
         return Outcome(status, reason, tail(job.log))
 
     def close(self) -> None:
         """The server ends by itself with this process."""
+
+
+def prepared(preload: Sequence[str] = ()) -> ForkServerContext:
+    """Where to make processes that have torch, transformers and `preload` imported already."""
+    # Read by bench.execute.preload; Python 3.11 does not hand the path on by itself.
+    os.environ["METHODBENCH_PATH"] = json.dumps(sys.path)
+    # A module of the user's folder must not shadow ours: no working directory on
+    # the path (`python -P`). No hub is asked for a local model.
+    os.environ["METHODBENCH_PRELOAD"] = ",".join(preload)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.execute.preload"])
+    return context
 
 
 def tail(log: Path) -> str:
@@ -105,16 +111,16 @@ def _answer(
             return _DEAD
 
 
-def _died(exitcode: int | None, killed_before: int) -> tuple[Status, str]:
+def died(exitcode: int | None, killed_before: int) -> tuple[Status, str]:
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
-        if -exitcode == signal.SIGKILL and _kernel_kills() > killed_before:
+        if -exitcode == signal.SIGKILL and kernel_kills() > killed_before:
             return "oom", "the kernel killed the process: the machine's memory ran out"
         return "failed", f"the process was killed by {name}"
     return "failed", f"the process ended with status {exitcode} and no result"
 
 
-def _kernel_kills() -> int:
+def kernel_kills() -> int:
     """How often the kernel has killed for memory in this control group, or on this machine."""
     for file, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/proc/vmstat", "oom_kill")):
         with contextlib.suppress(OSError, ValueError):

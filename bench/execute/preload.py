@@ -18,7 +18,6 @@ with Path(os.devnull).open("w") as nothing:
     os.dup2(nothing.fileno(), 2)
     try:
         import torch  # noqa: F401
-        import transformers  # noqa: F401
 
         from bench import registry
 

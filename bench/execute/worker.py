@@ -9,23 +9,28 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bench import recipe
 from bench.execute.base import Job, Progress, Status
+
+if TYPE_CHECKING:
+    from bench.parallel import Group
 
 
 def main(connection: Connection, job: Job) -> None:
     """Do `job` and send ``("done", status, reason, measured)``; before it, any number of ``("progress", …)``."""
     started = time.perf_counter()
-    _follow_parent()
+    follow(os.getppid())
     # Ctrl-C reaches the whole group; what becomes of this process is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with job.log.open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
-        status, reason, measured = attempt(job, _Throttled(connection))
+        status, reason, measured = attempt(job, Throttled(connection))
         log.flush()
         measured.setdefault("seconds", {})["process"] = time.perf_counter() - started
         connection.send(("done", status, reason, measured))
@@ -33,18 +38,32 @@ def main(connection: Connection, job: Job) -> None:
 
 
 def attempt(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
-    """Do `job` in this process: how it ended, why, and what was measured."""
+    """Do `job` in this process, or in as many as its stage is divided among: how it ended, why, what was measured."""
+    if job.what == "stage" and (layout := recipe.parse(job.recipe).stages[-1].layout):
+        from bench.execute import ranks
+
+        return ranks.run(job, layout, progress)
+    return alone(job, progress)
+
+
+def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None) -> tuple[Status, str, dict[str, Any]]:
+    """Do `job` in this process, which by `meet` is one of several that do."""
     import torch
 
     from bench.loop import Diverged, NothingToTrain
 
     try:
         from bench import serve, stage
+        from bench.models import open_model
 
         torch.set_num_threads(job.machine.threads)
         if job.machine.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("a GPU was planned for, and torch finds none: see `methodbench doctor`")
-        measured = stage.run(job, progress) if job.what == "stage" else serve.run(job, progress)
+        if job.what == "make":
+            open_model(job.model, job.base).make(progress)
+            return "ok", "", {}
+        group = meet() if meet else None
+        measured = stage.run(job, progress, group) if job.what == "stage" else serve.run(job, progress)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
         if false:
             said = "; ".join(f"{claim['method']}: not so that {claim['text']} ({claim['seen']})" for claim in false)
@@ -71,7 +90,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-class _Throttled:
+class Throttled:
     """Progress to the parent, at most a few times a second, so that telling costs nothing."""
 
     def __init__(self, connection: Connection, every: float = 0.2) -> None:
@@ -86,10 +105,9 @@ class _Throttled:
             self._connection.send(("progress", what, done, of))
 
 
-def _follow_parent() -> None:
-    """Die with the server, which dies with the command: ``kill -9`` of the command leaves nothing behind."""
+def follow(parent: int) -> None:
+    """Die with the process `parent`, which dies with the command: ``kill -9`` of the command leaves nothing behind."""
     if sys.platform == "linux":
-        parent = os.getppid()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:

@@ -1,10 +1,10 @@
-"""The clock of training steps."""
+"""The clocks of training steps and of torch.compile."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -68,3 +68,34 @@ class CudaClock:
 def step_clock(device: torch.device) -> StepClock:
     """The clock for `device`."""
     return CudaClock() if device.type == "cuda" else WallClock()
+
+
+class Compiling:
+    """``with Compiling() as compiling:`` adds up, in ``compiling.seconds``, the wall time that torch.compile takes inside.
+
+    Of nested compilations only the outermost counts. It is told by torch's own callbacks, so nothing is timed twice
+    and nothing where nothing is compiled.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def __enter__(self) -> Self:
+        from torch._dynamo.callback import callback_handler
+
+        callback_handler.register_start_callback(self._start)
+        callback_handler.register_end_callback(self._stop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        from torch._dynamo.callback import callback_handler
+
+        callback_handler.remove_start_callback(self._start)
+        callback_handler.remove_end_callback(self._stop)
+
+    def _start(self, _: object) -> None:
+        self._started = time.perf_counter()
+
+    def _stop(self, _: object) -> None:
+        self.seconds += time.perf_counter() - self._started

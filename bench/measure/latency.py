@@ -1,4 +1,4 @@
-"""Latency of one forward pass, as samples that are kept raw.
+"""Latency of an encoder's forward pass and of a decoder's prefill and tokens, as samples that are kept raw.
 
 A sample is the time of ``loops`` forward passes divided by ``loops``, so that no sample is shorter than the
 clock and the interpreter's own work are fine. Warm-ups are single passes. No sample is left out and nothing is
@@ -8,9 +8,10 @@ summarised: :mod:`bench.metrics` does that when records are read.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -24,6 +25,9 @@ MIN_SAMPLE_SECONDS = 0.005
 
 MIN_WARMUPS = 3
 MAX_WARMUPS = 20
+
+NEW_TOKENS = 16
+"""Tokens that a decoder adds to the prompt in one pass of decoding."""
 
 STEADY = 0.10
 """Warmed up is a forward pass whose last three times lie within this share of the shortest of them."""
@@ -39,23 +43,32 @@ class Samples:
 
 
 def measure(
-    forward: Callable[[], object],
+    forward: Callable[..., object],
     *,
     now: Callable[[], float],
     samples: int,
     min_seconds: float = MIN_SAMPLE_SECONDS,
+    fresh: Callable[[], object] | None = None,
 ) -> Samples:
     """Warm `forward` up until it is steady, then time it `samples` times.
 
     `now` gives seconds and must wait for the device first: :func:`wall_clock`, or ``time.process_time`` on a
-    CPU.
+    CPU. `fresh` makes, outside the clock, what each single call of `forward` is given.
     """
 
     def timed(loops: int) -> float:
-        started = now()
+        if fresh is None:
+            started = now()
+            for _ in repeat(None, loops):
+                forward()
+            return (now() - started) / loops
+        spent = 0.0
         for _ in repeat(None, loops):
-            forward()
-        return (now() - started) / loops
+            given = fresh()
+            started = now()
+            forward(given)
+            spent += now() - started
+        return spent / loops
 
     warmups: list[float] = []
     while len(warmups) < MAX_WARMUPS and not _steady(warmups):
@@ -100,8 +113,8 @@ def encoder(
     set of samples belongs to one. On a CPU there are two entries: wall time with `threads` threads, and the
     process' CPU time on one thread; on CUDA only wall time. Each is ready for a record's ``latency``::
 
-        {"batch", "length", "clock": "wall" | "cpu", "threads", "unit": "second", "loops", "warmups",
-        "values", "process"}
+        {"phase": "forward", "batch", "length", "clock": "wall" | "cpu", "threads", "unit": "second", "loops",
+        "warmups", "values", "process"}
 
     The number of threads and the modules' modes are as before afterwards. Measure last: what a model builds
     at its first inference stays in it.
@@ -110,32 +123,112 @@ def encoder(
         ValueError: the model has no position for a sequence of that length, or the vocabulary no ordinary
         token.
     """
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if positions is not None and shape[1] > positions:  # on CUDA the model's own error would end the process
-        raise ValueError(f"latency of {shape[1]} tokens: the model's positions end at {positions}")
+    _check_positions(model, shape[1], f"{shape[1]} tokens")
     inputs = shape_inputs(vocabulary, shape, device, seed)
-    clocks = [("wall", threads, wall_clock(device))]
-    if device.type == "cpu":
-        clocks.append(("cpu", 1, time.process_time))
+
+    def forward() -> object:
+        return model(**inputs)
+
     entries = []
-    with evaluating(model), _no_silent_eager(), _inferring(model, inputs) as forward:
-        for clock, used, now in clocks:
+    with evaluating(model), _no_silent_eager(), _inferring(model, forward):
+        for clock, used, now in _clocks(device, threads):
             with _threads(used):
                 found = measure(forward, now=now, samples=samples)
-            entries.append(
-                {
-                    "batch": shape[0],
-                    "length": shape[1],
-                    "clock": clock,
-                    "threads": used,
-                    "unit": "second",
-                    "loops": found.loops,
-                    "warmups": list(found.warmups),
-                    "values": list(found.values),
-                    "process": process,
-                }
-            )
+            entries.append(_entry("forward", shape, clock, used, process, found))
     return entries
+
+
+def decoder(
+    model: torch.nn.Module,
+    vocabulary: Any,
+    shape: tuple[int, int],
+    *,
+    device: torch.device,
+    samples: int,
+    process: int,
+    threads: int,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Time `model` as it answers a batch of prompts of exactly `shape` ``(batch, length)``, in evaluation mode.
+
+    There are two phases. "prefill" reads the prompts, fills a new cache of keys and values, and chooses the first
+    token. "decode" goes on from there, always with the likeliest token: each of :data:`NEW_TOKENS` passes reads one
+    token, and the cache, for each of the batch. A sample of decoding is the time of these passes over their number:
+    seconds for each token of an answer. Each begins with the cache of a prefill of its own, which is outside its
+    clock.
+
+    Arguments and entries are those of :func:`encoder`, with the phase by its name; those of decoding have
+    ``new_tokens`` too, and their ``loops`` counts tokens.
+
+    Raises:
+        ValueError: the model has no position for prompt and answer, or the vocabulary no ordinary token.
+    """
+    from bench.architecture import base
+
+    _check_positions(model, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
+    prompt = shape_inputs(vocabulary, shape, device, seed)
+    inner = base(model)
+    # Of the prompt, only the last position's logits are wanted; some models can leave the others out.
+    one = "logits_to_keep" in inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
+    last = {"logits_to_keep": 1} if one else {}
+    # What PEFT puts in front of every prompt is in the cache after the first pass.
+    prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    step = inner if prompts else model
+
+    def prefill() -> tuple[Any, torch.Tensor]:
+        outputs = model(**prompt, use_cache=True, **last)
+        return outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+
+    def decode(state: tuple[Any, torch.Tensor]) -> torch.Tensor:
+        cache, token = state
+        for _ in repeat(None, NEW_TOKENS):
+            outputs = step(input_ids=token, past_key_values=cache, use_cache=True)
+            cache, token = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+        return token
+
+    entries = []
+    with evaluating(model), _no_silent_eager(), _inferring(model, lambda: decode(prefill())):
+        for clock, used, now in _clocks(device, threads):
+            with _threads(used):
+                found = measure(prefill, now=now, samples=samples)
+                entries.append(_entry("prefill", shape, clock, used, process, found))
+                found = _each(measure(decode, now=now, samples=samples, fresh=prefill), NEW_TOKENS)
+                entries.append(_entry("decode", shape, clock, used, process, found) | {"new_tokens": NEW_TOKENS})
+    return entries
+
+
+def _check_positions(model: torch.nn.Module, length: int, what: str) -> None:
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if positions is not None and length > positions:  # on CUDA the model's own error would end the process
+        raise ValueError(f"latency of {what}: the model's positions end at {positions}")
+
+
+def _clocks(device: torch.device, threads: int) -> list[tuple[str, int, Callable[[], float]]]:
+    clocks = [("wall", threads, wall_clock(device))]
+    return [*clocks, ("cpu", 1, time.process_time)] if device.type == "cpu" else clocks
+
+
+def _each(found: Samples, parts: int) -> Samples:
+    """The time of one of the `parts` that each pass consisted of."""
+    warmups, values = ([seconds / parts for seconds in of] for of in (found.warmups, found.values))
+    return Samples(found.loops * parts, tuple(warmups), tuple(values))
+
+
+def _entry(
+    phase: str, shape: tuple[int, int], clock: str, threads: int, process: int, found: Samples
+) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "batch": shape[0],
+        "length": shape[1],
+        "clock": clock,
+        "threads": threads,
+        "unit": "second",
+        "loops": found.loops,
+        "warmups": list(found.warmups),
+        "values": list(found.values),
+        "process": process,
+    }
 
 
 def shape_inputs(
@@ -159,15 +252,11 @@ def shape_inputs(
 
 
 @contextlib.contextmanager
-def _inferring(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Iterator[Callable[[], object]]:
-    """The forward pass, in inference mode where the model can do that, and without gradients where not.
+def _inferring(model: torch.nn.Module, forward: Callable[[], object]) -> Iterator[None]:
+    """Inference mode where the model can do that, and without gradients where not.
 
-    Whether it can shows in one pass that is not timed.
+    Whether it can shows in one call of `forward` that is not timed.
     """
-
-    def forward() -> object:
-        return model(**inputs)
-
     if not _rebuilds_weights(model):
         try:
             with torch.inference_mode():
@@ -177,10 +266,10 @@ def _inferring(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> It
                 raise
         else:
             with torch.inference_mode():
-                yield forward
+                yield
             return
     with torch.no_grad():
-        yield forward
+        yield
 
 
 def _rebuilds_weights(model: torch.nn.Module) -> bool:

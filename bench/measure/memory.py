@@ -88,7 +88,9 @@ class SavedActivations:
 
     def _pack(self, tensor: torch.Tensor) -> _Saved:
         storages = _Storages(without=self._kept)
-        storages.add(tensor)
+        # A sharded model's weights are gathered, as parameters, when they are used: they were not there before.
+        if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
+            storages.add(tensor)
         for key, size in storages.items():
             self._now += size if not self._holders[key] else 0
             self._holders[key] += 1
@@ -175,7 +177,8 @@ def parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The plain tensors that `tensor` is made of, and those that are needed to unpack it."""
     if _wraps(tensor):
         for name in tensor.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
-            yield from parts(getattr(tensor, name))
+            if isinstance(inner := getattr(tensor, name), torch.Tensor):  # a DTensor's mesh is none
+                yield from parts(inner)
     elif tensor.layout == torch.sparse_coo:
         yield from (tensor._indices(), tensor._values())
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -246,6 +249,9 @@ def _weights(model: torch.nn.Module) -> Iterator[tuple[object, torch.Tensor]]:
         # Unpacked anew at each call, often at the address of the one before: the module says which it is.
         for number, tensor in enumerate(_packed(module)):
             yield (id(module), number), tensor
+        # What keeps its weight packed in buffers, as our own modules do, can unpack it.
+        if callable(unpacked := getattr(module, "unpacked", None)):
+            yield (id(module), "unpacked"), unpacked()
 
 
 def _four_bit(weight: torch.Tensor) -> Any:
@@ -273,6 +279,10 @@ def nonzero(weight: torch.Tensor) -> int:
         weight = weight.full_tensor()
     elif weight.is_quantized or (_wraps(weight) and type(weight).dequantize is not torch.Tensor.dequantize):
         weight = weight.dequantize()
+    elif type(weight).__module__.startswith("torchao."):  # laid out for a kernel, which alone can read it
+        weight = torch.nn.functional.linear(
+            torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device), weight
+        )
     elif _wraps(weight) or weight.layout != torch.strided:
         weight = weight.to_dense()
     return int(torch.count_nonzero(weight))

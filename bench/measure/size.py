@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from bench.architecture import members
+
 Saver = Callable[[torch.nn.Module, Path], bool]
 """Saves a model in a folder and says True, or leaves it to others and says False."""
 
@@ -16,7 +18,8 @@ def on_disk(model: torch.nn.Module, folder: Path, savers: Sequence[Saver] = ()) 
     """Save `model` in `folder` and weigh it: ``{"bytes": total, "files": {relative name: bytes}}``.
 
     The first saver that says True has saved it; else the model's own ``save_pretrained`` does (for a PEFT
-    model that is the adapter without its base), else ``torch.save`` of its state. Bytes are the files'
+    model that is the adapter without its base), else ``torch.save`` of its state; each member of an ensemble
+    into a folder of its own. Bytes are the files'
     lengths. All files count, the configuration too, for nothing loads without it; only ``README.md``, a card
     that PEFT writes for readers, does not. The tokenizer is the same for all methods and is not saved.
 
@@ -27,11 +30,15 @@ def on_disk(model: torch.nn.Module, folder: Path, savers: Sequence[Saver] = ()) 
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty")
-    if not any(saver(model, folder) for saver in savers):
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(folder)  # type: ignore[operator]
-        else:
-            torch.save(model.state_dict(), folder / "model.pt")
+    models = members(model)
+    for number, member in enumerate(models):
+        place = folder / f"member{number}" if len(models) > 1 else folder
+        place.mkdir(exist_ok=True)
+        if not any(saver(member, place) for saver in savers):
+            if hasattr(member, "save_pretrained"):
+                member.save_pretrained(place)  # type: ignore[operator]
+            else:
+                torch.save(member.state_dict(), place / "model.pt")
     files = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))

@@ -22,7 +22,5 @@ def open_model(spec: str, base: Path) -> Model:
         return known[spec]()
     path = base / Path(spec).expanduser()
     if not path.is_dir():
-        raise ModelError(
-            f"`{spec}` is neither a registered model nor a directory ({path}){nearest(spec, known)}"
-        )
+        raise ModelError(f"`{spec}` is neither a registered model nor a directory ({path}){nearest(spec, known)}")
     return Directory(path)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
+
+
+ENCODERS = frozenset(
+    """
+    albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie eurobert flaubert
+    fnet funnel gte ibert longformer luke megatron-bert mobilebert modernbert mpnet mra nomic_bert nystromformer rembert
+    roberta roberta-prelayernorm roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod yoso
+    """.split()  # noqa: SIM905
+)
+"""transformers' model types that read text in both directions, and so learn by masking and not by predicting."""
 
 
 class Model(abc.ABC):
@@ -16,6 +26,8 @@ class Model(abc.ABC):
     name: str
     kind: ClassVar[str] = "pretrained"
     summary: ClassVar[str] = ""
+    pretrained: ClassVar[bool] = True
+    """Whether its weights have learned anything. Quality is not measured where they have not."""
 
     # -- planning, without torch ---------------------------------------------------------------------------------
 
@@ -31,7 +43,18 @@ class Model(abc.ABC):
     def model_type(self) -> str:
         """transformers' ``model_type``: "bert", "llama", ..."""
 
+    def config(self) -> Mapping[str, Any]:
+        """What is in ``config.json``, where there is one: what planning knows of the model's shape."""
+        return {}
+
+    def to_make(self) -> str:
+        """Say that :meth:`make` has something to do, and about how long it takes; empty where all is there."""
+        return ""
+
     # -- in a stage's own process --------------------------------------------------------------------------------
+
+    def make(self, progress: Callable[[str, int, int], None]) -> None:
+        """Make what is not there yet, before any stage needs it. Two processes do not make it twice."""
 
     @abc.abstractmethod
     def load(self, auto_class: str, options: Mapping[str, Any]) -> tuple[torch.nn.Module, Any]:

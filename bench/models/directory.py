@@ -64,9 +64,7 @@ class Directory(Model):
             found.append(str(error))
         else:
             if missing:
-                found.append(
-                    f"{self.path}: weights named in its index are missing: {', '.join(missing)}; copy them"
-                )
+                found.append(f"{self.path}: weights named in its index are missing: {', '.join(missing)}; copy them")
         if not any((self.path / name).is_file() for name in _VOCABULARIES):
             found.append(
                 f"{self.path}: it has no tokenizer files (tokenizer.json, vocab.txt, ...); "
@@ -91,11 +89,19 @@ class Directory(Model):
         Raises:
             ModelError: there is none.
         """
-        file = self.path / "config.json"
-        found = _json(file, "save the model there with its save_pretrained").get("model_type")
+        found = self.config().get("model_type")
         if not isinstance(found, str):
+            file = self.path / "config.json"
             raise ModelError(f"{file}: it has no `model_type`, by which transformers knows the architecture")
         return found
+
+    def config(self) -> Mapping[str, Any]:
+        """What is in ``config.json``.
+
+        Raises:
+            ModelError: there is none.
+        """
+        return _json(self.path / "config.json", "save the model there with its save_pretrained")
 
     def _weights(self) -> list[Path]:
         """The weights' files, whether they are there or not.
@@ -111,9 +117,7 @@ class Directory(Model):
                 return [file]
             shards = _json(file, "copy it again").get("weight_map")
             if not isinstance(shards, dict) or not shards:
-                raise ModelError(
-                    f"{file}: it has no `weight_map`, which names the weights' files; copy it again"
-                )
+                raise ModelError(f"{file}: it has no `weight_map`, which names the weights' files; copy it again")
             return [self.path / shard for shard in sorted(set(map(str, shards.values())))]
         adapter = (self.path / "adapter_config.json").is_file()
         mend = (
@@ -135,9 +139,7 @@ class Directory(Model):
             for file in self._weights():
                 yield file.name, self._weights_hash(file)
         except OSError as error:
-            raise ModelError(
-                f"{error.filename or self.path}: cannot be read: {error.strerror or error}"
-            ) from None
+            raise ModelError(f"{error.filename or self.path}: cannot be read: {error.strerror or error}") from None
 
     def _weights_hash(self, file: Path) -> str:
         return cache.sha256(file)
@@ -158,7 +160,7 @@ class Directory(Model):
         import torch
         import transformers
 
-        with _quiet():
+        with quiet():
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, local_files_only=True)
                 model: torch.nn.Module = getattr(transformers, auto_class).from_pretrained(
@@ -171,6 +173,8 @@ class Directory(Model):
         # A decoder's classifier looks for the last token before the padding, so both must mean the same one.
         config: Any = model.config
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        # A cache of keys and values serves generation alone, which asks for it; elsewhere it costs time and memory.
+        config.get_text_config().use_cache = False
         return model, tokenizer
 
 
@@ -211,8 +215,8 @@ def _check_readable(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, and no report that a classification head is new: it always is."""
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers, and no report that a classification head is new: it always is."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -21,14 +21,14 @@ def open_task(spec: str | DataTable, base: Path) -> Task:
     """
     if not isinstance(spec, str):
         from bench.tasks.classification import Table
+        from bench.tasks.language_modelling import OwnText
 
-        return Table(spec, base)
+        return Table(spec, base) if spec.kind == "classification" else OwnText(spec, base)
     known = registry.tasks()
     if spec not in known:
         own = ""
-        if spec.endswith((".csv", ".jsonl")):
-            own = (
-                f'; one\'s own file goes into a table: task = {{ kind = "classification", data = "{spec}" }}'
-            )
+        if spec.endswith((".csv", ".jsonl", ".txt")):
+            kind = "causal_lm" if spec.endswith(".txt") else "classification"
+            own = f'; one\'s own file goes into a table: task = {{ kind = "{kind}", data = "{spec}" }}'
         raise TaskError(f"unknown task `{spec}`{own or nearest(spec, known)}")
     return known[spec]()

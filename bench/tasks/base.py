@@ -6,6 +6,7 @@ Planning asks a task for its name, its problems and its fingerprint, and none of
 from __future__ import annotations
 
 import abc
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -75,8 +76,9 @@ class Batch:
 class Quality:
     """How good a model is on the test split.
 
-    ``metrics`` are named in :mod:`bench.metrics`; ``correct`` holds, for each scored item, 1 or 0 (or a loss for
-    tasks without right and wrong), in an order that depends on the data alone, so that two models compare pairwise.
+    ``metrics`` are named in :mod:`bench.metrics`. ``correct`` holds what each scored item adds to one of them: 1 or 0,
+    or a loss for tasks without right and wrong. Its mean *is* that metric, and its order depends on the data alone, so
+    that two models compare pairwise.
     """
 
     metrics: Mapping[str, float]
@@ -102,6 +104,10 @@ class Task(abc.ABC):
     def fingerprint(self) -> str:
         """A hash over every item, its label and its split. Results of different fingerprints are not compared."""
 
+    def unfit(self, model_type: str) -> str:
+        """Why a model of transformers' type `model_type` cannot do this task; empty where it can."""
+        return ""
+
     # -- in a stage's own process --------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -110,7 +116,13 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def batches(
-        self, split: Split, tokenizer: Any, *, batch_size: int, max_length: int, generator: torch.Generator | None = None
+        self,
+        split: Split,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        generator: torch.Generator | None = None,
     ) -> Iterator[Batch]:
         """Batches on the CPU: endless and shuffled by `generator` where one is given, else one pass in order."""
 
@@ -123,9 +135,35 @@ class Task(abc.ABC):
         """The logits that decide the prediction, ``[terms, classes]``."""
 
     @abc.abstractmethod
-    def evaluate(self, model: torch.nn.Module, tokenizer: Any, *, batch_size: int, max_length: int, split: Split = "test") -> Quality:
+    def evaluate(
+        self, model: torch.nn.Module, tokenizer: Any, *, batch_size: int, max_length: int, split: Split = "test"
+    ) -> Quality:
         """Score `model`, which is in evaluation mode, on `split`."""
 
 
 class TaskError(Exception):
     """The data cannot be used. The message names the file, the row or column and the mend."""
+
+
+def place(text: str) -> float:
+    """A number in [0, 1) that depends on `text` alone; it decides the split and the order in it."""
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def split_of(at: float) -> Split:
+    """The split of what is at this :func:`place`: about 70 % train, 10 % validate and 20 % test."""
+    return "test" if at < 0.2 else "validation" if at < 0.3 else "train"
+
+
+def shuffled(items: int, generator: torch.Generator) -> Iterator[int]:
+    """Endless numbers below `items`: each epoch holds each once, in a new order."""
+    import torch
+
+    while True:
+        yield from torch.randperm(items, generator=generator).tolist()
+
+
+def first(*values: int | None) -> int:
+    """The first that is not None."""
+    return next(value for value in values if value is not None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import abc
-import csv
 import functools
 import hashlib
-import io
 import itertools
 import json
 from array import array
@@ -16,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from bench.method import nearest
-from bench.tasks.base import Batch, Quality, Split, Task, TaskError
+from bench.tasks.base import Batch, Quality, Split, Task, TaskError, first, place, shuffled, split_of
+from bench.tasks.rows import Rows
 
 if TYPE_CHECKING:
     import torch
@@ -61,14 +59,14 @@ def divide(found: Iterable[Row]) -> Data:
     for text, label in found:
         if label_of.setdefault(text, label) != label:
             label_of[text] = None
-    items = sorted((_place(text), text, label) for text, label in label_of.items() if label is not None)
+    items = sorted((place(text), text, label) for text, label in label_of.items() if label is not None)
     labels = tuple(sorted({label for _, _, label in items}))
     position = {label: target for target, label in enumerate(labels)}
     texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
     targets: dict[Split, list[int]] = {split: [] for split in get_args(Split)}
     digest = hashlib.sha256()
-    for place, text, label in items:
-        split: Split = "test" if place < 0.2 else "validation" if place < 0.3 else "train"
+    for at, text, label in items:
+        split = split_of(at)
         texts[split].append(text)
         targets[split].append(position[label])
         digest.update(json.dumps([text, label, split]).encode("ascii"))
@@ -78,12 +76,6 @@ def divide(found: Iterable[Row]) -> Data:
         targets={split: tuple(of) for split, of in targets.items()},
         fingerprint=digest.hexdigest(),
     )
-
-
-def _place(text: str) -> float:
-    """A number in [0, 1) that depends on `text` alone; it decides the split and the order in it."""
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 class Classification(Task):
@@ -186,7 +178,7 @@ class Classification(Task):
             TaskError: the split has no items.
         """
         encoded = self.encoded(split, tokenizer, max_length)
-        order = iter(range(len(encoded))) if generator is None else _shuffled(len(encoded), generator)
+        order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded), generator)
         while items := tuple(itertools.islice(order, batch_size)):
             yield encoded.batch(items)
 
@@ -217,8 +209,10 @@ class Classification(Task):
         """
         import torch
 
+        from bench.work import device_of
+
         encoded = self.encoded(split, tokenizer, max_length)
-        device = next(model.parameters()).device
+        device = device_of(model)
         # Items of like length go together, for little padding; results are put back in the order of items.
         order = sorted(range(len(encoded)), key=lambda item: encoded.lengths[item])
         predictions = [-1] * len(encoded)
@@ -230,9 +224,8 @@ class Classification(Task):
                 for item, prediction in zip(batch.items, predicted.tolist(), strict=True):
                     predictions[item] = prediction
         targets = self.targets(split)
-        correct = tuple(
-            float(target == prediction) for target, prediction in zip(targets, predictions, strict=True)
-        )
+        # Whole numbers: a record is half as long so, and reading many takes far less memory.
+        correct = tuple(int(target == prediction) for target, prediction in zip(targets, predictions, strict=True))
         metrics = {"accuracy": sum(correct) / len(correct), "macro_f1": macro_f1(targets, predictions)}
         return Quality(metrics, tuple(predictions), correct)
 
@@ -262,10 +255,10 @@ class Encoded:
 
         self.tokenizer = tokenizer
         self.lengths: list[int] = []
-        pad = _first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        pad = first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self._fill = {
             "input_ids": pad,
-            "token_type_ids": _first(getattr(tokenizer, "pad_token_type_id", None), 0),
+            "token_type_ids": first(getattr(tokenizer, "pad_token_type_id", None), 0),
         }
         columns: dict[str, array[int]] = {}
         # Some hundreds at a time: quick for the tokenizer, which needs much memory for each text it is at.
@@ -277,9 +270,7 @@ class Encoded:
                     # Without special tokens a text can come to nothing, and a model needs a token at least.
                     columns.setdefault(name, array("i")).extend(row or [self._fill[name]])
             self.lengths += [max(1, len(row)) for row in found["input_ids"]]
-        self._columns = {
-            name: torch.frombuffer(column, dtype=torch.int32) for name, column in sorted(columns.items())
-        }
+        self._columns = {name: torch.frombuffer(column, dtype=torch.int32) for name, column in sorted(columns.items())}
         self._lengths = torch.tensor(self.lengths)
         self._starts = self._lengths.cumsum(0) - self._lengths
         self._targets = torch.tensor(targets)
@@ -297,23 +288,9 @@ class Encoded:
         real = column < self._lengths[chosen][:, None]
         # Where there is only padding, any token is read, and then written over.
         where = torch.where(real, self._starts[chosen][:, None] + column, 0)
-        inputs = {
-            name: ids[where].long().masked_fill_(~real, self._fill[name])
-            for name, ids in self._columns.items()
-        }
+        inputs = {name: ids[where].long().masked_fill_(~real, self._fill[name]) for name, ids in self._columns.items()}
         inputs["attention_mask"] = real.long()
         return Batch(inputs, self._targets[chosen], lengths, terms=(1,) * len(items), items=tuple(items))
-
-
-def _first(*values: int | None) -> int:
-    return next(value for value in values if value is not None)
-
-
-def _shuffled(items: int, generator: torch.Generator) -> Iterator[int]:
-    import torch
-
-    while True:
-        yield from torch.randperm(items, generator=generator).tolist()
 
 
 def macro_f1(truth: Sequence[int], predictions: Sequence[int]) -> float:
@@ -339,7 +316,7 @@ class Table(Classification):
         super().__init__()
         self.file = base / Path(table.data).expanduser()
         self.name = table.name or self.file.stem
-        self.columns = (table.text, table.label)
+        self.rows = Rows(self.file, (table.text, table.label))
 
     def read(self) -> Iterator[Row]:
         """Every row.
@@ -347,117 +324,8 @@ class Table(Classification):
         Raises:
             TaskError: the file or a row in it is wrong.
         """
-        readers = {".csv": self._csv, ".jsonl": self._jsonl}
-        suffix = self.file.suffix.lower()
-        if suffix not in readers:
-            raise self._error(f"files of kind `{suffix}` are not read; give it as .csv or .jsonl")
-        empty = True
-        for line, values in readers[suffix](self._content()):
-            empty = False
-            text, label = (
-                self._value(line, column, value) for column, value in zip(self.columns, values, strict=True)
-            )
-            yield text, label
-        if empty:
-            raise self._error("it has no rows")
-
-    def _content(self) -> str:
-        try:
-            content = self.file.read_bytes()
-        except FileNotFoundError:
-            known = [
-                other.name
-                for other in self.file.parent.glob("*")
-                if other.suffix.lower() in (".csv", ".jsonl")
-            ]
-            raise self._error(f"no such file{nearest(self.file.name, known)}") from None
-        except OSError as error:
-            raise self._error(f"cannot be read: {error.strerror or error}") from None
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise self._error(
-                f"line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"
-            ) from None
-
-    def _csv(self, content: str) -> Iterator[tuple[int, Sequence[object]]]:
-        # The limit is the whole process's, and guards against nothing here: the content is in memory already.
-        limit = csv.field_size_limit(2**31 - 1)
-        reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            where = [self._column(column, header) for column in self.columns]
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise self._error(
-                        f"line {reader.line_num} has {len(cells)} cells and the header has {len(header)}; "
-                        'a text that holds commas stands in "quotes"'
-                    )
-                yield reader.line_num, [cells[position] for position in where]
-        except csv.Error as error:
-            raise self._error(
-                f'line {reader.line_num}: {error}; a " within "quotes" is doubled: ""'
-            ) from None
-        finally:
-            csv.field_size_limit(limit)
-
-    def _column(self, column: str, header: list[str]) -> int:
-        if column in header:
-            return header.index(column)
-        if not header:
-            raise self._error(
-                f"it has no header row; its first line names the columns, as in {','.join(self.columns)}"
-            )
-        separators = {";": "semicolons", "\t": "tabs"}
-        used = [name for sign, name in separators.items() if len(header) == 1 and sign in header[0]]
-        hint = (
-            f"; its columns look separated by {used[0]}, commas are needed"
-            if used
-            else nearest(column, header)
-        )
-        raise self._error(f"it has no column `{column}`{hint}")
-
-    def _jsonl(self, content: str) -> Iterator[tuple[int, Sequence[object]]]:
-        # Not splitlines(): that also splits at signs that may stand within a JSON string.
-        for line, row in enumerate(content.split("\n"), 1):
-            if not row.strip():
-                continue
-            try:
-                found = json.loads(row)
-            except (ValueError, RecursionError) as error:
-                raise self._error(f"line {line} is not JSON: {error}") from None
-            if not isinstance(found, dict):
-                columns = ", ".join(f'"{column}": ...' for column in self.columns)
-                raise self._error(f"line {line} is not an object, as in {{{columns}}}")
-            for column in self.columns:
-                if column not in found:
-                    raise self._error(f"line {line} has no `{column}`{nearest(column, found)}")
-            yield line, [found[column] for column in self.columns]
-
-    def _value(self, line: int, column: str, value: object) -> str:
-        if isinstance(value, bool | int) and column == self.columns[1]:
-            value = json.dumps(value)
-        if value is not None and not isinstance(value, str):
-            raise self._error(f"line {line}: `{column}` is text, found {value!r:.60}")
-        value = (value or "").strip()
-        if not value:
-            raise self._error(f"line {line}: `{column}` is empty; fill it in or take the row out")
-        if not _is_unicode(value):
-            raise self._error(
-                f"line {line}: `{column}` holds half of a surrogate pair, which is no character"
-            )
-        return value
-
-    def _error(self, message: str) -> TaskError:
-        return TaskError(f"{self.file}: {message}")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        of_text, of_label = self.rows.columns
+        for line, (text, label) in self.rows:
+            if isinstance(label, bool | int):
+                label = json.dumps(label)
+            yield self.rows.text(line, of_text, text).strip(), self.rows.text(line, of_label, label).strip()

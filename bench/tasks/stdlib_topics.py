@@ -109,7 +109,7 @@ class StdlibTopics(Classification):
         for problem in self.problems():
             raise TaskError(problem)
         for name in PACKAGES:
-            for file in sorted(entry.path for entry in _sources(str(self.root / name))):
+            for file in sorted(entry.path for entry in sources(str(self.root / name))):
                 yield from ((text, name) for text in _docstrings(Path(file).read_bytes()))
 
     @functools.cached_property
@@ -118,18 +118,15 @@ class StdlibTopics(Classification):
         stats = sorted(
             (os.path.relpath(entry.path, self.root), stat.st_size, stat.st_mtime_ns)
             for name in PACKAGES
-            for entry in _sources(str(self.root / name))
+            for entry in sources(str(self.root / name))
             for stat in [entry.stat()]
         )
         identity = repr((_FORMAT, sys.version, stats)).encode("utf-8", "surrogateescape")
-        return (
-            cache.folder()
-            / "stdlib-topics"
-            / f"{hashlib.blake2b(identity, digest_size=16).hexdigest()}.jsonl"
-        )
+        return cache.folder() / "stdlib-topics" / f"{hashlib.blake2b(identity, digest_size=16).hexdigest()}.jsonl"
 
 
-def _sources(folder: str) -> Iterator[os.DirEntry[str]]:
+def sources(folder: str) -> Iterator[os.DirEntry[str]]:
+    """The Python files of a folder and the folders in it, those of tests left out."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -137,7 +134,7 @@ def _sources(folder: str) -> Iterator[os.DirEntry[str]]:
     for entry in entries:
         if entry.is_dir():
             if entry.name not in _TESTS:
-                yield from _sources(entry.path)
+                yield from sources(entry.path)
         elif entry.name.endswith(".py"):
             yield entry
 

@@ -2,92 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Gt, Lt
 
-from bench.evidence import Claim, plain
-from bench.method import Place, Transform
+from bench.evidence import Claim
+from methods import _masks
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.loop import Training
     from bench.work import Work
 
 
 @dataclass(frozen=True)
-class Magnitude(Transform):
+class Magnitude(_masks.Pruning):
     """Set the smallest weights of the blocks' linear layers to zero: over all layers together, or in each alone.
 
     Nothing shrinks and nothing gets faster by it: dense kernels multiply by zero as fast as by anything. A later
-    training keeps the zeros. Built on ``torch.nn.utils.prune``.
+    training keeps the zeros. The weights that go are those of ``torch.nn.utils.prune.L1Unstructured``:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.prune.L1Unstructured.html
     """
 
     name = "magnitude"
     paper = "https://arxiv.org/abs/1506.02626"
     example = "full >> magnitude(0.5)"
-    gives = frozenset({"sparse"})
+    across = frozenset({"replicas", "shards"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     scope: Literal["global", "layer"] = "global"
 
-    def problems(self, place: Place) -> Iterator[str]:
-        """It looks at plain weights."""
-        if "adapter" in place.facts:
-            yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> magnitude(0.5)`"
-        if "quantized" in place.facts:
-            yield "quantized weights have no magnitudes to compare; prune first, as in `magnitude(0.5) >> dynamic_int8`"
-
-    def apply(self, work: Work) -> None:
+    def prune(self, work: Work, amount: float) -> None:
         """Find the smallest and zero them."""
-        from torch.nn.utils import prune
-
-        from bench.architecture import block_linears
-
-        weights = [(layer, "weight") for layer in block_linears(work.model).values()]
-        if self.scope == "global":
-            prune.global_unstructured(weights, prune.L1Unstructured, amount=self.amount)  # type: ignore[no-untyped-call]
-        for layer, name in weights:
-            if self.scope == "layer":
-                prune.l1_unstructured(layer, name, self.amount)  # type: ignore[no-untyped-call]
-            prune.remove(layer, name)  # type: ignore[no-untyped-call]
-
-    def on_model(self, training: Training) -> None:
-        """Remember what is zero, of the weights that will train."""
-        layers = _layers(training.model)
-        training.notes[self.name] = [(w, w.detach() != 0) for w in (layer.weight for layer in layers.values()) if w.requires_grad]
-
-    def on_step(self, training: Training) -> None:
-        """Put the zeros back."""
         import torch
 
-        with torch.no_grad():
-            for weight, mask in training.notes.get(self.name, ()):
-                weight.mul_(mask)
+        for part in self._parts(_masks.layers(work.model)):
+            weights = [layer.weight for layer in part.values()]
+            sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
+            kept = torch.ones_like(sizes, dtype=torch.bool)
+            kept[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
+            masks = torch.split(kept, [weight.numel() for weight in weights])
+            _masks.restore([(weight, mask.view_as(weight)) for weight, mask in zip(weights, masks, strict=True)])
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The share of zeros is the amount to 1e-3, and nothing outside of the blocks' linear layers changed."""
-        names = {f"{plain(name)}.weight" for name in _layers(work.model)}
-        total = sum(layer.weight.numel() for layer in _layers(work.model).values())
-        zeros = total - sum(work.after.nonzero[name] for name in names)
-        share = zeros / total
-        yield Claim(f"{self.amount:g} of the weights are zero", abs(share - self.amount) <= 1e-3, f"{share:.4f}, {zeros:,} of {total:,}")
-        others = before.changed(work.after) - names
-        yield Claim("nothing else changed", not others, f"{len(others)} other tensors changed")
+    def pattern(self, work: Work) -> Iterator[Claim]:
+        """The share of zeros is the amount, over all layers or in each."""
+        yield _masks.share_is(self.amount, [part.values() for part in self._parts(_masks.layers(work.model))])
 
-    def keeps(self, before: Snapshot, work: Training) -> Iterator[Claim]:
-        """No zero came back in training."""
-        names = {f"{plain(name)}.weight" for name in _layers(work.model)}
-        grown = {name for name in names if work.after.nonzero[name] > before.nonzero[name]}
-        yield Claim("the zeros were kept in training", not grown, f"{len(grown)} of {len(names)} layers have fewer")
+    def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
+        """No weight was zeroed that was larger than one that was kept."""
+        import torch
 
+        yield _masks.unchanged(work, originals)
+        found = _masks.layers(work.model)
+        groups = [
+            (
+                torch.cat([originals[name].abs().flatten() for name in part])[None],
+                torch.cat([layer.weight.detach().cpu().flatten() == 0 for layer in part.values()])[None],
+            )
+            for part in self._parts({name: found[name] for name in originals})
+        ]
+        yield _masks.lowest("the smallest", groups)
 
-def _layers(model: nn.Module) -> dict[str, nn.Linear]:
-    from bench.architecture import block_linears
-
-    # An adapter's own low-rank layers are no part of what was pruned.
-    return {name: layer for name, layer in block_linears(model).items() if "lora_" not in name}
+    def _parts(self, layers: dict[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
+        """Layers whose weights are compared with each other."""
+        return [layers] if layers and self.scope == "global" else [{name: layer} for name, layer in layers.items()]

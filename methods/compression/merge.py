@@ -33,6 +33,11 @@ class Merge(Transform):
             yield "there is no adapter to fold; it comes after one, as in `lora(r=8) >> merge`"
         elif "mergeable" not in place.facts:
             yield "the adapter before it is not a change of weights and cannot be folded into them"
+        if "quantized" in place.facts:
+            yield (
+                "the weights beneath are quantized, and rounding what it folds in would lose most of it; "
+                "leave the adapter on, or quantize after folding, as in `lora >> merge >> nf4`"
+            )
 
     def apply(self, work: Work) -> None:
         """Fold."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
 from bench.method import Place, Transform
+from methods import _structured
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.evidence import Snapshot
     from bench.work import Work
 
@@ -20,67 +24,52 @@ if TYPE_CHECKING:
 class PruneFFN(Transform):
     """Take out feed-forward neurons: the intermediate size of every block really shrinks, and so does its time.
 
-    A neuron's importance is the L2 norm of all weights that come into it and go out of it. Built on torch-pruning,
-    which finds those weights by tracing the model: https://github.com/VainF/Torch-Pruning
+    A neuron's ``importance`` is taken over all weights that come into it and go out of it: "l2" is the norm of these,
+    "taylor" the sum of |weight · gradient| over 128 training items (https://arxiv.org/abs/1906.10771), "random"
+    draws it. Built on torch-pruning, which finds those weights by tracing: https://github.com/VainF/Torch-Pruning
     """
 
     name = "prune_ffn"
     paper = "https://arxiv.org/abs/2301.12900"
     example = "full >> prune_ffn(0.5) >> full(share=0.3)"
     needs = ("torch_pruning",)
+    gives = frozenset({"reshaped"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
+    importance: _structured.Importance = "l2"
 
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights."""
-        if "adapter" in place.facts:
-            yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> prune_ffn(0.5)`"
-        if "quantized" in place.facts:
-            yield "quantized weights cannot be cut; prune first, as in `prune_ffn(0.5) >> dynamic_int8`"
+        yield from _structured.problems(place, str(self))
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows."""
-        import torch_pruning
-
         from bench.architecture import base, feed_forward
 
-        model = work.model
-        config = base(model).config
-        cache, config.use_cache = getattr(config, "use_cache", None), False
-        # Tracing follows gradients.
-        model.requires_grad_(True)
-        one = {name: tensor[:1] for name, tensor in work.probe.inputs.items()}
-        graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=one)
-        importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-        for up, down in feed_forward(model):
-            neurons = down.in_features
-            cut = torch_pruning.prune_linear_out_channels
-            group = graph.get_pruning_group(up[0], cut, list(range(neurons)))
-            order = importance(group).argsort().tolist()
-            graph.get_pruning_group(up[0], cut, sorted(order[: self._cut(neurons)])).prune()
-        config.intermediate_size = down.in_features
-        config.use_cache = cache
-        model.zero_grad(set_to_none=True)
+        _structured.put_aside(work, self.name)
+        with _structured.graph(work) as graph:
+            rank = _structured.ranking(work, self.importance)
+            for up, _ in feed_forward(work.model):
+                _structured.cut(graph, up[0], rank, self.amount)
+        base(work.model).config.intermediate_size = up[0].out_features
+
+    def save(self, model: nn.Module, folder: Path) -> bool:
+        """The configuration tells the size, unless another method reshaped the model too."""
+        return _structured.save(model, folder)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """Every block's feed-forward layers have the smaller shape, and nothing else changed its shape."""
+        """Every feed-forward layer has the smaller shape, nothing else changed, and whole neurons are left."""
         from bench.architecture import base, feed_forward
 
-        widths = {layer.out_features for up, _ in feed_forward(work.model) for layer in up}
-        widths |= {down.in_features for _, down in feed_forward(work.model)}
-        after = work.after
-        smaller = {name for name, shape in before.shapes.items() if after.shapes.get(name) != shape}
-        old = {size for name in smaller for size in before.shapes[name]} - {
-            size for name in smaller for size in after.shapes.get(name, ())
-        }
-        expected = {size - self._cut(size) for size in old}
-        yield Claim(
-            "every feed-forward layer has the smaller width",
-            len(widths) == 1 and widths == expected == {base(work.model).config.intermediate_size},
-            f"{sorted(old)} → {sorted(widths)}",
-        )
-        per_block = len(smaller) / base(work.model).config.num_hidden_layers
-        yield Claim("no other shape changed", bool(smaller) and per_block <= 4, f"{per_block:g} tensors a block changed shape")
-
-    def _cut(self, neurons: int) -> int:
-        return round(neurons * self.amount)
+        names = _structured.names_of(work.model)
+        groups = [
+            [
+                *(member for layer in up for member in _structured.linear(names, layer, outputs=True)),
+                *_structured.linear(names, down, outputs=False),
+            ]
+            for up, down in feed_forward(work.model)
+        ]
+        yield from _structured.claims(before, work, self.name, groups, self.amount)
+        widths = {down.in_features for _, down in feed_forward(work.model)}
+        told = base(work.model).config.intermediate_size
+        yield Claim("the configuration tells the width", widths == {told}, f"{sorted(widths)}, it says {told}")

@@ -28,6 +28,8 @@ class Full(Trainer):
     name = "full"
     paper = "https://arxiv.org/abs/1810.04805"
     example = "full"
+    across = frozenset({"replicas", "shards"})
+    whole = True
 
     lr: Annotated[float, Gt(0)] = 2e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -44,6 +46,10 @@ class Full(Trainer):
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """Every weight matrix moved."""
         after = work.after
-        matrices = {name for name, shape in after.shapes.items() if len(shape) >= 2 and name in dict(work.model.named_parameters())}
+        matrices = {
+            name
+            for name, shape in after.shapes.items()
+            if len(shape) >= 2 and name in dict(work.model.named_parameters())
+        }
         still = matrices & before.same(after)
         yield Claim("every weight matrix moved", not still, f"{len(matrices) - len(still)} of {len(matrices)} moved")

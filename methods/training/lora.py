@@ -1,16 +1,17 @@
-"""Low-rank adaptation."""
+"""Low-rank adaptation, and the variants of it that PEFT has."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.evidence import Claim
 from bench.method import Place, Trainer
-from methods import _peft
+from methods import _added, _peft
 
 if TYPE_CHECKING:
     from bench.evidence import Snapshot
@@ -24,12 +25,19 @@ class LoRA(Trainer):
 
     The best rate of LoRA is about ten times that of full fine-tuning (https://thinkingmachines.ai/blog/lora), hence
     3e-3. ``targets`` are names of linear layers; PEFT's choice for the architecture (query and value) otherwise.
-    ``alpha`` is twice the rank where it is not given. Built on PEFT's ``LoraConfig``.
+    ``alpha`` is twice the rank where it is not given, and 16 for rslora, which holds it while the rank varies.
+
+    Variants: ``rslora`` scales by ``alpha / sqrt(r)``, so that high ranks learn too (https://arxiv.org/abs/2312.03732);
+    ``dora`` also learns the length of each output's weights apart from their direction
+    (https://arxiv.org/abs/2402.09353); ``pissa`` starts from the r principal directions of each weight, which it takes
+    out of the frozen rest (https://arxiv.org/abs/2404.02948). The rate was chosen for plain LoRA. Built on PEFT's
+    ``LoraConfig``: https://huggingface.co/docs/peft/package_reference/lora
     """
 
     name = "lora"
     paper = "https://arxiv.org/abs/2106.09685"
     example = "lora(r=8)"
+    across = frozenset({"replicas", "shards"})
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
@@ -37,30 +45,131 @@ class LoRA(Trainer):
     alpha: Annotated[float, Gt(0)] | None = None
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     targets: tuple[str, ...] | None = None
+    variant: Literal["plain", "rslora", "dora", "pissa"] = "plain"
     lr: Annotated[float, Gt(0)] = 3e-3
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model that gradients can flow through."""
-        yield from _peft.problems(place)
+        yield from _peft.problems(place, "LORA", targets=self.targets)
+        if self.variant in ("dora", "pissa") and "shards" in place.stage.layout:
+            yield f"{self.variant} works on whole weights, and here each process holds a shard; use data_parallel, or another variant"
+        if self.variant == "pissa":
+            if "quantized" in place.facts:
+                yield "pissa starts from the weights' singular vectors, and quantized weights have none; use another variant"
+            width = place.config.get("hidden_size")
+            if width and self.r > width:
+                yield f"weights of {width} outputs have no {self.r} principal directions; lower r"
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
-        _peft.attach(
+        config = _peft.config(
             training,
             "LoraConfig",
             r=self.r,
-            lora_alpha=self.alpha or 2 * self.r,
+            lora_alpha=self._alpha,
             lora_dropout=self.dropout,
             target_modules=list(self.targets) if self.targets else None,
+            use_rslora=self.variant == "rslora",
+            use_dora=self.variant == "dora",
+            init_lora_weights="pissa" if self.variant == "pissa" else True,
         )
+        _peft.attach(training, config)
+        if self.variant == "pissa":  # on the CPU, where it is in no training's memory
+            named = training.model.named_parameters()
+            training.notes[self.name] = {name: p.detach().cpu().clone() for name, p in named if "lora_" in name}
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The base is bit-identical, the adapter has r·(in + out) weights a layer, and its update is not zero."""
-        yield from _peft.claims(before, work, "lora_")
-        layers = [module for module in work.model.modules() if hasattr(module, "lora_A") and len(module.lora_A)]  # type: ignore[arg-type]
+        """The base is frozen, the adapter has the weights and the scale of its formula, and its update is not zero."""
+        layers = _peft.layers(work.model, "lora_A")
+        taken = {f"{name}.weight" for name in layers} if self.variant == "pissa" else set()
+        yield from _added.claims(before, work, "lora_", taken)
         counted = sum(p.numel() for name, p in work.model.named_parameters() if "lora_" in name)
-        formula = sum(self.r * (layer.in_features + layer.out_features) for layer in layers)  # type: ignore[operator]
-        yield Claim("the adapter has r·(in + out) weights a layer", 0 < counted == formula, f"{counted:,} against {formula:,}")
-        still = [layer for layer in layers if not layer.get_delta_weight("default").any()]  # type: ignore[operator]
-        yield Claim("every layer's update is not zero", bool(layers) and not still, f"{len(layers) - len(still)} of {len(layers)}")
+        dora = self.variant == "dora"
+        sides = [(layer.in_features, layer.out_features) for layer in layers.values()]
+        formula = sum(self.r * (wide + high) + dora * high for wide, high in sides)
+        yield Claim(
+            f"the adapter has r·(in + out){' + out' * dora} weights a layer",
+            0 < counted == formula,
+            f"{counted:,} against {formula:,}",
+        )
+        still = [name for name, layer in layers.items() if not layer.get_delta_weight("default").any()]
+        yield Claim(
+            "every layer's update is not zero",
+            bool(layers) and not still,
+            f"{len(layers) - len(still)} of {len(layers)}",
+        )
+        scale = self._alpha / (math.sqrt(self.r) if self.variant == "rslora" else self.r)
+        seen = [_scale(layer) for layer in layers.values()]
+        yield Claim(
+            f"an update is {scale:.4g} times B A",
+            bool(seen) and all(abs(found / scale - 1) < 1e-2 for found in seen),
+            f"{min(seen, default=math.nan):.4g} to {max(seen, default=math.nan):.4g}",
+        )
+        if dora:
+            errors = [_magnitude_error(layer) for layer in layers.values()]
+            worst = max(errors, default=math.inf)
+            yield Claim("weights are as long as their magnitudes say", worst < 1e-2, f"relative difference {worst:.1e}")
+        if self.variant == "pissa":
+            yield from self._residual(before, work, list(layers.values()))
+
+    @property
+    def _alpha(self) -> float:
+        return self.alpha or (16 if self.variant == "rslora" else 2 * self.r)
+
+    def _residual(self, before: Snapshot, work: Work, layers: list[Any]) -> Iterator[Claim]:
+        import torch
+
+        values = [torch.linalg.svdvals(layer.get_base_layer().weight.detach().float()) for layer in layers]
+        left = max((float(each[-self.r :].max() / each.max()) for each in values), default=math.inf)
+        yield Claim(
+            "each base weight lacks r directions", left < 1e-4, f"the largest of the last {self.r} is {left:.1e}"
+        )
+        start = work.notes.get(self.name, {})
+        parameters = {name: p for name, p in work.model.named_parameters() if name in start}
+        trained = {name: p.detach().clone() for name, p in parameters.items()}
+        heads: list[Any] = [m for m in work.model.modules() if hasattr(m, "original_module")]
+        new = [{key: value.clone() for key, value in m.modules_to_save.state_dict().items()} for m in heads]
+        try:
+            _put(parameters, start)
+            for module in heads:
+                module.modules_to_save["default"].load_state_dict(module.original_module.state_dict())
+            logits = work.probe_logits()
+        finally:
+            _put(parameters, trained)
+            for module, state in zip(heads, new, strict=True):
+                module.modules_to_save.load_state_dict(state)
+        assert before.logits is not None
+        error = float((logits - before.logits).abs().max() / before.logits.abs().max())
+        yield Claim(
+            "the frozen rest and the adapter's start give the pretrained outputs",
+            bool(start) and error < 1e-3,
+            f"largest difference of logits {error:.1e} of the largest logit",
+        )
+
+
+def _scale(layer: Any) -> float:
+    """How many times as long as ``B A`` the update is that PEFT would fold in."""
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    return float((layer.get_delta_weight("default").norm() / product.norm()).detach())
+
+
+def _magnitude_error(layer: Any) -> float:
+    """How far the lengths of a DoRA layer's weights, seen in what it does, are from its magnitudes."""
+    import torch
+
+    from bench.work import evaluating
+
+    magnitude = layer.lora_magnitude_vector["default"].weight.detach().float()
+    with evaluating(layer), torch.no_grad():
+        one = torch.eye(layer.in_features, device=magnitude.device)
+        lengths = (layer(one) - layer(torch.zeros_like(one))).float().norm(dim=0)
+    return float(((lengths - magnitude) / magnitude).abs().max())
+
+
+def _put(parameters: dict[str, Any], values: dict[str, Any]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim
-from bench.method import Modifier
+from bench.method import Modifier, Place
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,15 @@ class MixedPrecision(Modifier):
     name = "mixed_precision"
     paper = "https://arxiv.org/abs/1710.03740"
     example = 'full + mixed_precision("bf16")'
+    across = frozenset({"replicas", "shards"})
     order = 10
 
     dtype: Literal["bf16", "fp16"] = "bf16"
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """fp16 must see overflow in every gradient."""
+        if self.dtype == "fp16" and "shards" in place.stage.layout:
+            yield "in fp16, processes that each hold a shard would not skip the same steps; use bf16"
 
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Compute the loss under autocast."""
@@ -95,7 +101,8 @@ class MixedPrecision(Modifier):
         hooks = [
             module.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
             for module in work.model.modules()
-            if isinstance(module, torch.nn.Linear)
+            # Quantized weights are multiplied in a type of their own.
+            if isinstance(module, torch.nn.Linear) and module.weight.is_floating_point()
         ]
         work.loss(work.probe)  # type: ignore[attr-defined]
         for hook in hooks:
@@ -113,11 +120,13 @@ class MixedPrecision(Modifier):
         scaler = work.notes.get(self.name)
         scale = scaler.get_scale() if scaler else 1.0
         sums = []
-        for compute in (work._gradients, work.gradients):
+        for factor in (1.0, scale):
             work.optimizer.zero_grad(set_to_none=True)
+            if scaler:
+                scaler.load_state_dict({**scaler.state_dict(), "scale": factor})
             with torch.random.fork_rng():
                 torch.manual_seed(work.seed)
-                compute(work.probe, 1.0)
+                work.gradients(work.probe, 1.0)
             sums.append(sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None))
         work.optimizer.zero_grad(set_to_none=True)
         seen = sums[1] / sums[0] if sums[0] else float("nan")

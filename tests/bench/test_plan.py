@@ -78,7 +78,7 @@ def test_a_missing_package_is_named(monkeypatch):
     real = plan.importlib.util.find_spec
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else real(name))
     (cell,) = make_plan(monkeypatch, {"x": "full >> prune_ffn(0.5)"}).cells
-    assert cell.refused == ("prune_ffn: needs the package torch-pruning",)
+    assert cell.refused == ("prune_ffn: needs the package torch-pruning: pip install torch-pruning",)
 
 
 def test_a_merged_adapter_can_be_compressed(monkeypatch):

@@ -25,6 +25,9 @@ class Silent:
     def node(self, node):
         return lambda what, done, of: None
 
+    def making(self, what):
+        self.made = what
+
     def ended(self, node, record):
         pass
 

@@ -9,7 +9,9 @@ from bench.tasks import open_task
 from tests import jobs
 from tests.subjects import make_plan
 
-LONG = "lora(r=16) + accumulate(4) + mixed_precision('bf16') >> merge >> prune_ffn(0.5) >> full(share=0.3) >> dynamic_int8"
+LONG = (
+    "lora(r=16) + accumulate(4) + mixed_precision('bf16') >> merge >> prune_ffn(0.5) >> full(share=0.3) >> dynamic_int8"
+)
 
 
 def test_parse_a_long_recipe(benchmark):

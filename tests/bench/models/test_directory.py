@@ -55,9 +55,7 @@ def test_load(name: str, model_type: str, request: pytest.FixtureRequest) -> Non
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
 
 
-def test_loading_is_quiet_and_leaves_transformers_as_it_was(
-    tiny_bert: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_loading_is_quiet_and_leaves_transformers_as_it_was(tiny_bert: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging as settings
 
     before = settings.get_verbosity(), settings.is_progress_bar_enabled()

@@ -64,9 +64,7 @@ class TestDivide:
             assert set(few.texts[split]) <= set(many.texts[split])
 
     def test_the_split_is_the_same_on_every_machine_and_for_ever(self) -> None:
-        data = divide(
-            [(word, "a") for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
-        )
+        data = divide([(word, "a") for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")])
         assert data.texts == {
             "train": ("four", "seven", "eight", "five", "two", "six"),
             "validation": ("one",),
@@ -169,9 +167,7 @@ class TestBatches:
 
         task = Rows(some(20))
         size = len(task.texts("train"))
-        stream = task.batches(
-            "train", tokenizer, batch_size=3 * size, max_length=16, generator=torch.Generator()
-        )
+        stream = task.batches("train", tokenizer, batch_size=3 * size, max_length=16, generator=torch.Generator())
         assert Counter(next(stream).items) == dict.fromkeys(range(size), 3)
 
     def test_an_empty_split_is_an_error_and_not_an_endless_loop(self, tokenizer: Any) -> None:
@@ -275,9 +271,7 @@ class TestScore:
         assert quality.metrics == {"accuracy": 0, "macro_f1": 0}
 
     @pytest.mark.parametrize("name", ["tiny_bert", "tiny_llama"])
-    def test_a_real_model_scores_the_same_whatever_the_batch(
-        self, name: str, request: pytest.FixtureRequest
-    ) -> None:
+    def test_a_real_model_scores_the_same_whatever_the_batch(self, name: str, request: pytest.FixtureRequest) -> None:
         from bench.models.directory import Directory
 
         task = Rows(some())
@@ -307,9 +301,7 @@ class TestTable:
 
     def test_other_columns_and_labels_that_are_numbers(self, tmp_path: Path) -> None:
         file = tmp_path / "rows.jsonl"
-        file.write_text(
-            '{"body": " one ", "stars": 1}\n{"body": "two", "stars": true}\n{"body": "3", "stars": " x"}\n'
-        )
+        file.write_text('{"body": " one ", "stars": 1}\n{"body": "two", "stars": true}\n{"body": "3", "stars": " x"}\n')
         assert list(table(file, text="body", label="stars").read()) == [
             ("one", "1"),
             ("two", "true"),

@@ -72,9 +72,7 @@ def test_which_docstrings(small: StdlibTopics) -> None:
     assert len(rows) == len(PACKAGES) * 2 * 3, "short ones and those of tests stay out"
 
 
-def test_the_cache_gives_the_same(
-    small: StdlibTopics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_gives_the_same(small: StdlibTopics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = small.data
     monkeypatch.setattr(StdlibTopics, "read", lambda self: pytest.fail("built again"))
     again = fresh(tmp_path)

@@ -1,0 +1,151 @@
+"""Models that another runtime runs, in the place of a torch model."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from bench.evidence import Claim
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+class Exported(nn.Module):
+    """A model in another runtime's files, with the inputs and outputs of the torch model that it was made from.
+
+    The files are buffers, so that they are counted and stored. The runtime opens them when first asked, and again when
+    torch's number of threads has changed, which is the number that it uses.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], inputs: tuple[str, ...], config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.inputs = inputs
+        self.suffixes = tuple(files)
+        self.path: Path | None = None
+        for suffix, content in files.items():
+            self.register_buffer(suffix, torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        self._opened: tuple[int, Any] | None = None
+
+    @abc.abstractmethod
+    def open(self, threads: int) -> Any:
+        """The runtime's own object, with so many threads."""
+
+    @abc.abstractmethod
+    def run(self, opened: Any, feeds: dict[str, Any]) -> Any:
+        """The logits, as NumPy has them."""
+
+    @property
+    def opened(self) -> Any:
+        """The runtime's own object, with torch's number of threads."""
+        threads = torch.get_num_threads()
+        if self._opened is None or self._opened[0] != threads:
+            self._opened = None  # so that there are never two
+            self._opened = threads, self.open(threads)
+        return self._opened[1]
+
+    def forward(self, input_ids: torch.Tensor, **given: torch.Tensor) -> Any:
+        """As the torch model; what it was not given is zeros, as there."""
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        given = {"input_ids": input_ids, **given}
+        feeds = {name: given.get(name, torch.zeros_like(input_ids)).numpy() for name in self.inputs}
+        return SequenceClassifierOutput(logits=torch.from_numpy(self.run(self.opened, feeds)))
+
+    def write(self, folder: Path) -> Path:
+        """Write the files; the first of them."""
+        for suffix in self.suffixes:
+            (folder / f"model.{suffix}").write_bytes(self.get_buffer(suffix).numpy().data)
+        return folder / f"model.{self.suffixes[0]}"
+
+    def content(self, suffix: str) -> bytes:
+        """A file."""
+        return self.get_buffer(suffix).numpy().tobytes()
+
+    def serve(self, folder: Path) -> None:
+        """Open the files from disk and hold them no more: what is in memory then is the runtime's."""
+        self.path = self.write(folder)
+        for suffix in self.suffixes:
+            self.register_buffer(suffix, torch.empty(0, dtype=torch.uint8))
+        _ = self.opened
+
+    def save(self, folder: Path) -> None:
+        """Write what a user would ship."""
+        self.write(folder)
+        self.config.save_pretrained(folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+def trace(work: Work) -> tuple[torch.export.ExportedProgram, tuple[str, ...]]:
+    """The model's forward pass to its logits for any batch and length, and the names of its inputs."""
+    inputs = tuple(work.probe.inputs)
+    example = {name: torch.zeros(2, 8, dtype=torch.long) for name in inputs}
+    example["attention_mask"] = torch.ones(2, 8, dtype=torch.long)
+    example["attention_mask"][0, 6:] = 0  # a mask of ones alone could be left out
+    longest = getattr(work.model.config, "max_position_embeddings", None)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
+    config: Any = work.model.config
+    cache = getattr(config, "use_cache", None)
+    config.use_cache = False
+    try:
+        module = _Logits(work.model.eval())
+        shapes = dict.fromkeys(example, sizes)
+        program = torch.export.export(module.eval(), (), kwargs=example, dynamic_shapes=shapes)
+    finally:
+        config.use_cache = cache
+    return program, inputs
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    # With their names written out, for the exporter does not follow dynamic shapes through `**inputs`.
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
+        return logits
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters warn of each other's deprecations, which is nobody's concern here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def same_outputs(before: Snapshot, work: Work, kind: type[Exported], limit: float | None) -> Iterator[Claim]:
+    """The runtime answers, without a torch weight left, as the torch model did: to `limit`, or where None by direction."""
+    model = work.model
+    weights = sum(1 for _ in model.parameters())
+    yield Claim(
+        "the runtime holds the model", isinstance(model, kind) and not weights, f"{weights} torch parameters are left"
+    )
+    assert before.logits is not None
+    assert work.after.logits is not None
+    ours, theirs = work.after.logits.flatten(), before.logits.flatten()
+    if limit is not None:
+        error = float(torch.linalg.vector_norm(ours - theirs) / torch.linalg.vector_norm(theirs))
+        yield Claim(
+            f"its outputs are the torch model's to {limit:g}", error <= limit, f"relative difference {error:.1e}"
+        )
+        return
+    cosine = float(torch.cosine_similarity(ours, theirs, 0))
+    agree = float((work.after.logits.argmax(-1) == before.logits.argmax(-1)).float().mean())
+    seen = f"cosine {cosine:.4f}, the same class for {agree:.0%}"
+    yield Claim("its outputs are near the torch model's", cosine > 0.9, seen)

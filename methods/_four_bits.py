@@ -1,0 +1,92 @@
+"""What NF4 and FP4 share: they differ in their 16 values alone. No torch until a hook runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bench.evidence import Claim
+from methods import _quantized
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+BLOCK = 64
+"""Weights that share a scale: bitsandbytes' default, and the only one that transformers can ask for."""
+
+
+def apply(work: Work, quant_type: str, *, double_quant: bool, compute_dtype: str) -> None:
+    """Replace the blocks' linear layers."""
+    from methods import _bitsandbytes_layers as layers
+
+    options = {"double_quant": double_quant, "compute_dtype": compute_dtype}
+    _quantized.replace(work, quant_type, lambda layer: layers.four_bits(layer, quant_type, **options))
+    layers.mark(
+        work.model,
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quant_type,
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=layers.DTYPES[compute_dtype],
+    )
+
+
+def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool, compute_dtype: str) -> Iterator[Claim]:
+    """The layers hold codes of `quant_type`, multiply by their weights rounded to them, and in the right type."""
+    import torch
+
+    from bench.work import evaluating
+    from methods import _bitsandbytes_layers as layers
+
+    def is_packed(module: nn.Module) -> bool:
+        state = getattr(module.weight, "quant_state", None) if isinstance(module, layers.Linear4bit) else None
+        return (
+            state is not None
+            and module.weight.dtype == torch.uint8
+            and (state.quant_type, state.nested) == (quant_type, double_quant)
+        )
+
+    scales = "8-bit scales" if double_quant else "float32 scales"
+
+    def size(layer: Any) -> int:
+        blocks = -(-layer.in_features * layer.out_features // BLOCK)
+        codes = -(-layer.in_features * layer.out_features // 2) + 4 * 16  # and the 16 values that they stand for
+        if not double_quant:
+            return codes + 4 * blocks
+        # A byte a block, their mean, and for each 256 of them a scale; and the 256 values that bytes stand for.
+        return codes + blocks + 4 + 4 * -(-blocks // 256) + 4 * 256
+
+    yield from _quantized.claims(before, work, f"{quant_type} with {scales}", is_packed, size)
+
+    code = layers.bitsandbytes.functional.get_4bit_type(quant_type, device=work.device).sort().values
+    gap = float(code.diff().max()) / 2
+
+    def bound(rows: torch.Tensor) -> torch.Tensor:
+        largest = rows.abs().amax(1, keepdim=True)
+        # Scales in 8 bits are off by at most 1 % of the largest of them.
+        return gap * largest + (0.01 * largest.max() if double_quant else 0)
+
+    precision = layers.DTYPES[compute_dtype]
+    yield _quantized.rounded(
+        before,
+        work,
+        quant_type,
+        quant_type,
+        levels=16,
+        rows=lambda weight: _quantized.grouped(weight.reshape(1, -1), BLOCK),
+        bound=bound,
+        precision=precision,
+    )
+
+    packed = sum(map(is_packed, work.model.modules()))
+    with evaluating(work.model), torch.no_grad(), layers.Products() as products:
+        work.outputs(work.probe)
+    types = {types[0] for types in products.seen}
+    yield Claim(
+        f"each of them multiplies in {compute_dtype}",
+        types == {precision} and len(products.seen) == packed,
+        f"{len(products.seen)} products in {', '.join(map(str, types)) or 'nothing'}",
+    )

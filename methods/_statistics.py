@@ -1,0 +1,82 @@
+"""Statistics of the training data, for methods that prune by them. Padding never counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.tasks.base import Batch
+    from bench.work import Work
+
+
+def batches(work: Work, samples: int) -> Iterator[Batch]:
+    """Whole batches of training items, the same ones each time in a stage, until `samples` are in them."""
+    return itertools.islice(work.batches("train"), -(-samples // work.budget.batch_size))
+
+
+def observe(
+    work: Work,
+    modules: Mapping[str, nn.Module],
+    samples: int,
+    see: Callable[[str, torch.Tensor, torch.Tensor], None],
+) -> None:
+    """Run the model in evaluation mode and let `see` a module's name, its inputs and its outputs, a row a token."""
+    import torch
+
+    from bench.work import evaluating
+
+    mask: torch.Tensor | None = None
+
+    def rows(value: Any) -> torch.Tensor:
+        tensor: torch.Tensor = value[0] if isinstance(value, tuple) else value
+        padded = mask is not None and tensor.shape[:-1] == mask.shape
+        return (tensor[mask] if padded else tensor.reshape(-1, tensor.shape[-1])).float()
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            see(name, rows(args or options["hidden_states"]), rows(output))
+
+        return module.register_forward_hook(hook, with_kwargs=True)
+
+    hooks = [watch(name, module) for name, module in modules.items()]
+    try:
+        with evaluating(work.model), torch.no_grad():
+            for batch in batches(work, samples):
+                found = batch.inputs.get("attention_mask")
+                mask = None if found is None else found.bool()
+                work.outputs(batch)
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def collect(
+    work: Work, layers: Mapping[str, nn.Linear], samples: int, measure: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Of each layer, the sum over all batches of `measure` of its inputs ``[tokens, in_features]``."""
+    sums: dict[str, torch.Tensor] = {}
+
+    def see(name: str, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        found = measure(inputs)
+        sums[name] = sums[name] + found if name in sums else found
+
+    observe(work, layers, samples, see)
+    return sums
+
+
+def gradients(work: Work, samples: int) -> None:
+    """Leave in every parameter the gradient of the task's criterion, in evaluation mode: no dropout, no draw."""
+    import torch
+
+    from bench.work import evaluating
+
+    work.model.requires_grad_(True)
+    work.model.zero_grad(set_to_none=True)
+    with evaluating(work.model), torch.enable_grad():
+        for batch in batches(work, samples):
+            work.task.criterion(work.outputs(batch), batch).backward()  # type: ignore[no-untyped-call]

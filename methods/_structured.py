@@ -1,0 +1,239 @@
+"""What methods share that make layers smaller."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.evidence import Claim, digest, named_tensors, plain
+from bench.method import Place
+from methods import _statistics
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+Importance = Literal["l2", "taylor", "random"]
+
+MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "qwen3", "roberta")
+"""transformers' model types that these methods are tested on."""
+
+SAMPLES = 128
+"""Training items whose gradients the Taylor importance is made of."""
+
+
+def problems(place: Place, method: str) -> Iterator[str]:
+    """What keeps plain weights from being cut."""
+    if "adapter" in place.facts:
+        yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {method}`"
+    if "quantized" in place.facts:
+        yield f"quantized weights cannot be cut; prune first, as in `{method} >> dynamic_int8`"
+    if "factored" in place.facts:
+        yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
+    if place.model not in MODELS:
+        yield f"a model of type {place.model} may be built otherwise than those that it knows: {', '.join(MODELS)}"
+
+
+def cut_of(units: int, amount: float) -> int:
+    """How many of `units` go: at least one, and one stays.
+
+    Raises:
+        ValueError: there is but one.
+    """
+    if units < 2:
+        raise ValueError("nothing can be cut: there is one unit left, and that has to stay")
+    return min(max(1, round(units * amount)), units - 1)
+
+
+# -- with torch-pruning
+
+
+@contextlib.contextmanager
+def graph(work: Work) -> Iterator[Any]:
+    """torch-pruning's graph of what must be cut together.
+
+    Only groups that begin at one layer are ever asked of it. Its pruners of whole models never come to an end where
+    query heads share keys and values.
+    """
+    import torch_pruning
+
+    from bench.architecture import base
+
+    model = work.model
+    config = base(model).config
+    cache, config.use_cache = getattr(config, "use_cache", None), False
+    model.requires_grad_(True)  # tracing follows gradients
+    one = {name: tensor[:1] for name, tensor in work.probe.inputs.items()}
+    with warnings.catch_warnings():
+        # The scales of RMS norms, which are no module's that it knows. It cuts them all the same.
+        warnings.filterwarnings("ignore", "Unwrapped parameters detected")
+        yield torch_pruning.DependencyGraph().build_dependency(model, example_inputs=one, verbose=False)
+    config.use_cache = cache
+    model.zero_grad(set_to_none=True)
+
+
+def ranking(work: Work, importance: Importance) -> Callable[[Any], torch.Tensor]:
+    """Gives the units of one of torch-pruning's groups their importance."""
+    import torch
+    import torch_pruning
+
+    if importance == "taylor":
+        _statistics.gradients(work, SAMPLES)
+        return torch_pruning.importance.GroupTaylorImportance()  # type: ignore[no-any-return]
+    if importance == "random":
+        generator = torch.Generator().manual_seed(work.seed)
+        return lambda group: torch.rand(len(group[0].idxs), generator=generator)
+    return torch_pruning.importance.GroupMagnitudeImportance(p=2)  # type: ignore[no-any-return]
+
+
+def cut(graph: Any, layer: nn.Linear, rank: Callable[[Any], torch.Tensor], amount: float) -> None:
+    """Take the least important outputs of `layer` away, and all that belongs to them."""
+    import torch_pruning
+
+    outputs = torch_pruning.prune_linear_out_channels
+    order = rank(graph.get_pruning_group(layer, outputs, list(range(layer.out_features)))).argsort().tolist()
+    graph.get_pruning_group(layer, outputs, sorted(order[: cut_of(layer.out_features, amount)])).prune()
+
+
+# -- what belongs together
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a tensor that is cut, and how many places in it a unit takes."""
+
+    tensor: str
+    dim: int
+    size: int = 1
+
+
+Group = list[Member]
+
+
+def linear(names: Mapping[int, str], layer: nn.Linear, *, outputs: bool, size: int = 1) -> Group:
+    """The members that a layer's outputs, or its inputs, are."""
+    bias = [Member(names[id(layer.bias)], 0, size)] if outputs and layer.bias is not None else []
+    return [Member(names[id(layer.weight)], 0 if outputs else 1, size), *bias]
+
+
+def names_of(model: nn.Module) -> dict[int, str]:
+    """Each parameter's plain name."""
+    return {id(parameter): plain(name) for name, parameter in model.named_parameters()}
+
+
+def units(group: Group, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """All that belongs to each unit, ``[units, numbers]``. What is cut along two dimensions is left out."""
+    import torch
+
+    cut = [member.tensor for member in group]
+    parts = []
+    for member in group:
+        if cut.count(member.tensor) == 1:
+            moved = tensors[member.tensor].detach().movedim(member.dim, 0)
+            parts.append(moved.reshape(moved.shape[0] // member.size, -1))
+    return torch.cat(parts, dim=1)
+
+
+# -- evidence
+
+
+def put_aside(work: Work, name: str) -> None:
+    """Keep the weights as they are for the evidence of the method called `name`."""
+    work.notes[name] = {tensor: value.detach().cpu().clone() for tensor, value in named_tensors(work.model).items()}
+
+
+def claims(
+    before: Snapshot, work: Work, name: str, groups: Sequence[Group], amount: float, others: Group | None = None
+) -> Iterator[Claim]:
+    """The shapes are those of the formula, no others changed, and what is left of `groups` is whole units.
+
+    `others` are cut by as much, but one need not belong to the next.
+    """
+    after = work.after
+    expected: dict[str, list[int]] = {tensor: list(shape) for tensor, shape in before.shapes.items()}
+    for group in [*groups, others or []]:
+        for member in group:
+            old = before.shapes[member.tensor][member.dim]
+            expected[member.tensor][member.dim] = old - cut_of(old // member.size, amount) * member.size
+    wrong = {tensor for tensor, shape in expected.items() if after.shapes.get(tensor) != tuple(shape)}
+    wrong |= after.shapes.keys() - expected.keys()
+    yield Claim("every shape is the one it should be", not wrong, f"{len(wrong)} of {len(expected)} are not")
+    parameters = [plain(tensor) for tensor, _ in work.model.named_parameters()]
+    was, is_now, formula = (
+        sum(prod(shapes.get(tensor, ())) for tensor in parameters) for shapes in (before.shapes, after.shapes, expected)
+    )
+    yield Claim(
+        "the parameters are as many as the formula says",
+        is_now == formula < was,
+        f"{was:,} → {is_now:,}, formula {formula:,}",
+    )
+    aside = work.notes.get(name, {})
+    originals = {tensor: value for tensor, value in aside.items() if digest(value) == before.digests[tensor]}
+    whole = before.shapes.keys() == originals.keys() and not wrong
+    kept = [survivors(units(group, originals), units(group, named_tensors(work.model))) for group in groups if whole]
+    left = sum(len(found) for found in kept)
+    lost = sum(found.count(-1) for found in kept)
+    yield Claim("what is left is what was there, whole and in order", left > 0 and not lost, f"{left - lost} of {left}")
+
+
+def survivors(old: torch.Tensor, new: torch.Tensor) -> list[int]:
+    """Which of the `old` rows each `new` row is, each used once and in order; -1 for one that is none of them."""
+    import torch
+
+    def keys(rows: torch.Tensor) -> list[bytes]:
+        return [row.contiguous().view(torch.uint8).numpy().tobytes() for row in rows.cpu()]
+
+    there, found, at = keys(old), [], 0
+    for key in keys(new):
+        try:
+            found.append(there.index(key, at))
+            at = found[-1] + 1
+        except ValueError:
+            found.append(-1)
+    return found
+
+
+# -- what a user would ship
+
+
+def save(model: nn.Module, folder: Path) -> bool:
+    """Where ``from_pretrained`` could not build the shapes from the configuration, pickle the whole model.
+
+    It is read back by ``torch.load(folder / "model.pt", weights_only=False)``.
+    """
+    if hasattr(model, "peft_config") or told_by_config(model):
+        return False
+    import torch
+
+    torch.save(model, folder / "model.pt")
+    return True
+
+
+def told_by_config(model: nn.Module) -> bool:
+    """Whether a model made from the configuration has the same layers, of the same sizes."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            again = type(model)(model.config)
+    except ValueError:  # a hidden size that the number of heads does not divide, say
+        return False
+    return _sizes(again) == _sizes(model)
+
+
+def _sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "in_features"):
+            found[name] = (module.in_features, module.out_features)
+        elif hasattr(module, "embedding_dim"):
+            found[name] = (module.num_embeddings, module.embedding_dim)
+    return found

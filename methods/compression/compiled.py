@@ -1,0 +1,111 @@
+"""Compiling the model that serves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bench.evidence import Claim
+from bench.method import Place, Transform, facts_after, standing
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Compiled(Transform):
+    """Compile the model for inference with ``torch.compile``.
+
+    Sizes are compiled as unknowns (``dynamic=True``), so that one graph serves all lengths and no shape that is measured
+    has an advantage over the next. A compiled model cannot be stored: the processes that measure inference compile it
+    anew, from empty caches, and the time of that is a figure of its own. On a CPU the compiler's code stays in the
+    process and counts in inference memory. Documentation:
+    https://docs.pytorch.org/docs/stable/generated/torch.compile.html
+    """
+
+    name = "compiled"
+    paper = "https://docs.pytorch.org/assets/pytorch2-2.pdf"
+    example = "full >> compiled"
+    takes = frozenset({"inference_only"})
+    gives = frozenset({"inference_only"})
+
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """Kernels are built by the machine's own compiler, for torch's own operators."""
+        if place.machine.device == "cpu":
+            compiler = os.environ.get("CXX", "g++")
+            if shutil.which(compiler) is None:
+                yield f"it builds its kernels with a C++ compiler, and there is no `{compiler}`; install one or set CXX"
+            if self.mode == "reduce-overhead":
+                yield 'mode "reduce-overhead" is CUDA graphs, which a CPU does not have; leave the mode out'
+        elif shutil.which(compiler := os.environ.get("CC", "gcc")) is None and shutil.which("clang") is None:
+            yield f"Triton builds its launchers with a C compiler, and there is no `{compiler}`; install one or set CC"
+        if "exported" in place.facts:
+            yield "another runtime than torch runs the model, which compiles it in its own way"
+        if any(stage.base.name == "sparse_storage" for stage in standing(place.before)):
+            yield "torch.compile has no kernels for compressed rows; leave out sparse_storage, and the zeros stay dense"
+
+    def apply(self, work: Work) -> None:
+        """Compile, so that the evaluation too is the compiled model's."""
+        self._compile(work.model)
+
+    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
+        """Compile again, with nothing in the compiler's cache."""
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        self._compile(model)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """A forward pass runs compiled graphs, and gives what eager code gives."""
+        import torch
+
+        earlier = _graphs()
+        after = work.after
+        yield _compiled(_graphs() - earlier)
+        assert before.logits is not None
+        assert after.logits is not None
+        norm = torch.linalg.vector_norm
+        error = float(norm(before.logits - after.logits) / norm(before.logits))
+        # Compiled code sums in another order. That shows in the last bits, which are many in half precision, and where
+        # it moves an activation over an edge between two integers.
+        half = {parameter.dtype for parameter in work.model.parameters()} & {torch.bfloat16, torch.float16}
+        limit = 5e-2 if half or "quantized" in facts_after(work.before) else 1e-4
+        yield Claim("compiled equals eager", error <= limit, f"relative difference {error:.1e}, at most {limit:g}")
+        same = before.digests == after.digests
+        yield Claim("no weight changed", same, f"{len(before.changed(after))} changed")
+
+    def served(self, model: torch.nn.Module) -> Iterator[Claim]:
+        """What was measured ran compiled graphs."""
+        yield _compiled(_graphs())
+
+    def _compile(self, model: torch.nn.Module) -> None:
+        import torch
+        from torch._dynamo.utils import counters
+
+        # What this process compiled before would count towards the recompilations after which torch goes on uncompiled.
+        torch.compiler.reset()
+        counters.clear()
+        model.eval()
+        with warnings.catch_warnings():
+            # What torch's compiler says of other parts of torch when it is first imported.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model.compile(dynamic=True, mode=self.mode)
+
+
+def _compiled(graphs: int) -> Claim:
+    return Claim("a forward pass runs compiled graphs", graphs > 0, f"{graphs} graphs compiled")
+
+
+def _graphs() -> int:
+    """How many graphs this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])

@@ -1,0 +1,167 @@
+"""Depth pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+
+from bench.evidence import Claim, digest, named_tensors
+from bench.method import Place, Trainer, Transform
+from methods import _statistics
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class DropLayers(Transform):
+    """Take `n` whole blocks out: the model gets shallower, and faster by as much.
+
+    Which ones is told ``by`` their place, the "last" or "every_other" one from the last back, as DistilBERT's student is
+    made (https://arxiv.org/abs/1910.01108), or by "similarity": the ones that change their input least, by the cosine
+    between what comes in and what goes out at each token of ``samples`` training items (ShortGPT's block influence). The
+    paper averages over a large corpus; 128 items are the number that pruning methods calibrate on.
+    """
+
+    name = "drop_layers"
+    paper = "https://arxiv.org/abs/2403.03853"
+    example = "full >> drop_layers(2) >> full(share=0.3)"
+
+    n: Annotated[int, Ge(1)]
+    by: Literal["last", "every_other", "similarity"] = "last"
+    samples: Annotated[int, Ge(1)] = 128
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """Enough blocks must be there, and plain."""
+        if "adapter" in place.facts:
+            yield f"there is an adapter in the blocks; fold it first, as in `lora >> merge >> {self}`"
+        if "quantized" in place.facts:
+            yield f"the blocks are quantized; drop first, as in `{self} >> dynamic_int8`"
+        count = place.config.get("num_hidden_layers")
+        for stage in place.before:
+            if isinstance(stage.base, Trainer) and stage.base.replaces:
+                count = getattr(stage.base, "layers", None)  # no more is known of a student before it is there
+            if isinstance(stage.base, DropLayers) and count:
+                count -= stage.base.n
+        if count and self.n > self._most(count):
+            yield f"the model has {count} blocks here, of which {self._most(count)} can be dropped by {self.by}"
+
+    def apply(self, work: Work) -> None:
+        """Choose, drop, count anew."""
+        whole = _Depth.of(work.model)
+        count = len(whole.blocks)
+        if self.n > self._most(count):
+            raise ValueError(f"of {count} blocks {self._most(count)} can be dropped by {self.by}, not {self.n}")
+        going = self._going(self._influence(work), count)
+        work.notes[self.name] = whole
+        whole.without(going).put(work.model)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The blocks that are left are the right ones of the original's, bit-identical and in order, counted anew."""
+        from bench.architecture import base, blocks
+
+        after, left = work.after, _Depth.of(work.model)
+        stem = next(name for name, module in work.model.named_modules() if module is blocks(work.model)) + "."
+        numbers = {name.removeprefix(stem).split(".")[0] for name in before.digests if name.startswith(stem)}
+        whole: _Depth = work.notes.get(self.name, left)
+        tensors = {
+            f"{stem}{number}.{name}": digest(tensor)
+            for number, block in enumerate(whole.blocks)
+            for name, tensor in named_tensors(block).items()
+        }
+        known = tensors == {name: found for name, found in before.digests.items() if name.startswith(stem)}
+        kept = [number for number, block in enumerate(whole.blocks) if block in left.blocks]
+        yield Claim(
+            f"{self.n} of the blocks are gone, and the others are as they were and in order",
+            known and len(kept) == len(numbers) - self.n and [whole.blocks[number] for number in kept] == left.blocks,
+            f"of {len(numbers)} these are left: {', '.join(map(str, kept))}",
+        )
+        whole.put(work.model)
+        going = self._going(self._influence(work), len(whole.blocks))
+        left.put(work.model)
+        yield Claim(
+            f"the right ones are gone, by {self.by}",
+            going == set(range(len(numbers))) - {*kept},
+            f"these should be: {', '.join(map(str, sorted(going)))}",
+        )
+        others = {name: found for name, found in before.digests.items() if not name.startswith(stem)}
+        changed = {name for name in others if others[name] != after.digests.get(name)}
+        yield Claim("nothing else changed", not changed, f"{len(changed)} other tensors changed")
+        told = base(work.model).config.num_hidden_layers
+        places = [
+            {getattr(module, "layer_idx", number) for module in block.modules()}
+            for number, block in enumerate(left.blocks)
+        ]
+        yield Claim(
+            "configuration and blocks count anew",
+            told == len(left.blocks) and places == [{number} for number in range(told)],
+            f"{told} blocks, at {places} in the cache",
+        )
+
+    def _most(self, count: int) -> int:
+        return count // 2 if self.by == "every_other" else count - 1
+
+    def _going(self, influence: Sequence[float], count: int) -> set[int]:
+        if self.by == "similarity":
+            return set(sorted(range(count), key=lambda number: influence[number])[: self.n])
+        candidates = range(count) if self.by == "last" else range(1, count, 2)
+        return set(candidates[-self.n :])
+
+    def _influence(self, work: Work) -> list[float]:
+        """Of each block one minus the mean cosine of input and output; where nobody asks, nothing."""
+        import torch
+
+        from bench.architecture import blocks
+
+        if self.by != "similarity":
+            return []
+        sums: dict[str, list[float]] = {}
+
+        def see(name: str, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+            cosines = torch.cosine_similarity(inputs, outputs, dim=-1)
+            sums.setdefault(name, []).extend((1 - cosines).tolist())
+
+        modules = {str(number): block for number, block in enumerate(blocks(work.model))}
+        _statistics.observe(work, modules, self.samples, see)
+        return [sum(sums[name]) / len(sums[name]) for name in modules]
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """A model's blocks, and what its configuration says of each, where it does."""
+
+    blocks: list[nn.Module]
+    kinds: list[str] | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _Depth:
+        """What the model has."""
+        from bench.architecture import base, blocks
+
+        return cls(list(blocks(model)), getattr(base(model).config, "layer_types", None))
+
+    def without(self, going: set[int]) -> _Depth:
+        """The rest."""
+        kinds = self.kinds and [kind for number, kind in enumerate(self.kinds) if number not in going]
+        return _Depth([block for number, block in enumerate(self.blocks) if number not in going], kinds)
+
+    def put(self, model: nn.Module) -> None:
+        """Make these the model's blocks. Attention finds its keys and values in the cache by ``layer_idx``."""
+        from bench.architecture import base, blocks
+
+        found, config = blocks(model), base(model).config
+        del found[:]
+        found.extend(self.blocks)
+        for number, block in enumerate(self.blocks):
+            for module in block.modules():
+                if hasattr(module, "layer_idx"):
+                    setattr(module, "layer_idx", number)  # noqa: B010
+        config.num_hidden_layers = len(self.blocks)
+        if self.kinds is not None:
+            config.layer_types = self.kinds

@@ -1,0 +1,65 @@
+"""4-bit integers, rounded to the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bench.method import Place, Transform
+from methods import _quantized
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.evidence import Claim, Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Int4(Transform):
+    """Round the blocks' linear layers to 4-bit integers, −7 to 7 steps: the plainest way, to hold others against.
+
+    Each ``group_size`` weights of a row share a step, the largest of them is 7 steps, and no data is looked at. 64 is
+    the block of ``nf4`` and ``fp4``, so that the three differ in their values alone. Each product unpacks the weights:
+    less memory, more time. Embeddings and the task's head stay as they are.
+    """
+
+    name = "int4"
+    paper = "https://arxiv.org/abs/2004.09602"
+    example = "full >> int4"
+    gives = frozenset({"quantized", "inference_only"})
+
+    group_size: Literal[32, 64, 128] = 64
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It needs plain weights."""
+        yield from _quantized.problems(place, self.name)
+
+    def apply(self, work: Work) -> None:
+        """Replace the blocks' linear layers."""
+        from methods import _packed
+
+        def rounded(layer: nn.Linear) -> nn.Module:
+            weight = layer.weight.detach()
+            scale = _packed.steps(weight, 4, self.group_size)
+            codes = _packed.nearest(weight, _packed.spread(scale, self.group_size, layer.in_features), 4)
+            return _packed.PackedLinear(layer, codes, scale, bits=4, group_size=self.group_size)
+
+        _quantized.replace(work, self.name, rounded)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The blocks' linear layers hold 4 bits a weight, and multiply by their weights rounded to them."""
+        from methods import _packed
+
+        yield from _packed.claims(before, work, 4, self.group_size)
+        yield _quantized.rounded(
+            before,
+            work,
+            self.name,
+            "4 bits",
+            levels=15,
+            rows=lambda weight: _quantized.grouped(weight, self.group_size),
+            # Half a step; the step itself is in half precision.
+            bound=lambda rows: rows.abs().amax(1, keepdim=True) / 14 * (1 + 2**-11) + 2**-25,
+        )

@@ -1,0 +1,81 @@
+"""8-bit weights and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.evidence import Claim
+from bench.method import Place, Transform
+from methods import _quantized
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Int8Dynamic(Transform):
+    """Multiply int8 by int8 in the blocks' linear layers: a scale for each output channel, and one for each token.
+
+    Activations are rounded as they come. It is fast where it is compiled after. On a CPU without VNNI one bit is left
+    unused, because sums would overflow there. Embeddings and the task's head stay as they are. Training with
+    ``fake_int8`` before prepares for exactly this rounding. Built on torchao's ``Int8DynamicActivationInt8WeightConfig``:
+    https://docs.pytorch.org/ao/stable/api_reference/generated/torchao.quantization.Int8DynamicActivationInt8WeightConfig.html
+    """
+
+    name = "int8_dynamic"
+    paper = "https://arxiv.org/abs/2206.01861"
+    example = "full >> int8_dynamic"
+    needs = ("torchao",)
+    gives = frozenset({"quantized", "inference_only"})
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It needs plain weights."""
+        yield from _quantized.problems(place, self.name)
+
+    def apply(self, work: Work) -> None:
+        """Quantize the blocks' linear layers in place."""
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+        from torchao.utils import should_reduce_range
+
+        from methods import _torchao
+
+        reduced = should_reduce_range(work.device)
+        config = Int8DynamicActivationInt8WeightConfig(set_inductor_config=False, reduce_range=reduced)
+        _torchao.apply(work, self.name, config)
+
+    def save(self, model: nn.Module, folder: Path) -> bool:
+        """The state as torchao's tensors."""
+        from methods import _torchao
+
+        return _torchao.save(model, folder)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The blocks' linear layers hold int8, multiply by their weights rounded to it, and round activations too."""
+        import torch
+        from torchao.quantization import Int8Tensor
+        from torchao.utils import should_reduce_range
+
+        from methods import _torchao
+
+        steps = 127 if should_reduce_range(work.device) else 255
+
+        def is_int8(module: nn.Module) -> bool:
+            weight = getattr(module, "weight", None)
+            return isinstance(weight, Int8Tensor) and weight.qdata.dtype == torch.int8
+
+        def bound(rows: torch.Tensor) -> torch.Tensor:
+            # The 1 of a unit vector is its largest, and lies half a step beyond the last code.
+            return (rows.abs().amax(1, keepdim=True) + rows.abs()) / steps
+
+        yield from _quantized.claims(before, work, "int8", is_int8, _torchao.int8_bytes)
+        yield _quantized.rounded(
+            before, work, self.name, "int8", levels=steps + 1, rows=lambda weight: weight, bound=bound
+        )
+        yield _quantized.activations(before, work, self.name, rounded=True)

@@ -1,0 +1,161 @@
+"""Low-rank factorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Lt
+
+from bench.evidence import Claim, digest
+from bench.method import Place, RecipeError, Transform
+from methods import _structured
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class LowRank(Transform):
+    """Replace the blocks' linear layers by two each, the best product of a low rank: a truncated SVD of the weights.
+
+    Give the ``rank``, or the ``energy``, the share of each weight's squared singular values to keep, from which each
+    layer's rank follows. A layer that would not get smaller stays. What is left is ordinary linear layers, which train
+    and quantize; ``from_pretrained`` cannot build them, so the model is saved pickled. Built on ``torch.linalg.svd``.
+    """
+
+    name = "low_rank"
+    paper = "https://arxiv.org/abs/1404.0736"
+    example = "full >> low_rank(64) >> full(share=0.3)"
+    gives = frozenset({"factored"})
+
+    rank: Annotated[int, Ge(1)] | None = None
+    energy: Annotated[float, Gt(0), Lt(1)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.rank is None) == (self.energy is None):
+            raise RecipeError(
+                "low_rank: give either `rank` or `energy`, as in `low_rank(64)` or `low_rank(energy=0.9)`"
+            )
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It factors plain, dense weights, by a rank that saves something."""
+        if "adapter" in place.facts:
+            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+        if "quantized" in place.facts:
+            yield f"quantized weights cannot be factored; factor first, as in `{self} >> dynamic_int8`"
+        if "sparse" in place.facts:
+            yield f"factors of a sparse matrix are dense and lose its zeros; factor first, as in `{self} >> magnitude(0.5)`"
+        if "factored" in place.facts:
+            yield "the layers are factored already; factor once, by the rank that is wanted in the end"
+        if self.rank is not None and "reshaped" not in place.facts:
+            hidden, wide = place.config.get("hidden_size"), place.config.get("intermediate_size")
+            if hidden and wide and self.rank >= (most := hidden * wide / (hidden + wide)):
+                yield f"no layer gets smaller by a rank of {self.rank}; one of {hidden} × {wide} does below {most:.0f}"
+
+    def apply(self, work: Work) -> None:
+        """Factor each layer that gets smaller by it."""
+        import torch
+        from torch import nn
+
+        from bench.architecture import block_linears
+
+        aside = work.notes[self.name] = {}
+        for name, layer in block_linears(work.model).items():
+            weight = layer.weight.detach()
+            left, singular, right = torch.linalg.svd(weight.float(), full_matrices=False)
+            rank = self._rank(singular)
+            if not _pays(rank, weight.shape):
+                continue
+            aside[name] = weight.cpu().clone()
+            # Each factor gets the root of each singular value, so that neither is out of scale in training.
+            root = singular[:rank].sqrt()
+            down = _linear(root[:, None] * right[:rank], None)
+            up = _linear(left[:, :rank] * root, layer.bias)
+            work.model.set_submodule(name, nn.Sequential(down, up).to(weight.dtype).train(layer.training))
+        if not aside:
+            raise ValueError(f"no layer would get smaller by {self}")
+
+    def save(self, model: nn.Module, folder: Path) -> bool:
+        """The configuration knows of no factors, so pickle the model."""
+        return _structured.save(model, folder)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """Each layer is the truncated SVD of what it was, where that is smaller, and the rest is as it was."""
+        import torch
+
+        from bench.architecture import blocks
+
+        after = work.after
+        stem = next(name for name, module in work.model.named_modules() if module is blocks(work.model)) + "."
+        linears = {name for name, kind in before.classes.items() if kind == "Linear" and name.startswith(stem)}
+        originals = {
+            name: weight.double()
+            for name, weight in work.notes.get(self.name, {}).items()
+            if digest(weight) == before.digests[f"{name}.weight"]
+        }
+        factored = {name for name in linears if after.classes.get(name) == "Sequential"}
+        ranks = {name: after.shapes[f"{name}.0.weight"][0] for name in factored}
+        singular = {name: torch.linalg.svdvals(weight) for name, weight in originals.items()}
+        right = [name for name in factored & singular.keys() if ranks[name] == self._rank(singular[name].float())]
+        yield Claim(
+            "the factors are of the rank that was asked for",
+            0 < len(right) == len(factored),
+            f"ranks {min(ranks.values(), default=0)} to {max(ranks.values(), default=0)} in {len(factored)} layers",
+        )
+        errors = [0.0]
+        for name in right:
+            down, up = work.model.get_submodule(name).children()
+            product = (up.weight.detach().double() @ down.weight.detach().double()).cpu()  # type: ignore[operator]
+            lost = (originals[name] - product).square().sum() - singular[name][ranks[name] :].square().sum()
+            errors.append(float(lost.abs() / singular[name].square().sum()))
+        yield Claim(
+            "their product is off by the discarded singular values and no more",
+            len(right) == len(factored) and max(errors) <= 1e-5,
+            f"squared, relative to the weight, to within {max(errors):.1e}",
+        )
+        was, now = (sum(map(prod, snapshot.shapes.values())) for snapshot in (before, after))
+        saved = sum(
+            prod(before.shapes[f"{name}.weight"]) - ranks[name] * sum(before.shapes[f"{name}.weight"])
+            for name in factored
+        )
+        yield Claim(
+            "a rank r takes r·(in + out) weights",
+            was - now == saved > 0,
+            f"{was:,} → {now:,} numbers, formula {was - saved:,}",
+        )
+        whole = {name for name in linears - factored if self.rank and _pays(self.rank, before.shapes[f"{name}.weight"])}
+        yield Claim("every layer that gets smaller is factored", not whole, f"{len(whole)} of {len(linears)} are not")
+        moved = {f"{name}.bias": f"{name}.1.bias" for name in factored}
+        kept = before.digests.keys() - {f"{name}.weight" for name in factored}
+        changed = {name for name in kept if before.digests[name] != after.digests.get(moved.get(name, name))}
+        yield Claim("nothing else changed", not changed, f"{len(changed)} other tensors changed")
+
+    def _rank(self, singular: torch.Tensor) -> int:
+        """The rank for a weight with these singular values."""
+        if self.rank is not None:
+            return min(self.rank, len(singular))
+        assert self.energy is not None
+        kept = singular.double().square().cumsum(0)
+        return int((kept < self.energy * kept[-1]).sum()) + 1
+
+
+def _pays(rank: int, shape: Sequence[int]) -> bool:
+    return rank * sum(shape) < prod(shape)
+
+
+def _linear(weight: torch.Tensor, bias: nn.Parameter | None) -> nn.Linear:
+    from torch import nn
+
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    made.weight = nn.Parameter(weight.contiguous())
+    made.register_parameter("bias", bias)
+    return made

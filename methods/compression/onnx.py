@@ -1,0 +1,85 @@
+"""Export to onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bench.evidence import Claim
+from bench.method import Place, Transform
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Onnx(Transform):
+    """Export the model to ONNX and run it in onnxruntime, which is what many deploy with: it is measured there.
+
+    ``"int8"`` is onnxruntime's dynamic quantization: weights and embeddings in 8 bits, a scale for each output channel,
+    activations quantized as they come. Batch and length stay free. The session runs on as many threads as torch is set
+    to. CPU only. Documentation: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    """
+
+    name = "onnx"
+    paper = "https://onnxruntime.ai/docs/"
+    example = 'full >> onnx("int8")'
+    needs = ("onnx", "onnxruntime", "onnxscript")
+    gives = frozenset({"inference_only", "exported"})
+
+    precision: Literal["fp32", "int8"] = "fp32"
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It exports the plain forward pass of a classifier."""
+        if place.machine.device != "cpu":
+            yield 'it is measured on the CPU; run the suite with device = "cpu"'
+        if place.task != "classification":
+            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
+        if "adapter" in place.facts:
+            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+        if "quantized" in place.facts:
+            yield 'the weights are quantized for torch; quantize in the runtime instead, as in `onnx("int8")`'
+
+    def apply(self, work: Work) -> None:
+        """Export, and put the runtime's model in the place of torch's."""
+        from methods._onnx import export
+
+        work.model = export(work, self.precision)
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """The file and the configuration."""
+        model.save(folder)  # type: ignore[operator]
+        return True
+
+    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
+        """Open the file, as a server would."""
+        model.serve(folder)  # type: ignore[operator]
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The runtime holds the model, answers as torch did, and its graph has the operators of the precision."""
+        from methods._exported import same_outputs
+        from methods._onnx import OnnxModel
+
+        yield from same_outputs(before, work, OnnxModel, 1e-4 if self.precision == "fp32" else None)
+        found = work.model.operators() if isinstance(work.model, OnnxModel) else {}
+        integer, quantizing = (found.get(name, 0) for name in ("MatMulInteger", "DynamicQuantizeLinear"))
+        right = integer > 0 < quantizing if self.precision == "int8" else not integer and bool(found)
+        yield Claim(
+            f"its operators are those of {self.precision}",
+            right,
+            f"{integer} integer products, {quantizing} quantizations",
+        )
+
+    def served(self, model: torch.nn.Module) -> Iterator[Claim]:
+        """onnxruntime ran it, on the CPU."""
+        from methods._onnx import OnnxModel
+
+        providers = model.opened.get_providers() if isinstance(model, OnnxModel) else []
+        yield Claim(
+            "onnxruntime ran it on the CPU", providers == ["CPUExecutionProvider"], ", ".join(providers) or "no session"
+        )

@@ -1,0 +1,90 @@
+"""Export to OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+
+from bench.evidence import Claim
+from bench.method import Place, Transform
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class OpenVino(Transform):
+    """Export the model to OpenVINO, Intel's runtime for CPUs, and run it there: it is measured there.
+
+    Left to itself OpenVINO computes in bfloat16 where the CPU can, without a word; here the precision is asked for, and
+    read back from the compiled model. ``"int8"`` is NNCF's quantization after training, of weights and activations, with
+    ranges found on ``samples`` training items; 300 is NNCF's default. Batch and length stay free. It runs on as many
+    threads as torch is set to. CPU only. Documentation:
+    https://docs.openvino.ai/2025/openvino-workflow/model-optimization-guide/quantizing-models-post-training.html
+    """
+
+    name = "openvino"
+    paper = "https://docs.openvino.ai"
+    example = 'full >> openvino("bf16")'
+    needs = ("openvino", "nncf")
+    gives = frozenset({"inference_only", "exported"})
+
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    samples: Annotated[int, Ge(1)] = 300
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It exports the plain forward pass of a classifier."""
+        if place.machine.device != "cpu":
+            yield 'it is measured on the CPU; run the suite with device = "cpu"'
+        if place.task != "classification":
+            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
+        if "adapter" in place.facts:
+            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+        if "quantized" in place.facts:
+            yield 'the weights are quantized for torch; quantize in the runtime instead, as in `openvino("int8")`'
+        if self.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & {*place.machine.cpu_features}:
+            yield "this CPU has no instructions for bfloat16, and OpenVINO would compute in float32"
+
+    def apply(self, work: Work) -> None:
+        """Export, and put the runtime's model in the place of torch's."""
+        from methods._openvino import export
+
+        work.model = export(work, self.precision, self.samples)
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """The files and the configuration."""
+        model.save(folder)  # type: ignore[operator]
+        return True
+
+    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
+        """Open the files, as a server would."""
+        model.serve(folder)  # type: ignore[operator]
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The runtime holds the model, answers as torch did, and computes in the precision that was asked for."""
+        from methods._exported import same_outputs
+        from methods._openvino import OpenVinoModel
+
+        yield from same_outputs(before, work, OpenVinoModel, 1e-4 if self.precision == "fp32" else None)
+        yield self._precision(work.model)
+
+    def served(self, model: torch.nn.Module) -> Iterator[Claim]:
+        """So it did where it was measured."""
+        yield self._precision(model)
+
+    def _precision(self, model: torch.nn.Module) -> Claim:
+        from methods._openvino import OpenVinoModel
+
+        found = dict(model.precisions()) if isinstance(model, OpenVinoModel) else {}
+        wanted = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"i8", "u8"}}[self.precision]
+        seen = ", ".join(f"{count} in {name}" for name, count in sorted(found.items()))
+        return Claim(
+            f"products of weights run in {self.precision}", bool(found) and found.keys() <= wanted, seen or "none"
+        )

@@ -1,0 +1,118 @@
+"""Storing pruned weights without their zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Lt
+
+from bench.evidence import Claim, plain
+from bench.method import Place, Transform, standing
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class SparseStorage(Transform):
+    """Hold the pruned linear layers of the blocks without their zeros, in memory and on disk: compressed rows (CSR).
+
+    A weight takes 8 bytes in memory (4 for the number, 4 for its column) and 6 on disk, where a dense float32 takes 4,
+    zero or not. So it saves memory from half zeros on, which is the default ``threshold``, and disk from a third on;
+    layers with a smaller share of zeros stay dense. Time is another matter: dense kernels are faster until some 90 % are
+    zero. Documentation: https://docs.pytorch.org/docs/stable/sparse.html#sparse-csr-tensor
+    """
+
+    name = "sparse_storage"
+    paper = "https://arxiv.org/abs/1510.00149"
+    example = "full >> magnitude(0.9) >> sparse_storage"
+    gives = frozenset({"inference_only"})
+
+    threshold: Annotated[float, Ge(0), Lt(1)] = 0.5
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """There must be zeros, enough of them, in plain weights."""
+        if "adapter" in place.facts:
+            yield f"there is an adapter on the weights; fold it first, as in `… >> merge >> {self}`"
+        if "sparse" not in place.facts:
+            yield f"no weights are held at zero here; prune first, as in `magnitude(0.9) >> {self}`"
+        before = [method for stage in standing(place.before) for method in stage.methods]
+        amounts = [getattr(method, "amount", 1.0) for method in before if "sparse" in method.gives]
+        if amounts and max(amounts) < self.threshold:
+            yield f"{max(amounts):g} of the weights are zero, below the threshold of {self.threshold:g}; prune more or lower it"
+
+    def apply(self, work: Work) -> None:
+        """Replace the layers that have zeros enough."""
+        from bench.architecture import block_linears
+        from methods._sparse_linear import SparseLinear
+
+        for name, layer in block_linears(work.model).items():
+            if _zeros(layer.weight) >= self.threshold:
+                work.model.set_submodule(name, SparseLinear(layer))
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """As the layers hold it, but with 16 bits a column where that is enough."""
+        import torch
+        from safetensors.torch import save_file
+
+        from bench.architecture import base
+        from methods._sparse_linear import SparseLinear
+
+        kept = dict([*model.named_parameters(), *model.named_buffers()])  # tied ones once
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in kept}
+        for name, module in model.named_modules():
+            if isinstance(module, SparseLinear) and module.in_features <= 2**16:
+                state[f"{name}.columns"] = module.columns.to(torch.uint16)
+        save_file(state, folder / "model.safetensors")
+        base(model).config.save_pretrained(folder)
+        return True
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """Layers with enough zeros hold what is not zero and nothing else, byte for byte, and the outputs are the same."""
+        import torch
+
+        from bench.architecture import block_linears
+        from methods._sparse_linear import SparseLinear
+
+        after = work.after
+        sparse = {
+            plain(name): module for name, module in work.model.named_modules() if isinstance(module, SparseLinear)
+        }
+        left = [name for name, layer in block_linears(work.model).items() if _zeros(layer.weight) >= self.threshold]
+        yield Claim(
+            f"each layer of which {self.threshold:g} or more is zero is sparse",
+            bool(sparse) and not left,
+            f"{len(sparse)} sparse, {len(left)} left",
+        )
+        counts = {name: (before.nonzero[f"{name}.weight"], module) for name, module in sparse.items()}
+        exact = [
+            name
+            for name, (count, layer) in counts.items()
+            if int((layer.unpacked() != 0).sum()) == count == layer.values.numel()
+        ]
+        yield Claim(
+            "they hold what was not zero, and nothing else", len(exact) == len(sparse), f"{len(exact)} of {len(sparse)}"
+        )
+        sizes = [
+            8 * count + 4 * (m.out_features + 1) - 4 * m.out_features * m.in_features for count, m in counts.values()
+        ]
+        yield Claim(
+            "they take 8 bytes a weight and 4 a row",
+            after.bytes == before.bytes + sum(sizes),
+            f"{before.bytes:,} → {after.bytes:,} B",
+        )
+        assert before.logits is not None
+        assert after.logits is not None
+        norm = torch.linalg.vector_norm
+        error = float(norm(before.logits - after.logits) / norm(before.logits))
+        yield Claim("the outputs are the dense model's to 1e-5", error <= 1e-5, f"relative difference {error:.1e}")
+
+
+def _zeros(weight: torch.Tensor) -> float:
+    return float((weight == 0).float().mean())

@@ -1,0 +1,235 @@
+"""Adversarial training on token embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
+
+from bench.evidence import Claim
+from bench.method import Modifier, Place
+from methods import _embeddings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.loop import ComputeGradients, Training
+    from bench.tasks.base import Batch
+    from bench.work import Work
+
+    Differentiate = Callable[[float], torch.Tensor]
+    """A pass forward and backward; the loss counts by the factor."""
+
+
+@dataclass(frozen=True)
+class Adversarial(Modifier):
+    """Train on token embeddings that are moved, example by example, to where the loss is higher.
+
+    A perturbation is added to the embedding layer's output at the real tokens of an example. Its L2 norm, over all of
+    them together, is at most ``epsilon``. No weight is touched. The attack is one of
+
+    - ``"fgm"`` (https://arxiv.org/abs/1605.07725): one step of length epsilon along the gradient; the loss is that of
+      the clean batch plus that of the perturbed one. Two passes. The paper normalizes its embeddings first; here they
+      stay as they were pretrained, as in common implementations, whose epsilon of 1 is the default.
+    - ``"pgd"`` (https://arxiv.org/abs/1706.06083): from a random start, ``steps`` steps of length ``alpha``, each
+      projected back to norm epsilon; the loss is that of where it ends. steps + 1 passes. alpha is 2.5 · epsilon /
+      steps, with which the paper gets to the boundary from any start.
+    - ``"freelb"`` (https://arxiv.org/abs/1909.11764): such steps too, but the loss is the mean over all points on the
+      way, whose gradients are there anyway. ``steps`` passes, with the same dropout for all of a batch. alpha is 0.1,
+      its authors' for SST-2.
+
+    ``steps`` is 3, as FreeLB's authors have it. A random start is FreeLB's: uniform in ±epsilon/√(tokens · width). In
+    evaluation mode, where nothing is random, the start is 0.
+    """
+
+    name = "adversarial"
+    paper = "https://arxiv.org/abs/1909.11764"
+    example = 'full + adversarial("fgm")'
+
+    attack: Literal["fgm", "pgd", "freelb"]
+    epsilon: Annotated[float, Gt(0)] = 1.0
+    steps: Annotated[int, Ge(2)] | None = None
+    alpha: Annotated[float, Gt(0)] | None = None
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """The fast gradient method has nothing to set but epsilon."""
+        if self.attack == "fgm" and (self.steps or self.alpha):
+            yield "fgm makes one step of length epsilon; leave out steps and alpha, or take pgd or freelb"
+
+    @property
+    def _steps(self) -> int:
+        return 1 if self.attack == "fgm" else self.steps or 3
+
+    @property
+    def _alpha(self) -> float:
+        if self.attack == "fgm":
+            return self.epsilon
+        return self.alpha or (0.1 if self.attack == "freelb" else 2.5 * self.epsilon / self._steps)
+
+    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+        """Perturb, by the gradients of earlier passes."""
+        from bench.architecture import embeddings
+
+        attack = {"fgm": self._fgm, "pgd": self._pgd, "freelb": self._freelb}[self.attack]
+
+        def attacked(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
+            layer: Any = embeddings(training.model)
+            reach = self.epsilon if layer.training and self.attack != "fgm" else 0.0
+            delta = _Perturbation(batch.inputs["attention_mask"], layer.embedding_dim, reach)
+            with _embeddings.changed(training.model, delta):
+                return attack(training, lambda factor: compute(batch, scale * factor if factor != 1 else scale), delta)
+
+        return attacked
+
+    def _fgm(self, training: Training, differentiate: Differentiate, delta: _Perturbation) -> torch.Tensor:
+        clean = differentiate(1)
+        delta.ascend(self.epsilon, self.epsilon, last=True)
+        return clean + differentiate(1)
+
+    def _pgd(self, training: Training, differentiate: Differentiate, delta: _Perturbation) -> torch.Tensor:
+        with _frozen(training.parameters):  # on the way, only the perturbation's gradient is wanted
+            for step in range(self._steps):
+                differentiate(1)
+                delta.ascend(self._alpha, self.epsilon, last=step == self._steps - 1)
+        return differentiate(1)
+
+    def _freelb(self, training: Training, differentiate: Differentiate, delta: _Perturbation) -> torch.Tensor:
+        random = _generator(training.device)
+        begin = random.get_state()
+        loss = differentiate(1 / self._steps)
+        for step in range(1, self._steps):
+            delta.ascend(self._alpha, self.epsilon, last=step == self._steps - 1)
+            random.set_state(begin)
+            loss = loss + differentiate(1 / self._steps)
+        return loss / self._steps
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """A step passes each example the stated number of times, off by the stated norm up the gradient, and leaves no trace."""
+        import torch
+
+        from bench.architecture import embeddings
+        from bench.loop import Training
+        from bench.work import evaluating
+
+        assert isinstance(work, Training)
+        probe = work.probe
+        layer = embeddings(work.model)
+        with evaluating(work.model):
+            with torch.no_grad(), _embeddings.observed(work.model) as plain:
+                work.loss(probe)
+            clean = plain[0][1]
+            with _embeddings.observed(work.model) as seen:
+                work.gradients(probe, 1.0)
+            work.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                traceless = torch.equal(layer(plain[0][0]), clean)
+        passes = self._steps + (self.attack != "freelb")
+        points = _points(seen, passes * len(plain), len(plain), probe.samples)
+        yield Claim(
+            f"a step passes each example {passes} times",
+            len(points) == passes,
+            f"{len(seen)} passes of {len(plain)} without perturbation",
+        )
+        yield Claim("afterwards the embeddings are as before", traceless, "the same" if traceless else "others")
+        if len(points) < 2:
+            return
+        moves = [point.double() - clean.double() for point in points]
+        step = moves[1] - moves[0]
+        with evaluating(work.model):
+            here = points[0].clone().requires_grad_()
+            with _embeddings.changed(work.model, lambda layer, output: here):
+                (slope,) = torch.autograd.grad(work.loss(probe), here)
+        real = probe.inputs["attention_mask"].bool()
+        slope = slope.double() * real[..., None]
+        cosine = float(torch.nn.functional.cosine_similarity(step.flatten(1), slope.flatten(1), eps=1e-30).min())
+        lengths = step.flatten(1).norm(dim=1)
+        length = min(self._alpha, self.epsilon)
+        exact = work.compute_dtype == clean.dtype == torch.float32
+        yield Claim(
+            f"the first step is {length:g} up the gradient of each example",
+            cosine > (0.99 if exact else 0.9)
+            and bool(((lengths / length - 1).abs() < (1e-3 if exact else 3e-2)).all()),
+            f"lengths {float(lengths.min()):.4g} to {float(lengths.max()):.4g}, least cosine {cosine:.4f}",
+        )
+        longest = max(float(move.flatten(1).norm(dim=1).max()) for move in moves)
+        yield Claim(
+            f"no perturbation is longer than {self.epsilon:g}",
+            longest <= self.epsilon * (1 + (1e-3 if exact else 3e-2)),
+            f"the longest is {longest:.4g}",
+        )
+        padding = max(float(move[~real].abs().sum()) for move in moves)
+        yield Claim("padding is not perturbed", padding == 0, f"{padding:g}")
+
+
+class _Perturbation:
+    """What is added to a batch's embeddings: at real tokens, of each example."""
+
+    def __init__(self, attention_mask: torch.Tensor, width: int, reach: float) -> None:
+        import torch
+
+        self.real = attention_mask[..., None]
+        self.delta = torch.zeros(*attention_mask.shape, width, device=attention_mask.device)
+        if reach:
+            numbers = self.real.sum(dim=(1, 2), keepdim=True) * width
+            self.delta.uniform_(-1, 1).mul_(self.real * reach / numbers.sqrt())
+        self.delta.requires_grad_()
+
+    def __call__(self, layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
+        return output + self.delta.to(output.dtype)
+
+    def ascend(self, alpha: float, epsilon: float, *, last: bool) -> None:
+        """One step up each example's gradient, and back into the ball; after the last, no gradient is wanted."""
+        assert self.delta.grad is not None
+        gradient = self.delta.grad * self.real
+        # A gradient that is 0, or too large for half precision, points nowhere.
+        moved = self.delta.detach() + alpha * (gradient / _norm(gradient)).nan_to_num(0, 0, 0)
+        self.delta = (moved * (epsilon / _norm(moved)).clamp(max=1)).requires_grad_(not last)
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    """Of each example. In double precision: the square of a small gradient is no float32."""
+    import torch
+
+    norm: torch.Tensor = torch.linalg.vector_norm(tensor, dim=(1, 2), keepdim=True, dtype=torch.float64)
+    return norm.float()
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """What dropout on `device` draws from."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    return torch.default_generator
+
+
+def _points(seen: list[tuple[torch.Tensor, torch.Tensor]], passes: int, step: int, samples: int) -> list[torch.Tensor]:
+    """Where each pass of a batch had its embeddings, its micro-batches put together; nothing where passes are missing.
+
+    A batch, or each of its micro-batches, is passed `passes` times, of which every `step`-th is another point.
+    """
+    import torch
+
+    if len(seen) % passes:
+        return []
+    parts = [seen[start : start + passes] for start in range(0, len(seen), passes)]
+    same = all(torch.equal(part[0][0], ids) for part in parts for ids, _ in part)
+    if not same or sum(len(part[0][0]) for part in parts) != samples:
+        return []
+    return [torch.cat([part[number][1] for part in parts]) for number in range(0, passes, step)]

@@ -1,0 +1,74 @@
+"""Training biases alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt, Le
+
+from bench.evidence import Claim, plain
+from bench.method import Place, Trainer
+from methods import _added
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+BIAS_FREE = frozenset(
+    ["eurobert", "gemma", "gemma2", "gemma3_text", "llama", "mistral", "modernbert", "olmo", "olmo2", "phi3", "qwen3", "smollm3"]
+)
+"""transformers' model types whose blocks have no biases, as their configurations are by default."""
+
+
+@dataclass(frozen=True)
+class BitFit(Trainer):
+    """Train the biases and a new head, a thousandth of all weights, and nothing else.
+
+    The rate is that of `head`, for short budgets, and is not tuned: few weights take far higher
+    ones than many. Decoders of Llama's kind have no biases to train.
+    """
+
+    name = "bitfit"
+    paper = "https://arxiv.org/abs/2106.10199"
+    example = "bitfit"
+    across = frozenset({"replicas", "shards"})
+
+    lr: Annotated[float, Gt(0)] = 1e-2
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """There must be biases."""
+        biased = place.config.get("attention_bias") or place.config.get("mlp_bias")
+        if place.model in BIAS_FREE and not biased:
+            yield f"the blocks of a {place.model} model have no biases; for few weights there are ia3 and lora(r=1)"
+        if "adapter" in place.facts:
+            yield "there is an adapter on the model; fold it first, as in `>> merge >> bitfit`"
+        if "inference_only" in place.facts:
+            yield "no gradient flows through a model that was made for inference only"
+
+    def on_model(self, training: Training) -> None:
+        """Unfreeze them."""
+        for name, parameter in training.model.named_parameters():
+            parameter.requires_grad_(_is_bias(name))
+        for parameter in _added.new_head(training.model).values():
+            parameter.requires_grad_(True)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The biases and the head moved, and every other tensor is bit-identical."""
+        head = {plain(name) for name in _added.new_head(work.model)}
+        biases = {plain(name) for name, _ in work.model.named_parameters() if _is_bias(name)} - head
+        moved = before.changed(work.after)
+        # Softmax cancels the biases of keys, so their gradient is no more than rounding.
+        yield Claim(
+            "the biases moved", len(biases & moved) > 0.75 * len(biases), f"{len(biases & moved)} of {len(biases)}"
+        )
+        yield Claim("the head moved", head <= moved, f"{len(head & moved)} of {len(head)} tensors")
+        others = moved - biases - head
+        yield Claim("everything else is bit-identical", not others, f"{len(others)} other tensors moved")
+
+
+def _is_bias(name: str) -> bool:
+    return name.rpartition(".")[2] == "bias"

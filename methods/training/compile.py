@@ -1,0 +1,174 @@
+"""Compiling the model that trains."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.evidence import Claim
+from bench.method import Modifier, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.tasks.base import Batch
+    from bench.work import Work
+
+_SHAPES = 8
+"""How many shapes of batches are gone through before the clock starts."""
+
+
+@dataclass(frozen=True)
+class Compile(Modifier):
+    """Compile the model's forward and backward pass with ``torch.compile``, before the clock starts.
+
+    Sizes are compiled as unknowns (``dynamic=True``), so that batches of other lengths need no other graphs; a few
+    batches of different shapes are gone through first to see to that. Compiling starts with empty caches and its time
+    is a figure of its own. On a CPU the compiler's code stays in the process, and counts in training memory. The model
+    is given back uncompiled. Documentation: https://docs.pytorch.org/docs/stable/generated/torch.compile.html
+    """
+
+    name = "compile"
+    paper = "https://doi.org/10.1145/3620665.3640366"
+    example = "full + compile"
+    order = 100  # after all that wraps or changes the model
+
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """Kernels are built by the machine's own compiler."""
+        if place.machine.device == "cpu":
+            compiler = os.environ.get("CXX", "g++")
+            if shutil.which(compiler) is None:
+                yield f"it builds its kernels with a C++ compiler, and there is no `{compiler}`; install one or set CXX"
+            if self.mode == "reduce-overhead":
+                yield 'mode "reduce-overhead" is CUDA graphs, which a CPU does not have; leave the mode out'
+        elif shutil.which(compiler := os.environ.get("CC", "gcc")) is None and shutil.which("clang") is None:
+            yield f"Triton builds its launchers with a C compiler, and there is no `{compiler}`; install one or set CC"
+
+    def on_start(self, training: Training) -> None:
+        """Compile, and go through batches of different shapes, so that no clock ever waits for the compiler."""
+        import torch
+
+        with warnings.catch_warnings():
+            # What torch's compiler says of other parts of torch when it is first imported.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import torch._inductor.compile_fx
+            from torch._inductor.utils import fresh_cache
+        batches = _shapes(training)
+        began = time.perf_counter()
+        # Caches that something else has filled would make the time say nothing.
+        torch.compiler.reset()
+        with fresh_cache(), torch.random.fork_rng():
+            training.model.compile(dynamic=True, mode=self.mode)
+            for batch in batches:
+                training.gradients(batch, 1.0)
+                training.optimizer.zero_grad(set_to_none=True)
+        if training.device.type == "cuda":
+            torch.cuda.synchronize()
+        training.figures["compile_seconds"] = time.perf_counter() - began
+        training.notes[self.name] = [_graphs()]
+
+    def between_steps(self, training: Training) -> None:
+        """Count the graphs that there are after each step."""
+        training.notes.setdefault(self.name, []).append(_graphs())
+
+    def on_end(self, training: Training) -> None:
+        """Take the compiled code off."""
+        training.model._compiled_call_impl = None
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The loss comes out of compiled graphs, all made before the first step, with the gradient of eager code."""
+        import torch
+
+        from bench.loop import Training
+        from bench.work import evaluating
+
+        assert isinstance(work, Training)
+        with torch.random.fork_rng(), torch.compiler.set_stance("default"):
+            names = _nodes(work.loss(work.probe))
+        compiled = sum("CompiledFunction" in name for name in names)
+        yield Claim(
+            "the loss comes out of compiled graphs",
+            compiled > 0,
+            f"{compiled} graphs, {len(names) - compiled} other steps",
+        )
+
+        eager = [_gradient(work, seed) for seed in (0, 1)]
+        if torch.equal(*eager):
+            with torch.compiler.set_stance("default"):
+                ours = _gradient(work, 0)
+        else:  # dropout: compiled code draws differently, so it is compared without
+            with evaluating(work.model):
+                eager = [_gradient(work, 0)]
+                with torch.compiler.set_stance("default"):
+                    ours = _gradient(work, 0)
+        error = float(torch.linalg.vector_norm(ours - eager[0]) / torch.linalg.vector_norm(eager[0]))
+        limit = 1e-3 if work.compute_dtype == torch.float32 else 3e-2
+        yield Claim(
+            "the gradient is that of eager code", error <= limit, f"relative difference {error:.1e}, at most {limit:g}"
+        )
+
+        counts = work.notes.get(self.name) or [0]
+        steps = len(work.losses)
+        late = counts[-1] - counts[0]
+        yield Claim(
+            "every graph was compiled before the first step",
+            len(counts) == steps + 1 and not late,
+            f"{counts[0]} before it, {late} in {len(counts) - 1} of {steps} steps",
+        )
+
+    def gone(self, work: Training) -> Iterator[Claim]:
+        """No module runs compiled code."""
+        left = [name for name, module in work.model.named_modules() if module._compiled_call_impl is not None]
+        yield Claim("no compiled code is left", not left, f"{len(left)} modules have it")
+
+
+def _shapes(training: Training) -> list[Batch]:
+    """Batches of the training's own, of lengths spread evenly from the shortest to the longest that it will see."""
+    by_shape: dict[tuple[int, ...], Batch] = {}
+    for batch in itertools.islice(training.batches(), training.steps):
+        by_shape.setdefault((max(batch.lengths), batch.samples), batch)
+    ordered = [by_shape[shape] for shape in sorted(by_shape)]
+    last = len(ordered) - 1
+    return [ordered[place] for place in sorted({round(last * part / (_SHAPES - 1)) for part in range(_SHAPES)})]
+
+
+def _graphs() -> int:
+    """How many graphs this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _nodes(loss: torch.Tensor) -> list[str]:
+    """Names of all steps of the backward pass from `loss`."""
+    seen: dict[Any, str] = {}
+    waiting: list[Any] = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen[node] = node.name()
+            waiting += [following for following, _ in node.next_functions]
+    return list(seen.values())
+
+
+def _gradient(training: Training, seed: int) -> torch.Tensor:
+    """The probe batch's gradient as one vector."""
+    import torch
+
+    training.optimizer.zero_grad(set_to_none=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        training.loss(training.probe).backward()  # type: ignore[no-untyped-call]
+    flat = [parameter.grad.float().flatten() for parameter in training.parameters if parameter.grad is not None]
+    training.optimizer.zero_grad(set_to_none=True)
+    return torch.cat(flat)

@@ -1,0 +1,123 @@
+"""Data parallel training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge
+
+from bench.evidence import Claim, digest
+from bench.method import Modifier
+from methods import _parallel
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.loop import ComputeGradients, ComputeLoss, Training
+    from bench.tasks.base import Batch
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class DataParallel(Modifier):
+    """Train `n` replicas of the model, each in a process with its own slice of every batch, and average their gradients.
+
+    ``budget.batch_size`` stays the batch of a step over all processes, so recipes with and without it learn from the
+    same data; slices are weighted by the terms in their loss, so that the gradient is the whole batch's. Within
+    ``accumulate``, gradients are exchanged with the last micro-batch alone. Buffers are not exchanged: transformers
+    have none that training changes. On CPUs the machine's threads are divided among the processes. Built on
+    ``DistributedDataParallel``: https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
+    """
+
+    name = "data_parallel"
+    paper = "https://arxiv.org/abs/2006.15704"
+    example = "full + data_parallel(2)"
+    split = "replicas"
+    order = 80  # inside of accumulate, whose micro-batches it divides; outside of what changes the loss
+
+    n: Annotated[int, Ge(1)]
+
+    @property
+    def processes(self) -> int:
+        """One for each replica."""
+        return self.n
+
+    def on_model(self, training: Training) -> None:
+        """Put DistributedDataParallel around the model, for the loss to call."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        cuda = training.device.type == "cuda"
+        training.forward = DistributedDataParallel(
+            training.model,
+            device_ids=[training.group.rank] if cuda else None,
+            process_group=training.group.processes("replicas"),
+            forward_sync_buffers=False,
+            find_unused_parameters=_unused(training),
+        )
+
+    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+        """Tell whether gradients are to be exchanged in this loss's backward pass."""
+        replica: Any = training.forward
+
+        def loss(batch: Batch) -> torch.Tensor:
+            if not training.more_to_come:
+                return compute(batch)
+            with replica.no_sync():
+                return compute(batch)
+
+        return loss
+
+    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+        """Take this process's slice."""
+        return _parallel.sliced(training, self.name, compute)
+
+    def on_end(self, training: Training) -> None:
+        """Take it off; the model was never changed."""
+        training.forward = None
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The processes have different items, exchange gradients once a step, and end with the same weights, bit for bit."""
+        from bench.loop import Training
+        from bench.measure.wire import Wire
+
+        assert isinstance(work, Training)
+        yield from _parallel.claims(work, self.name, self.n)
+        trained = [digest(parameter) for parameter in work.parameters]
+        everyone = work.group.everyone(trained)
+        same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
+        yield Claim(
+            "replicas agree bit for bit", same == len(trained) > 0, f"{same} of {len(trained)} trained tensors do"
+        )
+        with Wire() as wire:
+            work.gradients(work.probe, 1.0)
+        work.optimizer.zero_grad(set_to_none=True)
+        if work.exact:
+            expected = sum(p.numel() * p.element_size() for p in work.parameters)
+            found = sum(
+                size * calls for (what, n, size), calls in wire.calls.items() if (what, n) == ("all_reduce", self.n)
+            )
+            # Where some weights may be unused, processes also tell each other which were: four bytes each.
+            once = found - expected in (0, 4 * len(work.parameters))
+            yield Claim("a step exchanges each gradient once", once, f"{found:,} of {expected:,} bytes")
+
+    def gone(self, work: Training) -> Iterator[Claim]:
+        """The model is called as it is."""
+        yield Claim(
+            "the loss calls the model itself",
+            work.forward is None,
+            f"it calls {type(work.forward or work.model).__name__}",
+        )
+
+
+def _unused(training: Training) -> bool:
+    """Whether some trained weights have no part in the loss: only then must each step look for them."""
+    import torch
+
+    item = training.probe.split(training.probe.samples)[0]
+    with torch.random.fork_rng():
+        loss = training.task.criterion(training.outputs(item), item)
+    trained = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
+    return any(found is None for found in torch.autograd.grad(loss, trained, allow_unused=True))

@@ -1,0 +1,252 @@
+"""Knowledge distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from bench.evidence import Claim, take
+from bench.method import Place, Trainer, facts_after
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.loop import Criterion, Training
+    from bench.tasks.base import Batch
+    from bench.work import Work
+    from methods._distillation import Teaching
+
+
+@dataclass(frozen=True)
+class Distill(Trainer):
+    """Train a smaller student on the task and on the answers of the model so far, and go on with the student.
+
+    The loss is alpha · T² · KL(teacher/T ‖ student/T) + (1 − alpha) · the task's own (Hinton et al.). The student has
+    ``layers`` of the teacher's blocks, evenly spread, with its embeddings and head, as DistilBERT
+    (https://arxiv.org/abs/1910.01108) starts; half of them where nothing is said. Or it is another ``student``: a
+    registered model, or a directory seen from the suite's folder, with the same tokenizer; its head is new.
+
+    ``match="hidden"`` adds the mean square difference of the blocks' outputs, uniformly mapped, through a learned
+    projection that is dropped at the end (TinyBERT, https://arxiv.org/abs/1909.10351); ``match="attention"`` the
+    divergence of the last blocks' attention maps (MiniLM, https://arxiv.org/abs/2002.10957), for which both models run
+    plain attention instead of fused kernels while training: slower, and with the maps in memory.
+
+    Temperature 2 is DistilBERT's. ``alpha`` weighs both losses alike; Hinton et al. found the most weight on the
+    teacher best. The rate is that of full fine-tuning here, for every weight of the student trains. The teacher's
+    forward pass is inside the clock, without gradients.
+    """
+
+    name = "distill"
+    paper = "https://arxiv.org/abs/1503.02531"
+    example = "full >> distill(layers=3)"
+    takes = frozenset(
+        {"adapter", "mergeable", "quantized", "inference_only", "exported", "sparse", "factored", "reshaped", "uneven"}
+    )
+    whole = True
+    replaces = True
+
+    student: str | None = None
+    layers: Annotated[int, Ge(1)] | None = None
+    temperature: Annotated[float, Gt(0)] = 2.0
+    alpha: Annotated[float, Gt(0), Le(1)] = 0.5
+    match: Literal["logits", "hidden", "attention"] = "logits"
+    lr: Annotated[float, Gt(0)] = 2e-4
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """A teacher that knows the task, and a student that can be made."""
+        trainers = [stage.base.name for stage in place.before if isinstance(stage.base, Trainer)]
+        if place.task == "classification" and not {*trainers} - {"pretrain"}:
+            yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
+        if self.student is not None:
+            yield from self._named(place)
+        elif "adapter" in place.facts:
+            yield f"the student copies plain blocks; fold the adapter first, as in `lora >> merge >> {self}`, or name a `student`"
+        elif place.facts & {"quantized", "inference_only"}:
+            yield f"the student copies blocks that must train; distill first, as in `full >> {self} >> …`, or name a `student`"
+        elif self.layers is not None and (count := _blocks(place)) is not None and self.layers > count:
+            yield f"the teacher has {count} blocks, of which the student cannot have {self.layers}"
+        if any(modifier.name == "label_smoothing" for modifier in place.stage.modifiers):
+            yield "the teacher's answers are soft already, and label_smoothing would smooth these too; leave it out"
+        if self.match != "logits" and "exported" in place.facts:
+            yield f'the teacher runs in another runtime, which shows its logits alone; leave out match="{self.match}"'
+        if self.match == "attention" and "adapter" in place.facts:
+            yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
+
+    def _named(self, place: Place) -> Iterator[str]:
+        from bench.models import open_model
+        from bench.models.base import ENCODERS, ModelError
+
+        assert self.student is not None
+        if self.layers is not None:
+            yield "the student has `layers` of the teacher, or is another model by its name; give one of the two"
+        try:
+            model = open_model(self.student, place.base)
+            problems, ours, theirs = model.problems(), model.config(), place.config
+        except ModelError as error:
+            problems, ours, theirs = [str(error)], {}, {}
+        yield from (f"student: {problem}" for problem in problems)
+        if place.task == "causal_lm" and ours.get("model_type") in ENCODERS:
+            yield f"the student {self.student} reads in both directions, and cannot predict the next token"
+        same = {"causal_lm": ["vocab_size"]}.get(place.task, []) + ["num_attention_heads"] * (self.match == "attention")
+        for key in same:
+            if ours.get(key) != theirs.get(key):
+                yield f"the student has {key} = {ours.get(key)} and the model {theirs.get(key)}; they must be the same"
+
+    def reads(self, base: Path) -> Mapping[str, str]:
+        """The student's weights."""
+        if self.student is None:
+            return {}
+        from bench.models import open_model
+
+        return {self.student: open_model(self.student, base).fingerprint()}
+
+    def on_model(self, training: Training) -> None:
+        """Make the student, and put it in the teacher's place."""
+        from methods import _distillation
+
+        teacher = training.model.eval()
+        student = training.model = self._student(training, teacher)
+        student.requires_grad_(True)
+        # Kernels for packed weights take what they were made for, and no autocast's.
+        plain = not facts_after(training.before) & {"quantized", "inference_only"}
+        teaching = training.notes[self.name] = _distillation.Teaching(teacher, autocast=plain)
+        if self.match == "hidden":
+            teaching.match = _distillation.Hidden(student, teacher)
+        if self.match == "attention":
+            teaching.match = _distillation.Attention(student, teacher)
+
+    def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:
+        """Ask the teacher about every batch."""
+        from methods import _distillation
+
+        teaching: Teaching = training.notes[self.name]
+
+        def taught(outputs: Any, batch: Batch) -> torch.Tensor:
+            student, teacher = (training.task.logits(each, batch) for each in (outputs, teaching.outputs(batch)))
+            loss = self.alpha * _distillation.soft_loss(student, teacher, self.temperature)
+            if self.alpha < 1:
+                loss = loss + (1 - self.alpha) * criterion(outputs, batch)
+            return loss + teaching.match.loss(batch) if teaching.match else loss
+
+        return taught
+
+    def on_end(self, training: Training) -> None:
+        """Let the teacher go, and what was only for training."""
+        if (match := training.notes.pop(self.name).match) is not None:
+            match.remove()
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The teacher is bit-identical, the student as small as said, trained, and its gradient is the teacher's doing."""
+        import torch
+
+        from bench.loop import Training
+        from methods import _distillation
+
+        assert isinstance(work, Training)
+        teaching: Teaching = work.notes[self.name]
+        teacher = teaching.teacher
+        same = take(teacher, None).digests == before.digests
+        yield Claim("the teacher is bit-identical", same, f"{len(before.digests)} tensors")
+
+        with torch.random.fork_rng():
+            fresh = dict(self._student(work, teacher).named_parameters())
+        ours = {name: weight for name, weight in work.model.named_parameters() if _distillation.PROJECTION not in name}
+        small, large = (sum(weight.numel() for weight in weights) for weights in (ours.values(), teacher.parameters()))
+        if self.student is None:
+            yield from self._copied(work.model, teacher, small, large)
+        else:
+            shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (ours, fresh)]
+            seen = f"{small:,} parameters, the teacher {large:,}"
+            yield Claim(f"the student has the shapes of {self.student}", shapes[0] == shapes[1], seen)
+        matrices = {name for name, weight in ours.items() if weight.dim() > 1}
+        moved = {name for name in matrices & fresh.keys() if not torch.equal(ours[name], fresh[name])}
+        yield Claim("every weight matrix of the student moved", moved == matrices, f"{len(moved)} of {len(matrices)}")
+        if isinstance(teaching.match, _distillation.Hidden):
+            weight = getattr(work.model, _distillation.PROJECTION).weight
+            learned = not torch.equal(weight, torch.nn.init.eye_(torch.empty_like(weight)))
+            yield Claim("the projection was trained along", learned, f"{' × '.join(map(str, weight.shape))}")
+
+        true = _distillation.gradient(work)
+        noise = float(torch.linalg.vector_norm(_distillation.gradient(work) - true))
+        inside = {"logits": None} | ({self.match: teaching.match.inside} if teaching.match else {})
+        for what, module in inside.items():
+            with _distillation.answering_otherwise(teacher, module):
+                change = float(torch.linalg.vector_norm(_distillation.gradient(work) - true))
+            relative = change / float(torch.linalg.vector_norm(true))
+            other = change > 10 * noise and relative > 1e-6
+            yield Claim(
+                f"with other {what} of the teacher the gradient is another",
+                other,
+                f"relative difference {relative:.1e}",
+            )
+
+    def _copied(self, student: nn.Module, teacher: nn.Module, small: int, large: int) -> Iterator[Claim]:
+        from bench.architecture import blocks
+        from methods import _distillation
+
+        ours, theirs = blocks(student), blocks(teacher)
+        kept = _distillation.spread(len(theirs), len(ours))
+        left = sum(p.numel() for number, block in enumerate(theirs) if number not in kept for p in block.parameters())
+        yield Claim(
+            f"the student has {self._count(teacher)} of the teacher's blocks, and all its other parameters",
+            len(ours) == self._count(teacher) and small == large - left,
+            f"{len(ours)} of {len(theirs)} blocks, {small:,} of {large:,} parameters",
+        )
+        sources = [_distillation.nearest(block, theirs) for block in ours]
+        came = all(number in source for number, source in zip(kept, sources, strict=True))
+        yield Claim(
+            "each block came from the teacher's that it should", came, ", ".join(str(source[0]) for source in sources)
+        )
+
+    def gone(self, work: Training) -> Iterator[Claim]:
+        """No teacher is held any more, and the student is a plain model."""
+        from methods import _distillation
+
+        held = self.name in work.notes
+        yield Claim("the teacher is let go", not held, "held" if held else "gone")
+        left = _distillation.left(work.model)
+        yield Claim("nothing of distillation is left in the student", not left, ", ".join(left) or "nothing")
+
+    def _count(self, teacher: nn.Module) -> int:
+        from bench.architecture import blocks
+
+        return self.layers or max(1, len(blocks(teacher)) // 2)
+
+    def _student(self, training: Training, teacher: nn.Module) -> nn.Module:
+        import copy
+
+        from bench.architecture import blocks
+        from bench.models import open_model
+        from methods import _distillation
+
+        if self.student is None:
+            count, kept = len(blocks(teacher)), self._count(teacher)
+            if kept > count:
+                raise ValueError(f"the teacher has {count} blocks, of which the student cannot have {kept}")
+            student = copy.deepcopy(teacher)
+            _distillation.keep_blocks(student, _distillation.spread(count, kept))
+            return student
+        auto_class, options = training.task.model_options()
+        student, tokenizer = open_model(self.student, training.base).load(auto_class, options)
+        if tokenizer.get_vocab() != training.tokenizer.get_vocab():
+            raise ValueError(f"the student {self.student} has another tokenizer than the teacher")
+        return student.to(training.device)
+
+
+def _blocks(place: Place) -> int | None:
+    """How many blocks the model that arrives has; None where its configuration is not known before it is there."""
+    count: int | None = place.config.get("num_hidden_layers")
+    for stage in place.before:
+        base = stage.base
+        if isinstance(base, Distill):
+            count = None if base.student else base.layers or (count and max(1, count // 2))
+        elif count and base.name == "drop_layers":
+            count -= getattr(base, "n", 0)
+    return count

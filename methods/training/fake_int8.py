@@ -1,0 +1,126 @@
+"""Training for 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.evidence import Claim
+from bench.method import Modifier, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class FakeInt8(Modifier):
+    """Round weights and activations of the blocks' linear layers to 8 bits while training, as if quantized already.
+
+    The weights learn to stand the rounding: gradients pass it as if it were not there, and the weights stay float32.
+    In evaluation and after training the rounding is off, so what comes then must quantize, as in
+    ``full + fake_int8 >> int8_dynamic``, which rounds in the same way: each row of a weight, and each token, to 256
+    steps. Built on ``torch.fake_quantize_per_channel_affine``.
+    """
+
+    name = "fake_int8"
+    paper = "https://arxiv.org/abs/1712.05877"
+    example = "full + fake_int8 >> int8_dynamic"
+    order = -10  # layers are changed before anything is wrapped around the model
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """The weights that are rounded must be those that train."""
+        trainer: Any = place.stage.base
+        if not trainer.whole:
+            yield f"{trainer.name} does not train the weights that would be rounded; train all of them, as `full` does"
+        if any(modifier.name == "compile" for modifier in place.stage.modifiers):
+            yield (
+                "compiled code rounds some values to the neighbouring code, so its gradient cannot be held against "
+                "eager code's; leave out compile"
+            )
+
+    def on_model(self, training: Training) -> None:
+        """Let the blocks' linear layers round. They stay the same objects, with the same parameters."""
+        from bench.architecture import block_linears
+        from methods._fake_int8 import FakeInt8Linear
+
+        for layer in block_linears(training.model).values():
+            layer.__class__ = FakeInt8Linear
+
+    def on_end(self, training: Training) -> None:
+        """Make them plain again."""
+        import torch
+
+        from methods._fake_int8 import FakeInt8Linear
+
+        for module in training.model.modules():
+            if isinstance(module, FakeInt8Linear):
+                module.__class__ = torch.nn.Linear
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """In a forward pass each of the layers gives the product of int8 codes, and gradients reach its weight."""
+        import torch
+
+        from bench.architecture import block_linears
+        from bench.loop import Training
+
+        assert isinstance(work, Training)
+        layers = block_linears(work.model)
+        errors: dict[str, float] = {}
+
+        def watch(path: str, layer: torch.nn.Linear) -> Any:
+            def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
+                with torch.no_grad():
+                    product = _product(args[0], layer)
+                    error = torch.linalg.vector_norm(output.double() - product) / torch.linalg.vector_norm(product)
+                errors[path] = max(errors.get(path, 0.0), float(error))
+
+            return layer.register_forward_hook(hook)
+
+        hooks = [watch(path, layer) for path, layer in layers.items()]
+        with torch.random.fork_rng():
+            work.loss(work.probe).backward()  # type: ignore[no-untyped-call]
+        for hook in hooks:
+            hook.remove()
+        reached = sum(layer.weight.grad is not None and bool(layer.weight.grad.any()) for layer in layers.values())
+        work.optimizer.zero_grad(set_to_none=True)
+        limit = 1e-4 if work.compute_dtype == torch.float32 else 1e-2
+        right = sum(error <= limit for error in errors.values())
+        yield Claim(
+            "in training each of the blocks' linear layers gives the product of int8 codes",
+            bool(layers) and right == len(layers),
+            f"{right} of {len(layers)}, relative difference at most {max(errors.values(), default=0):.1e}",
+        )
+        yield Claim(
+            "gradients pass the rounding", reached == len(layers), f"they reach {reached} of {len(layers)} weights"
+        )
+
+    def gone(self, work: Training) -> Iterator[Claim]:
+        """The layers are plain ones."""
+        import torch
+
+        from bench.architecture import block_linears
+
+        left = [path for path, layer in block_linears(work.model).items() if type(layer) is not torch.nn.Linear]
+        yield Claim("nothing rounds any more", not left, f"{len(left)} layers are not plain")
+
+
+def _product(inputs: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
+    """What ``int8_dynamic`` would give: a product of integers, the scales of tokens and channels, and the bias."""
+    import torch
+
+    def codes(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = tensor.float().reshape(-1, tensor.shape[-1])
+        step = (rows.abs().amax(1, keepdim=True) / 127.5).clamp(min=torch.finfo(torch.float32).eps)
+        # Times the inverse, as the kernels do: the largest lies halfway between two codes.
+        return (rows * (1 / step)).round().clamp(-128, 127).double(), step.double()
+
+    (tokens, token_steps), (weights, weight_steps) = codes(inputs), codes(layer.weight)
+    product = tokens @ weights.T * token_steps * weight_steps.T
+    if layer.bias is not None:
+        product = product + layer.bias
+    return product.view(*inputs.shape[:-1], -1)

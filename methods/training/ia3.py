@@ -1,0 +1,69 @@
+"""Learned rescaling of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Gt, Le
+
+from bench.evidence import Claim
+from bench.method import Place, Trainer
+from methods import _added, _peft
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class IA3(Trainer):
+    """Train a factor for each key, each value and each feed-forward activation: (IA)³.
+
+    The layers are PEFT's choice for the architecture; of BERT it takes attention's output too, which the paper does
+    not. Factors start at 1, and the rate is about how far they go in a step; ten
+    times the paper's 3e-3 over 1,000 steps, for short budgets, and is not tuned. Built on PEFT's ``IA3Config``:
+    https://huggingface.co/docs/peft/package_reference/ia3
+    """
+
+    name = "ia3"
+    paper = "https://arxiv.org/abs/2205.05638"
+    example = "ia3"
+    needs = ("peft",)
+    gives = frozenset({"adapter", "mergeable"})
+
+    lr: Annotated[float, Gt(0)] = 3e-2
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """One adapter at a time, on an architecture that PEFT knows."""
+        yield from _peft.problems(place, "IA3")
+
+    def on_model(self, training: Training) -> None:
+        """Put the factors on."""
+        _peft.attach(training, _peft.config(training, "IA3Config"))
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The base is bit-identical, each layer has one factor an activation, and a layer's output is rescaled by them."""
+        yield from _added.claims(before, work, "ia3_")
+        layers = _peft.layers(work.model, "ia3_l")
+        counted = sum(p.numel() for name, p in work.model.named_parameters() if "ia3_" in name)
+        formula = sum(layer.in_features if layer.is_feedforward else layer.out_features for layer in layers.values())
+        yield Claim("there is one factor an activation", 0 < counted == formula, f"{counted:,} against {formula:,}")
+        errors = [_error(layer) for layer in layers.values()]
+        worst = max(errors, default=float("inf"))
+        yield Claim("activations are rescaled by them", worst < 1e-2, f"relative difference {worst:.1e}")
+
+
+def _error(layer: Any) -> float:
+    """How far the layer is from its base with inputs, or outputs, times the factors."""
+    import torch
+
+    factors = layer.ia3_l["default"].detach().flatten()
+    one = torch.ones(1, layer.in_features, device=factors.device)
+    with torch.no_grad():
+        plain = layer.base_layer
+        wanted = plain(one * factors) if layer.is_feedforward else plain(one) * factors
+        return float((layer(one) - wanted).norm() / wanted.norm())

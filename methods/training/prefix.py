@@ -1,0 +1,84 @@
+"""Prefix tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from bench.evidence import Claim
+from bench.method import Place, Trainer
+from bench.models.base import ENCODERS
+from methods import _added, _peft
+
+if TYPE_CHECKING:
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+TYPES = frozenset(
+    ["bert", "bloom", "camembert", "electra", "ernie", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "llama", "mistral", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "roberta", "smollm3", "starcoder2", "xlm-roberta"]
+)
+"""transformers' model types whose attention takes keys and values from a cache, tried with PEFT 0.21."""
+
+
+@dataclass(frozen=True)
+class Prefix(Trainer):
+    """Train `n` keys and values of each block that every token attends to, as if `n` tokens stood before the text.
+
+    Their values start at random as PEFT has them, without the network that the paper trains them through. Virtual
+    tokens take positions, but count in no throughput. The rate is that of `head`, for short budgets, and is not tuned.
+    Built on PEFT's ``PrefixTuningConfig``:
+    https://huggingface.co/docs/peft/package_reference/prefix_tuning
+    """
+
+    name = "prefix"
+    paper = "https://arxiv.org/abs/2101.00190"
+    example = "prefix(20)"
+    needs = ("peft",)
+    gives = frozenset({"adapter"})
+
+    n: Annotated[int, Ge(1)]
+    lr: Annotated[float, Gt(0)] = 1e-2
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """One adapter at a time, on a model that can be given keys and values."""
+        yield from _peft.problems(place)
+        if "uneven" in place.facts and place.model in ENCODERS:
+            yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
+        if place.model not in TYPES:
+            yield f"the attention of a {place.model} model takes no keys and values from outside; use lora or adapter"
+
+    def on_model(self, training: Training) -> None:
+        """Put the prefixes on."""
+        _peft.attach(training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n))
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The base is bit-identical, the prefixes have n·2·width weights a block, and each block attends to its own."""
+        from bench.architecture import base
+        from bench.loop import Training
+
+        assert isinstance(work, Training)
+        yield from _added.claims(before, work, "prompt_encoder")
+        table = _peft.virtual_tokens(work.model)
+        count = 0 if table is None else table.numel()
+        config = base(work.model).config
+        blocks, heads = config.num_hidden_layers, config.num_attention_heads
+        # Where groups of heads share a key, it is narrower than what asks.
+        width = getattr(config, "num_key_value_heads", heads) * (
+            getattr(config, "head_dim", 0) or config.hidden_size // heads
+        )
+        formula = blocks * self.n * 2 * width
+        yield Claim("the prefixes have n·2·width weights a block", count == formula, f"{count:,} against {formula:,}")
+        reached = 0
+        if table is not None:
+            gradient = _peft.probe_gradient(work, table).view(self.n, blocks, 2, -1)
+            reached = int(gradient.any(-1).any(0).sum())
+        yield Claim(
+            "each block's keys and values depend on its prefix",
+            reached == 2 * blocks,
+            f"a gradient reaches {reached} of {2 * blocks}",
+        )

@@ -1,0 +1,77 @@
+"""Training the last blocks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from bench.evidence import Claim, plain
+from bench.method import Place, Trainer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.evidence import Snapshot
+    from bench.loop import Training
+    from bench.work import Work
+
+
+@dataclass(frozen=True)
+class TopLayers(Trainer):
+    """Train the last `n` transformer blocks and all that comes after them: final norm, pooler and head.
+
+    The backward pass ends at the first of them, so that memory and time fall with `n`. Lee et al. find that a fourth of
+    the blocks gives nine tenths of the quality. The rate is that of ``full``.
+    """
+
+    name = "top_layers"
+    paper = "https://arxiv.org/abs/1911.03090"
+    example = "top_layers(2)"
+    across = frozenset({"replicas", "shards"})
+
+    n: Annotated[int, Ge(1)]
+    lr: Annotated[float, Gt(0)] = 2e-4
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It trains plain weights, of blocks that are there."""
+        if "adapter" in place.facts:
+            yield "there is an adapter on the model; fold it first, as in `>> merge >> top_layers(2)`"
+        if place.facts & {"quantized", "inference_only"}:
+            yield "it trains weights, and the weights are quantized here; put an adapter on them, as in `>> lora`"
+        blocks = place.config.get("num_hidden_layers")
+        if blocks and self.n > blocks:
+            yield f"the model has {blocks} blocks, not {self.n}; lower n"
+
+    def on_model(self, training: Training) -> None:
+        """Unfreeze them."""
+        for parameter in _top(training.model, self.n).values():
+            parameter.requires_grad_(True)
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """Every weight matrix of the last blocks and after them moved, and every other tensor is bit-identical."""
+        top = {plain(name): parameter for name, parameter in _top(work.model, self.n).items()}
+        moved = before.changed(work.after)
+        matrices = {name for name, parameter in top.items() if parameter.dim() >= 2}
+        still = matrices - moved
+        yield Claim(
+            f"every weight matrix of the last {self.n} blocks and after them moved",
+            bool(matrices) and not still,
+            f"{len(matrices) - len(still)} of {len(matrices)} moved",
+        )
+        others = moved - top.keys()
+        yield Claim("everything below is bit-identical", not others, f"{len(others)} other tensors moved")
+
+
+def _top(model: nn.Module, n: int) -> dict[str, nn.Parameter]:
+    from bench.architecture import after_blocks, blocks
+
+    found = blocks(model)
+    if n > len(found):
+        raise ValueError(f"the model has {len(found)} blocks, not {n}")
+    chosen = {id(parameter) for block in list(found)[-n:] for parameter in block.parameters()}
+    inside = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
+    return inside | after_blocks(model)

@@ -1,0 +1,163 @@
+"""A decoder's phases, against transformers' own generation and a clock that only passes move."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench import metrics, pyperf_file
+from bench.measure import latency
+from bench.measure.latency import NEW_TOKENS, decoder, shape_inputs
+from bench.models.directory import Directory
+
+CPU = torch.device("cpu")
+SHAPE = (2, 7)
+OPTIONS = {"device": CPU, "samples": 3, "process": 1, "threads": 1}
+
+
+@pytest.fixture
+def loaded(tiny_llama):
+    return Directory(tiny_llama).load("AutoModelForCausalLM", {})
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """One pass a sample, so that few passes tell all."""
+    real = latency.measure
+    monkeypatch.setattr(latency, "measure", lambda *a, **k: real(*a, **{**k, "min_seconds": 1e-9}))
+
+
+def watch(model, calls):
+    """Note the new ids, and how long the cache is, of each pass through `model`."""
+
+    def note(module, args, given):
+        cache = given.get("past_key_values")
+        ids = given.get("input_ids")
+        calls.append((cache.get_seq_length() if cache is not None else 0, None if ids is None else ids.clone()))
+
+    return model.register_forward_pre_hook(note, with_kwargs=True)
+
+
+def answers(calls):
+    """The tokens of each answer: those that the passes after a prefill read."""
+    found = []
+    for length, ids in calls:
+        if ids is not None and ids.shape[1] == 1:
+            found[-1][1].append((length, ids))
+        else:
+            found.append((length, []))
+    return [answer for _, answer in found if answer]
+
+
+def test_each_answer_is_transformers_greedy_one_from_a_cache_of_its_own(loaded, quick):
+    model, tokenizer = loaded
+    calls = []
+    handle = watch(model, calls)
+    decoder(model, tokenizer, SHAPE, **OPTIONS)
+    handle.remove()
+    inputs = shape_inputs(tokenizer, SHAPE, CPU)
+    model.generation_config.eos_token_id = None
+    made = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=True)[:, SHAPE[1] :]
+    found = answers(calls)
+    assert len(found) > 2 * 3, "one to try, warm-ups and samples of two clocks"
+    for answer in found:
+        assert [length for length, _ in answer] == list(range(SHAPE[1], SHAPE[1] + NEW_TOKENS))
+        assert torch.equal(torch.cat([ids for _, ids in answer], 1), made)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of PEFT's own making
+@pytest.mark.parametrize("method", ["PrefixTuningConfig", "PromptTuningConfig"])
+def test_virtual_tokens_are_in_the_cache_once(loaded, quick, method):
+    import peft
+
+    model, tokenizer = loaded
+    wrapped = peft.get_peft_model(model, getattr(peft, method)(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    calls = []
+    handle = watch(model, calls)
+    decoder(wrapped, tokenizer, SHAPE, **OPTIONS)
+    handle.remove()
+    for answer in answers(calls):
+        assert [length for length, _ in answer] == list(range(4 + SHAPE[1], 4 + SHAPE[1] + NEW_TOKENS))
+
+
+class Counting(torch.nn.Module):
+    """A decoder whose passes take an exact time on a clock of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.time = 100.0
+
+    def now(self):
+        return self.time
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None):
+        assert use_cache
+        assert not self.training
+        self.time += 8.0 if past_key_values is None else 0.5
+        return SimpleNamespace(past_key_values="a cache", logits=torch.zeros(*input_ids.shape, 5))
+
+
+def test_each_phase_has_its_passes_alone_in_its_clock(monkeypatch):
+    model = Counting()
+    monkeypatch.setattr(latency, "_clocks", lambda device, threads: [("wall", threads, model.now)])
+    prefill, decode = decoder(model, 5, SHAPE, **OPTIONS)
+    assert (prefill["phase"], decode["phase"]) == ("prefill", "decode")
+    assert prefill["values"] == [8.0] * 3
+    assert decode["values"] == [0.5] * 3, "a pass, not all of them, and no prefill"
+    assert set(decode["warmups"]) == {0.5}
+    assert (prefill["loops"], decode["loops"]) == (1, NEW_TOKENS)
+    record = {"latency": [prefill, decode]}
+    assert metrics.metric("prefill_2x7").read([record]) == 8.0
+    assert metrics.metric("time_per_token_2x7").read([record]) == 0.5
+    assert metrics.metric("decode_tokens_per_second_2x7").read([record]) == 4.0
+    assert metrics.metric("latency_2x7").read([record]) is None
+    assert metrics.metric("cpu_prefill_2x7").read([record]) is None
+    assert not metrics.metric("time_per_token_2x7").improvement(1.1)
+    assert metrics.metric("decode_tokens_per_second_2x7").improvement(1.1)
+
+
+def test_entries_are_ready_for_records_reports_and_pyperf(loaded, quick, tmp_path):
+    import pyperf
+
+    model, tokenizer = loaded
+    before = torch.get_num_threads()
+    taken = decoder(model, tokenizer, (1, 4), **{**OPTIONS, "threads": 2})
+    assert torch.get_num_threads() == before
+    assert json.loads(json.dumps(taken)) == taken
+    assert [(entry["clock"], entry["threads"], entry["phase"]) for entry in taken] == [
+        ("wall", 2, "prefill"), ("wall", 2, "decode"), ("cpu", 1, "prefill"), ("cpu", 1, "decode"),
+    ]  # fmt: skip
+    assert all(value > 0 for entry in taken for value in entry["values"])
+    assert {entry["process"] for entry in taken} == {1}
+    names = [metric.name for metric in metrics.measured([{"latency": taken}]) if metric.family == "latency"]
+    shape = "_1x4"
+    assert names == [
+        f"time_per_token{shape}", f"cpu_time_per_token{shape}", f"prefill{shape}", f"cpu_prefill{shape}",
+        f"decode_tokens_per_second{shape}", f"cpu_decode_tokens_per_second{shape}",
+    ]  # fmt: skip
+    assert [metrics.metric(name).name for name in names] == names
+    pyperf_file.write(taken, tmp_path / "latency.json")
+    suite = pyperf.BenchmarkSuite.load(str(tmp_path / "latency.json"))
+    assert set(suite.get_benchmark_names()) == {
+        f"{phase} 1x4, {clock}"
+        for phase in ("prefill", "decode")
+        for clock in ("wall time, 2 threads", "cpu time, 1 threads")
+    }
+
+
+def test_records_without_a_phase_are_forward_passes():
+    entry = {"batch": 1, "length": 4, "clock": "wall", "values": [2.0]}
+    assert [metric.name for metric in metrics.measured([{"latency": [entry]}]) if metric.family == "latency"] == [
+        "latency_1x4"
+    ]
+    assert metrics.metric("latency_1x4").read([{"latency": [entry]}]) == 2.0
+    assert metrics.metric("time_per_token_1x4").read([{"latency": [entry]}]) is None
+
+
+def test_a_prompt_and_an_answer_beyond_the_positions_are_refused(loaded):
+    model, tokenizer = loaded
+    model.config.max_position_embeddings = 127
+    with pytest.raises(ValueError, match="112 tokens and 16 new ones: the model's positions end at 127"):
+        decoder(model, tokenizer, (1, 112), **OPTIONS)

@@ -1,0 +1,86 @@
+"""torchao's formats against hand computations."""
+
+import pytest
+import torch
+from torch import nn
+
+from bench.architecture import block_linears
+from bench.measure import memory
+from methods import _quantized
+from tests.transforms import applied, logits, refusals
+
+TEXTS = ["int8_weight_only", "int8_dynamic", "int4_weight_only(group_size=32)"]
+
+
+def rounded(rows):
+    """Each row to codes from −128 to 127, steps of a 127.5th of its largest magnitude."""
+    step = rows.abs().amax(1, keepdim=True) / 127.5
+    return (rows * (1 / step)).round().clamp(-128, 127) * step
+
+
+@pytest.mark.parametrize("text", ["int8_weight_only", "int8_dynamic"])
+def test_products_are_those_of_rounded_rows(text, tiny_bert, tmp_path):
+    original, done = applied(text, tiny_bert, tmp_path)
+    torch.manual_seed(0)
+    inputs = torch.randn(7, 32)
+    path = "bert.encoder.layer.1.intermediate.dense"
+    plain, layer = original.get_submodule(path), done.model.get_submodule(path)
+    taken = rounded(inputs) if text == "int8_dynamic" else inputs
+    with torch.no_grad():
+        torch.testing.assert_close(layer(inputs), taken @ rounded(plain.weight).T + plain.bias, rtol=1e-5, atol=1e-5)
+
+
+def test_four_bits_are_sixteen_steps_from_the_smallest_to_the_largest_of_a_group(tiny_bert, tmp_path):
+    original, done = applied("int4_weight_only(group_size=32)", tiny_bert, tmp_path)
+    path = "bert.encoder.layer.0.output.dense"
+    groups = original.get_submodule(path).weight.detach().view(-1, 32)
+    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+    step = (high - low) / 15
+    expected = ((groups - low) / step).round() * step + low
+    found = _quantized.effective(done.model.get_submodule(path), original.get_submodule(path).weight).reshape(-1, 32)
+    # Weights, steps and zero points are in bfloat16, so a few weights fall to the neighbouring code.
+    off = (found - expected).abs() / step
+    assert float((off > 0.1).float().mean()) < 0.05
+    assert float(off.max()) < 1.2
+
+
+def test_the_layers_multiply_in_bfloat16_and_give_what_they_were_given(tiny_bert, tmp_path):
+    _, done = applied("int4_weight_only(group_size=32)", tiny_bert, tmp_path)
+    layer = next(iter(block_linears(done.model).values()))
+    inputs = torch.randn(3, 32)
+    with torch.no_grad():
+        found = layer(inputs)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, found.bfloat16().float())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_llama"])
+def test_a_pickle_and_what_is_shipped_give_back_what_it_was(fixture, text, request, tmp_path):
+    original, done = applied(text, request.getfixturevalue(fixture), tmp_path)
+    seen = logits(done.model.eval(), done)
+    torch.save(done.model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(logits(loaded, done), seen)
+    assert done.stage.base.save(done.model, tmp_path)
+    state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    for layer in block_linears(loaded).values():
+        layer.weight = nn.Parameter(torch.zeros_like(layer.weight.detach().bfloat16()), requires_grad=False)
+    loaded.load_state_dict(state, assign=True)
+    assert torch.equal(logits(loaded, done), seen)
+    counts = memory.parameter_counts(done.model), memory.parameter_counts(original)
+    assert counts[0]["total"] == counts[1]["total"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("int4_weight_only(group_size=64)", "32 and 64 are not both multiples of 64"),
+        ("prune_ffn(0.5) >> int4_weight_only(group_size=32)", "the layers were cut before"),
+        ("int8_dynamic >> int8_weight_only", "quantized already"),
+        ("int8_dynamic >> lora(r=2)", "inference only"),
+        ("lora(r=2) >> int8_dynamic", "lora >> merge >> int8_dynamic"),
+    ],
+)
+def test_what_cannot_be_is_refused(text, why, tiny_bert, tmp_path):
+    assert any(why in reason for reason in refusals(text, tiny_bert, tmp_path)), refusals(text, tiny_bert, tmp_path)

@@ -1,0 +1,21 @@
+"""What tests of training methods share."""
+
+from collections.abc import Callable
+
+import pytest
+
+from bench import recipe
+from bench.method import Place
+from tests.subjects import HERE
+
+
+@pytest.fixture
+def place() -> Callable[..., Place]:
+    """Where the last stage of a recipe would run."""
+
+    def place(text: str, **keys: object) -> Place:
+        *before, stage = recipe.parse(text).stages
+        values = {"machine": HERE, "task": "classification", "model": "bert", "batch_size": 16, "steps": 60} | keys
+        return Place(before=tuple(before), stage=stage, **values)
+
+    return place

@@ -1,0 +1,127 @@
+"""Stages that are divided among two processes, against one process alone and against formulas."""
+
+import pytest
+import torch
+
+from bench import checkpoint
+from tests import jobs
+
+BUDGET = {"steps": 10, "batch_size": 8}
+
+
+def trained(text, model, folder, **keys):
+    """What one stage measured, and the model that it left."""
+    status, reason, (*_, record) = jobs.run(text, model, folder, budget=BUDGET, **keys)
+    assert status == "ok", reason
+    depth = text.count(">>")
+    return record["training"], checkpoint.load(folder / "checkpoints" / f"node{depth}.pt")[0]
+
+
+def same(text, divided, model, folder, **keys):
+    """That training comes out the same, divided or not; returns the divided one's figures and model."""
+    alone, reference = trained(text, model, folder, **keys)
+    together, found = trained(f"{text} + {divided}", model, folder, **keys)
+    losses = torch.tensor([alone["losses"], together["losses"]])
+    assert torch.allclose(losses[0], losses[1], rtol=0, atol=1e-4), losses
+    assert (losses[0, 0] - losses[0, -1]).abs() > 1e-3  # it does learn, so the curves could differ
+    assert alone["tokens"] == together["tokens"]
+    assert alone["samples"] == together["samples"]
+    assert {name: type(module) for name, module in reference.named_modules()} == {
+        name: type(module) for name, module in found.named_modules()
+    }
+    for (name, ours), theirs in zip(found.named_parameters(), reference.parameters(), strict=True):
+        assert type(ours) is type(theirs)
+        assert torch.allclose(ours, theirs, atol=2e-3), name
+    return together, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "full(lr=0.001) + dropout(0.0)",
+        "full(lr=0.001) + dropout(0.0) + accumulate(2)",
+        "lora(r=2, lr=0.01) + dropout(0.0)",
+        "lora(r=2, lr=0.01) + dropout(0.0) + accumulate(2)",
+    ],
+)
+def test_the_loss_curve_is_one_processs(text, divided, tiny_bert, tmp_path):
+    same(text, divided, tiny_bert, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)"])
+def test_the_loss_curve_of_a_language_model(divided, tiny_llama, tmp_path):
+    # Items of different lengths: slices of equal numbers of items differ in predicted tokens.
+    same("full(lr=0.001) + accumulate(2)", divided, tiny_llama, tmp_path, task=jobs.prose(tmp_path))
+
+
+@pytest.mark.slow
+def test_four_processes(tiny_bert, tmp_path):
+    together, _ = same("full(lr=0.001) + dropout(0.0)", "data_parallel(4)", tiny_bert, tmp_path)
+    parameters = together["trainable"]
+    assert [rank["communicated_bytes"] for rank in together["ranks"]] == [round(2 * 3 / 4 * 4 * parameters)] * 4
+
+
+@pytest.mark.slow
+def test_mixed_precision_goes_with_both(tiny_bert, tmp_path):
+    for divided in ("data_parallel(2)", "fully_sharded(2)"):
+        alone, _ = trained("full(lr=0.001) + dropout(0.0) + mixed_precision", tiny_bert, tmp_path)
+        together, _ = trained(f"full(lr=0.001) + dropout(0.0) + mixed_precision + {divided}", tiny_bert, tmp_path)
+        assert together["losses"] == pytest.approx(alone["losses"], abs=2e-2)
+
+
+def test_an_all_reduce_of_the_gradients_is_on_the_wire(tiny_bert, tmp_path):
+    found, _ = trained("full + data_parallel(2) + accumulate(2)", tiny_bert, tmp_path)
+    size = 4 * found["trainable"]
+    # 2 (n - 1) / n of the gradients, once a step and not once a micro-batch.
+    assert found["communicated_bytes"] == 2 * (2 - 1) / 2 * size
+    for rank in found["ranks"]:
+        assert sum(call["calls"] * call["bytes"] for call in rank["collectives"]) == size
+        assert rank["gradient_bytes"] == size
+
+
+def test_a_step_takes_as_long_as_its_slowest_process(tiny_bert, tmp_path):
+    found, _ = trained("full + data_parallel(2)", tiny_bert, tmp_path)
+    pairs = list(zip(*(rank["step_seconds"] for rank in found["ranks"]), strict=True))
+    assert found["step_seconds"] == [max(pair) for pair in pairs]
+    assert len(pairs) == 10
+    assert found["samples"] == [8] * 10
+    assert sum(rank["step_flops"] for rank in found["ranks"]) == found["step_flops"]
+
+
+def test_processes_that_shard_hold_half(tiny_bert, tmp_path):
+    whole, _ = trained("full + data_parallel(2)", tiny_bert, tmp_path)
+    half, model = trained("full + fully_sharded(2)", tiny_bert, tmp_path)
+    # A tensor with an odd number of rows is padded by one row, and each has a counter of steps in the optimizer.
+    padding = sum(4 * p[0].numel() if p.dim() else 4 for p in model.parameters() if not p.dim() or p.shape[0] % 2)
+    steps = 4 * sum(1 for _ in model.parameters())
+    for rank in half["ranks"]:
+        size = whole["gradient_bytes"] / 2
+        assert size <= rank["gradient_bytes"] <= size + padding
+        state = (whole["optimizer_bytes"] - steps) / 2
+        assert state - 2 * padding <= rank["optimizer_bytes"] - steps <= state + 2 * padding
+        buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+        assert size <= rank["weight_bytes"] - buffers <= size + padding
+        # Gathered twice and scattered once, each (n - 1) / n of what is there.
+        assert 3 * size <= rank["communicated_bytes"] <= 3 * (size + padding)
+    # Weights that are gathered for a moment are no activations.
+    assert half["activation_bytes"] == pytest.approx(whole["activation_bytes"], rel=0.02)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_powersgd_sends_the_factors(rank, tiny_bert, tmp_path):
+    text = f'full + data_parallel(2) + compressed_gradients("powersgd", rank={rank})'
+    found, model = trained(text, tiny_bert, tmp_path)
+    expected = 0
+    for parameter in model.parameters():
+        rows, columns = parameter.shape if parameter.dim() == 2 else (1, parameter.numel())
+        sent = (rows + columns) * rank
+        expected += 4 * (sent if parameter.dim() == 2 and 2 * sent < rows * columns else rows * columns)
+    assert found["communicated_bytes"] == expected
+
+
+def test_fp16_sends_half(tiny_bert, tmp_path):
+    found, _ = trained('full + data_parallel(2) + compressed_gradients("fp16")', tiny_bert, tmp_path)
+    assert found["communicated_bytes"] == 2 * found["trainable"]

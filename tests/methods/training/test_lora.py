@@ -1,0 +1,132 @@
+"""LoRA and its variants against their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from tests.trainings import claims, make, no_dropout, prepared
+
+# Query and value of two blocks: r·(in + out) each, where Llama's value is half as wide.
+PLAIN = {"tiny_bert": 4 * 2 * 64, "tiny_llama": 2 * 2 * 64 + 2 * 2 * 48}
+LENGTHS = {"tiny_bert": 4 * 32, "tiny_llama": 2 * 32 + 2 * 16}
+
+
+@pytest.fixture(params=["tiny_bert", "tiny_llama"])
+def named(request):
+    return request.param, request.getfixturevalue(request.param)
+
+
+def layers(training):
+    return [module for module in training.model.modules() if "default" in getattr(module, "lora_A", ())]
+
+
+def drawn(training):
+    """The same, with an update that is not zero."""
+    with torch.no_grad():
+        for name, parameter in training.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+            if "magnitude" in name:
+                parameter.mul_(1.5)
+    return training
+
+
+@pytest.mark.parametrize("variant", ["plain", "rslora", "dora", "pissa"])
+def test_as_many_weights_as_the_formula_says(named, tmp_path, variant):
+    name, model = named
+    training = prepared(f'lora(r=2, variant="{variant}")', model, tmp_path)
+    count = sum(p.numel() for n, p in training.model.named_parameters() if p.requires_grad and "lora_" in n)
+    assert count == PLAIN[name] + LENGTHS[name] * (variant == "dora")
+
+
+@pytest.mark.parametrize(("variant", "scale"), [("plain", 2.0), ("rslora", 16 / math.sqrt(4))])
+def test_a_layer_adds_the_scaled_product(named, tmp_path, variant, scale):
+    _, model = named
+    layer = layers(drawn(prepared(f'lora(r=4, variant="{variant}")', model, tmp_path)))[0]
+    x = torch.randn(3, 32)
+    added = x @ layer.lora_A["default"].weight.T @ layer.lora_B["default"].weight.T
+    torch.testing.assert_close(layer(x), layer.base_layer(x) + scale * added)
+
+
+def test_alpha_is_taken_as_given(tiny_bert, tmp_path):
+    layer = layers(prepared('lora(r=4, alpha=2.0, variant="rslora")', tiny_bert, tmp_path))[0]
+    assert layer.scaling["default"] == 1.0
+
+
+def test_doras_weights_have_its_lengths_and_loras_direction(named, tmp_path):
+    _, model = named
+    layer = layers(drawn(prepared('lora(r=4, variant="dora")', model, tmp_path)))[0]
+    layer.eval()
+    weight = layer.base_layer.weight + 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    length = layer.lora_magnitude_vector["default"].weight
+    assert torch.allclose(length, 1.5 * layer.base_layer.weight.norm(dim=1), rtol=1e-5)
+    whole = length[:, None] * weight / weight.norm(dim=1, keepdim=True)
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, whole, layer.base_layer.bias))
+
+
+def test_pissa_takes_the_principal_directions_out_and_changes_no_output(named, tmp_path):
+    _, model = named
+    pretrained, training = (no_dropout(make(text, model, tmp_path)) for text in ["head", 'lora(r=4, variant="pissa")'])
+    logits = pretrained.probe_logits()
+    weights = {name: p.detach().clone() for name, p in training.model.named_parameters()}
+    training.prepare()
+    torch.testing.assert_close(training.probe_logits(), logits, rtol=1e-4, atol=1e-6)
+    for name, module in training.model.named_modules():
+        if "default" not in getattr(module, "lora_A", ()):
+            continue
+        weight = weights[f"{name.removeprefix('base_model.model.')}.weight"]
+        u, s, v = torch.linalg.svd(weight, full_matrices=False)
+        first = u[:, :4] * s[:4] @ v[:4]
+        product = 2 * module.lora_B["default"].weight @ module.lora_A["default"].weight
+        torch.testing.assert_close(product, first, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(module.base_layer.weight, weight - first, rtol=1e-3, atol=1e-5)
+
+
+def test_a_rest_that_was_trained_is_found_out(tiny_bert, tmp_path):
+    training = make('lora(r=2, variant="pissa")', tiny_bert, tmp_path)
+    before = training.snapshot()
+    training.prepare()
+    training.run()
+
+    def found():
+        vars(training).pop("after", None)
+        return {claim.text: claim.holds for claim in training.trainer.evidence(before, training)}
+
+    text = "the frozen rest and the adapter's start give the pretrained outputs"
+    assert all(found().values())
+    trained = [parameter.detach().clone() for parameter in training.parameters]
+    with torch.no_grad():
+        layers(training)[0].base_layer.weight.add_(0.1)
+    assert not found()[text]
+    # Looking leaves the trained weights as they were.
+    assert all(torch.equal(one, other) for one, other in zip(trained, training.parameters, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (lambda layer: layer.scaling.update(default=1.0), "an update is 2 times B A"),
+        (lambda layer: layer.lora_B["default"].weight.data.zero_(), "every layer's update is not zero"),
+        (
+            lambda layer: layer.base_layer.weight.requires_grad_(True),
+            "the adapter and the head train, and nothing else",
+        ),
+    ],
+)
+def test_what_is_wrong_is_claimed_wrong(tiny_bert, tmp_path, wrong, text):
+    training = prepared("lora(r=2)", tiny_bert, tmp_path)
+    training.run()
+    wrong(layers(training)[0])
+    assert not claims(training)[text][0]
+
+
+def test_a_magnitude_that_nothing_uses_is_found_out(tiny_bert, tmp_path):
+    training = prepared('lora(r=2, variant="dora")', tiny_bert, tmp_path)
+    training.run()
+    text = "weights are as long as their magnitudes say"
+    assert claims(training)[text][0]
+    layers(training)[0].lora_variant.clear()  # plain LoRA's forward pass, beside a magnitude
+    layers(training)[0].lora_magnitude_vector["default"].weight.data.mul_(2)
+    assert not claims(training)[text][0]

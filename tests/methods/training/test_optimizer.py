@@ -1,0 +1,172 @@
+"""Each optimizer against the library's own on a bare loop, and against formulas of its first step and of its state."""
+
+import copy
+import itertools
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench import recipe
+from bench.architecture import blocks
+from bench.measure.memory import optimizer_bytes
+from bench.method import RecipeError
+from tests import jobs
+from tests.trainings import claims, make, prepared
+
+RECIPES = [
+    'optimizer("sgd", lr=0.05)',
+    'optimizer("sgd", lr=0.05, momentum=0.0)',
+    'optimizer("adam")',
+    'optimizer("adamw", lr=0.001)',
+    'optimizer("adafactor", lr=0.01)',
+    'optimizer("lion", lr=0.0001)',
+    'optimizer("muon")',
+    'optimizer("sgd_8bit", lr=0.05, min_8bit_size=256)',
+    'optimizer("adamw_8bit")',
+    'optimizer("lion_8bit", lr=0.0001, min_8bit_size=1)',
+]
+
+
+@pytest.mark.parametrize("modifier", RECIPES)
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+def test_it_is_proven(model, modifier, tmp_path, request):
+    training = prepared(f"full + {modifier}", request.getfixturevalue(model), tmp_path)
+    training.run()
+    for text, (holds, seen) in claims(training).items():
+        assert holds, f"{text}: {seen}"
+
+
+def test_losses_are_those_of_a_bare_loop(tiny_bert, tmp_path):
+    training, batches = make('full + optimizer("sgd", lr=0.05)', tiny_bert, tmp_path), None
+    batches = training.batches()
+    bare = copy.deepcopy(training.model)
+    torch.manual_seed(7)
+    training.prepare()
+    training.run()
+
+    torch.manual_seed(7)
+    bare.train()
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.05, momentum=0.9, fused=True)
+    losses = []
+    for batch in itertools.islice(batches, 6):
+        loss = torch.nn.functional.cross_entropy(bare(**batch.inputs).logits, batch.labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert [float(loss) for loss in training.losses] == losses
+
+
+def one_step(training):
+    """Each trained weight before and after one update, and its gradient."""
+    before = [parameter.detach().clone() for parameter in training.parameters]
+    training.gradients(training.probe, 1.0)
+    gradients = [parameter.grad.clone() for parameter in training.parameters]
+    training.update()
+    return zip(training.parameters, before, gradients, strict=True)
+
+
+def test_first_step_of_lion_is_the_sign(tiny_llama, tmp_path):
+    for modifier in ('optimizer("lion", lr=0.001)', 'optimizer("lion_8bit", lr=0.001, min_8bit_size=1)'):
+        for weight, before, gradient in one_step(prepared(f"full + {modifier}", tiny_llama, tmp_path)):
+            torch.testing.assert_close(weight.detach(), before - 0.001 * gradient.sign())
+
+
+def test_muon_makes_updates_of_matrices_orthogonal_and_leaves_the_rest_to_adamw(tiny_llama, tmp_path):
+    training = prepared('full(lr=0.01) + optimizer("muon") + weight_decay(0.0)', tiny_llama, tmp_path)
+    inside = {id(p) for p in blocks(training.model).parameters() if p.dim() == 2}
+    matrices = 0
+    for weight, before, gradient in one_step(training):
+        update = (before - weight.detach()) / 0.01
+        if id(weight) in inside:
+            matrices += 1
+            # Singular values near 1, times torch's factor that gives the size of an update of AdamW's.
+            values = torch.linalg.svdvals(update / (0.2 * math.sqrt(max(weight.shape))))
+            assert values.max() < 1.3
+            assert values.median() > 0.5
+        else:
+            moved = gradient.abs() > 1e-6
+            torch.testing.assert_close(update[moved], gradient[moved].sign(), rtol=0.02, atol=0)
+    assert matrices == 2 * 7  # of two blocks: query, key, value, output, and three of the feed-forward part
+
+
+def test_muon_takes_another_rate_for_both_its_parts(tiny_bert, tmp_path):
+    training = prepared('full + optimizer("muon", lr=0.5)', tiny_bert, tmp_path)
+    assert {group["lr"] for group in training.optimizer.param_groups} == {0.5}
+    for group in training.optimizer.param_groups:
+        group["lr"] = 0.0  # what a schedule does reaches both
+    for weight, before, _ in one_step(training):
+        assert torch.equal(weight, before)
+
+
+def test_eight_bits_take_a_quarter_of_the_state(tiny_bert, tmp_path):
+    def state(name):
+        training = prepared(f'full + optimizer("{name}", min_8bit_size=1)', tiny_bert, tmp_path)
+        training.run()
+        return optimizer_bytes(training.optimizer), [p.numel() for p in training.parameters]
+
+    large, sizes = state("adamw")
+    small, _ = state("adamw_8bit")
+    assert large == sum(8 * size + 4 for size in sizes)
+    assert small == sum(2 * size + 2 * 4 * math.ceil(size / 256) for size in sizes) + 2 * 4 * 256
+    assert small < 0.3 * large
+
+
+def test_a_model_with_no_tensor_large_enough_for_8_bits_is_invalid(tiny_bert, tmp_path):
+    status, reason, _ = jobs.run('full + optimizer("adamw_8bit", min_8bit_size=1000000)', tiny_bert, tmp_path)
+    assert status == "invalid"
+    assert "0 of 41 are that large" in reason
+
+
+def test_another_optimizer_at_work_is_seen(tiny_bert, tmp_path):
+    training = prepared('full + optimizer("adam")', tiny_bert, tmp_path)
+    training.optimizer = torch.optim.AdamW(training.parameters, lr=2e-4)
+    training.run()
+    found = claims(training)
+    assert found["Adam made the updates, at a rate of 0.0002"] == (False, "AdamW at 0.0002")
+    assert found["the state of each tensor is what it keeps"][0]
+
+
+def test_another_rate_at_work_is_seen(tiny_bert, tmp_path):
+    training = prepared('full + optimizer("adamw", lr=0.001)', tiny_bert, tmp_path)
+    training.optimizer = torch.optim.AdamW(training.parameters, lr=2e-4)
+    training.run()
+    assert not claims(training)["AdamW made the updates, at a rate of 0.001"][0]
+
+
+def test_state_of_32_bits_in_the_place_of_8_is_seen(tiny_bert, tmp_path):
+    import bitsandbytes
+
+    training = prepared('full + optimizer("adamw_8bit")', tiny_bert, tmp_path)
+    training.optimizer = bitsandbytes.optim.AdamW8bit(training.parameters, lr=2e-4, min_8bit_size=10**9)
+    training.run()
+    assert [holds for holds, _ in claims(training).values()] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('full + optimizer("adamw", momentum=0.5)', "adamw takes no momentum"),
+        ('full + optimizer("sgd_8bit", momentum=0.0)', "without momentum there is no state to keep in 8 bits"),
+        ('head + optimizer("muon")', "muon updates matrices inside the blocks, and head trains none"),
+    ],
+)
+def test_refusals(text, reason, place):
+    (stage,) = recipe.parse(text).stages
+    (modifier,) = stage.modifiers
+    (problem,) = modifier.problems(place(text))
+    assert problem.startswith(reason)
+
+
+def test_unknown_optimizers_are_refused():
+    with pytest.raises(RecipeError, match="optimizer: optimizer"):
+        recipe.parse('full + optimizer("adamx")')
+
+
+def test_importing_bitsandbytes_is_silent():
+    code = "from methods import _bitsandbytes; _bitsandbytes.imported().optim.AdamW8bit"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "gemm_4bit" not in ran.stdout + ran.stderr

@@ -1,0 +1,69 @@
+"""A training that is put together but not run, on a tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import machine, recipe
+from bench.loop import Training
+from bench.models import open_model
+from bench.suite import Budget, DataTable
+from bench.tasks import open_task
+from tests import jobs
+
+BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)
+
+
+def make(
+    text: str, model: Path, folder: Path, *, seed: int = 0, task: DataTable | None = None, **budget: Any
+) -> Training:
+    """The training of a recipe's one stage."""
+    opened = open_task(task or jobs.table(folder), folder)
+    auto_class, options = opened.model_options()
+    torch.manual_seed(seed)
+    loaded, tokenizer = open_model(str(model), folder).load(auto_class, options)
+    (stage,) = recipe.parse(text).stages
+    return Training(
+        model=loaded,
+        tokenizer=tokenizer,
+        task=opened,
+        stage=stage,
+        before=(),
+        budget=BUDGET.model_copy(update=budget),
+        machine=machine.look("cpu", 2),
+        seed=seed,
+    )
+
+
+def prepared(text: str, model: Path, folder: Path, **keys: Any) -> Training:
+    """The same, put together."""
+    training = make(text, model, folder, **keys)
+    training.prepare()
+    return training
+
+
+def no_dropout(training: Training) -> Training:
+    """The same, with every dropout layer off."""
+    for module in training.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return training
+
+
+def gradient(training: Training, *, seed: int = 0) -> torch.Tensor:
+    """The probe batch's gradient as one vector; the parameters have none afterwards."""
+    torch.manual_seed(seed)
+    training.optimizer.zero_grad()
+    training.gradients(training.probe, 1.0)
+    flat = torch.cat([p.grad.flatten() for p in training.parameters if p.grad is not None])
+    training.optimizer.zero_grad()
+    return flat
+
+
+def claims(training: Training) -> dict[str, tuple[bool, str]]:
+    """What the methods prove of a training that has run, by the claim's text."""
+    before = training.snapshot()
+    with torch.compiler.set_stance("force_eager"):
+        found = [claim for method in training.stage.methods for claim in method.evidence(before, training)]
+    return {claim.text: (claim.holds, claim.seen) for claim in found}
