@@ -7,6 +7,7 @@ nobody else can write to. It is no format to keep: the node's identity, which ho
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,5 +55,8 @@ def load(file: Path) -> tuple[torch.nn.Module, Any]:
         status = place.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise PermissionError(f"{place}: a checkpoint is unpickled, and others could have written this one")
-    whole = torch.load(file, weights_only=False, map_location="cpu")
+    with warnings.catch_warnings():
+        # Torch says it to itself, of its own quantized tensors.
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+        whole = torch.load(file, weights_only=False, map_location="cpu")
     return whole["model"], whole["tokenizer"]

@@ -175,7 +175,7 @@ class Training(Work):
     def _gradients(self, batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
         loss = self.loss(batch)
         # `scale` is the gradient of what is minimised by the loss: no extra operation where it is 1.
-        loss.backward(None if scale is _ONE else torch.as_tensor(scale, dtype=loss.dtype, device=loss.device))  # type: ignore[no-untyped-call]
+        loss.backward(None if scale is _ONE else torch.as_tensor(scale, dtype=loss.dtype, device=loss.device))
         return loss.detach()
 
     def _update(self) -> None:

@@ -18,7 +18,7 @@ from bench.method import Method, Place, Split, Transform, standing
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
     from torch.distributed.device_mesh import DeviceMesh
 
     from bench.tasks.base import Batch

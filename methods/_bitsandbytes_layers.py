@@ -20,13 +20,13 @@ bitsandbytes = _bitsandbytes.imported()
 # It warns at each product that float32 inputs are cast.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
-Linear4bit: type[nn.Linear] = bitsandbytes.nn.Linear4bit
-Linear8bit: type[nn.Linear] = bitsandbytes.nn.Linear8bitLt
+Linear4bit: Any = bitsandbytes.nn.Linear4bit
+Linear8bit: Any = bitsandbytes.nn.Linear8bitLt
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def four_bits(plain: nn.Linear, quant_type: str, *, double_quant: bool, compute_dtype: str) -> nn.Module:
+def four_bits(plain: nn.Linear, quant_type: str, *, double_quant: bool, compute_dtype: str) -> Any:
     """The layer in 4 bits."""
     layer = Linear4bit(
         plain.in_features,
@@ -46,7 +46,7 @@ def four_bits(plain: nn.Linear, quant_type: str, *, double_quant: bool, compute_
     return layer
 
 
-def eight_bits(plain: nn.Linear, threshold: float) -> nn.Module:
+def eight_bits(plain: nn.Linear, threshold: float) -> Any:
     """The layer in 8 bits."""
     layer = Linear8bit(
         plain.in_features,
@@ -75,7 +75,7 @@ class Products(TorchDispatchMode):
     """Inside of it, the types of what bitsandbytes multiplies: those of the first arguments of each product."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[torch.dtype, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -110,26 +110,29 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that this overrides bitsandbytes' own
     _mended.impl("dequantize_4bit", _unpack, "CPU", allow_override=True)
 
-# Pickled, its parameters come back as plain ones, whose statistics stay behind when the model moves to a GPU.
+
+def _pickle(parameter: Any) -> Any:
+    """Pickled as it is, it would come back as a plain parameter, which leaves its statistics behind when it moves."""
+    return _unpickle, (type(parameter), parameter.data, parameter.requires_grad, vars(parameter))
 
 
-def _pickle_parameter(parameter: Any) -> Any:
-    return _parameter, (type(parameter), parameter.data, parameter.requires_grad, vars(parameter))
-
-
-def _parameter(kind: Any, data: torch.Tensor, requires_grad: bool, state: dict[str, Any]) -> Any:
+def _unpickle(kind: Any, data: torch.Tensor, requires_grad: bool, state: dict[str, Any]) -> Any:
     parameter = torch.Tensor._make_subclass(kind, data, requires_grad)
     vars(parameter).update(state)
     return parameter
 
 
-def _pickle_linear8bit(layer: Any) -> Any:
-    if layer.state.CB is not None:  # after its first use; before it, the statistics move with the weight
-        layer.weight.CB, layer.weight.SCB = layer.state.CB, layer.state.SCB
-        layer.state.CB = layer.state.SCB = None
-    return layer.__reduce_ex__(2)
+copyreg.pickle(bitsandbytes.nn.Params4bit, _pickle)
+copyreg.pickle(bitsandbytes.nn.Int8Params, _pickle)
 
 
-copyreg.pickle(bitsandbytes.nn.Params4bit, _pickle_parameter)
-copyreg.pickle(bitsandbytes.nn.Int8Params, _pickle_parameter)
-copyreg.pickle(bitsandbytes.nn.Linear8bitLt, _pickle_linear8bit)
+def _move(layer: Any, move: Any, recurse: bool = True) -> Any:
+    """With the model, which moves its parameters only: 8-bit scales are kept beside them."""
+    nn.Module._apply(layer, move, recurse)
+    for holder in (layer.weight, layer.state):
+        if holder.SCB is not None:
+            holder.CB, holder.SCB = layer.weight.data, move(holder.SCB)
+    return layer
+
+
+bitsandbytes.nn.Linear8bitLt._apply = _move

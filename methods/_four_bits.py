@@ -24,7 +24,7 @@ def apply(work: Work, quant_type: str, *, double_quant: bool, compute_dtype: str
     from methods import _bitsandbytes_layers as layers
 
     options = {"double_quant": double_quant, "compute_dtype": compute_dtype}
-    _quantized.replace(work, quant_type, lambda layer: layers.four_bits(layer, quant_type, **options))
+    _quantized.replace(work, quant_type, lambda layer: layers.four_bits(layer, quant_type, **options))  # type: ignore[arg-type]
     layers.mark(
         work.model,
         load_in_4bit=True,
@@ -55,9 +55,9 @@ def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool,
         blocks = -(-layer.in_features * layer.out_features // BLOCK)
         codes = -(-layer.in_features * layer.out_features // 2) + 4 * 16  # and the 16 values that they stand for
         if not double_quant:
-            return codes + 4 * blocks
+            return codes + 4 * blocks  # type: ignore[no-any-return]
         # A byte a block, their mean, and for each 256 of them a scale; and the 256 values that bytes stand for.
-        return codes + blocks + 4 + 4 * -(-blocks // 256) + 4 * 256
+        return codes + blocks + 4 + 4 * -(-blocks // 256) + 4 * 256  # type: ignore[no-any-return]
 
     yield from _quantized.claims(before, work, f"{quant_type} with {scales}", is_packed, size)
 

@@ -38,10 +38,8 @@ class OpenVinoModel(Exported):
         """The compiled model."""
         core = runtime().Core()
         options = {"INFERENCE_PRECISION_HINT": self.hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        if self.path:
-            model = core.read_model(self.path)
-        else:
-            model = core.read_model(self.content("xml"), self.content("bin"))
+        files = [self.path] if self.path else [self.content("xml"), self.content("bin")]
+        model = core.read_model(*files)
         return core.compile_model(model, "CPU", options)
 
     def run(self, opened: Any, feeds: dict[str, Any]) -> Any:
@@ -62,7 +60,9 @@ class OpenVinoModel(Exported):
         model = runtime().Core().read_model(self.content("xml"), self.content("bin"))
         flat = []
         for node in model.get_ops():
-            users = [each.get_node().get_friendly_name() for output in node.outputs() for each in output.get_target_inputs()]
+            users = [
+                each.get_node().get_friendly_name() for output in node.outputs() for each in output.get_target_inputs()
+            ]
             scale = any("/fq_" in user or "nncf_" in user for user in users)
             if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in _WEIGHTS and not scale:
                 flat.append(torch.from_numpy(node.get_data().astype("float32")).reshape(-1))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def top(bits: int) -> int:
     """The largest code; the smallest is its negative."""
-    return 2 ** (bits - 1) - 1
+    return 2 ** (bits - 1) - 1  # type: ignore[no-any-return]
 
 
 def steps(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
@@ -98,7 +98,7 @@ def pack(codes: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
 
 def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes from bytes, the smallest being 0."""
-    return ((packed.unsqueeze(-1) >> _places(bits, packed.device)) & (2**bits - 1)).flatten(1)
+    return ((packed.unsqueeze(-1) >> _places(bits, packed.device)) & (2**bits - 1)).flatten(1)  # type: ignore[no-any-return]
 
 
 def _places(bits: int, device: torch.device) -> torch.Tensor:

@@ -24,12 +24,46 @@ TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 """PEFT's name for each kind of task. For a classifier PEFT trains the new head too."""
 
 _ADALORA = frozenset(
-    ["bart", "bert", "bloom", "deberta", "deberta-v2", "gemma", "gemma2", "gemma3_text", "gemma4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "llama4", "mt5", "nemotron_h", "opt", "qwen2", "qwen3", "roberta", "t5"]
+    [
+        "bart",
+        "bert",
+        "bloom",
+        "deberta",
+        "deberta-v2",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gemma4",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "llama",
+        "llama4",
+        "mt5",
+        "nemotron_h",
+        "opt",
+        "qwen2",
+        "qwen3",
+        "roberta",
+        "t5",
+    ]
 )
-_IA3 = (_ADALORA - {"gemma4", "nemotron_h"}) | set(["RefinedWeb", "RefinedWebModel", "falcon", "mistral", "mixtral", "phi"])
-_LORA = (_ADALORA | _IA3) | set(
-    ["blip-2", "btlm", "chatglm", "codegen", "electra", "layoutlm", "mpt", "rwkv", "rwkv7", "stablelm", "xlm-roberta"]
-)
+_IA3 = (_ADALORA - {"gemma4", "nemotron_h"}) | {"RefinedWeb", "RefinedWebModel", "falcon", "mistral", "mixtral", "phi"}
+_LORA = (_ADALORA | _IA3) | {
+    "blip-2",
+    "btlm",
+    "chatglm",
+    "codegen",
+    "electra",
+    "layoutlm",
+    "mpt",
+    "rwkv",
+    "rwkv7",
+    "stablelm",
+    "xlm-roberta",
+}
 CHOSEN = {"ADALORA": _ADALORA, "IA3": _IA3, "LORA": _LORA}
 """The model types of which PEFT chooses the layers by itself. Said here, for planning does not import PEFT."""
 
@@ -85,7 +119,7 @@ def config(training: Training, name: str, **options: Any) -> Any:
 
 def active(model: nn.Module) -> Any:
     """The configuration of the adapter on `model`, which another method may have wrapped."""
-    return next((module.peft_config["default"] for module in model.modules() if hasattr(module, "peft_config")), None)
+    return next((module.peft_config["default"] for module in model.modules() if hasattr(module, "peft_config")), None)  # type: ignore[index]
 
 
 def layers(model: nn.Module, part: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:
 
     names = {layer: path for path, layer in block_linears(model).items()}
     for block in blocks(model):
-        yield {names[module]: module for module in block.modules() if module in names}  # type: ignore[index, misc]
+        yield {names[module]: module for module in block.modules() if module in names}
 
 
 def replace(work: Work, name: str, make: Callable[[nn.Linear], nn.Module]) -> None:
@@ -159,7 +159,7 @@ def effective(layer: nn.Module, like: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    bias, was, layer.bias = layer.bias, layer.training, None
+    bias, was, layer.bias = layer.bias, layer.training, None  # type: ignore[assignment]
     try:
         with torch.no_grad():
             found: torch.Tensor = layer.eval()(torch.eye(like.shape[1], dtype=like.dtype, device=like.device))

@@ -79,4 +79,4 @@ def gradients(work: Work, samples: int) -> None:
     work.model.zero_grad(set_to_none=True)
     with evaluating(work.model), torch.enable_grad():
         for batch in batches(work, samples):
-            work.task.criterion(work.outputs(batch), batch).backward()  # type: ignore[no-untyped-call]
+            work.task.criterion(work.outputs(batch), batch).backward()

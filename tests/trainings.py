@@ -61,9 +61,13 @@ def gradient(training: Training, *, seed: int = 0) -> torch.Tensor:
     return flat
 
 
-def claims(training: Training) -> dict[str, tuple[bool, str]]:
-    """What the methods prove of a training that has run, by the claim's text."""
+def claims(training: Training, *, trainer: bool = False) -> dict[str, tuple[bool, str]]:
+    """What the modifiers prove of a training that has run, by the claim's text; with `trainer`, what it does too.
+
+    The snapshot is of the end, so a trainer's claims that weights moved do not hold.
+    """
+    methods = training.stage.methods if trainer else training.stage.modifiers
     before = training.snapshot()
     with torch.compiler.set_stance("force_eager"):
-        found = [claim for method in training.stage.methods for claim in method.evidence(before, training)]
+        found = [claim for method in methods for claim in method.evidence(before, training)]
     return {claim.text: (claim.holds, claim.seen) for claim in found}

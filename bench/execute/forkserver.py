@@ -112,6 +112,7 @@ def _answer(
 
 
 def died(exitcode: int | None, killed_before: int) -> tuple[Status, str]:
+    """Status and reason of a process that ended without a word; `killed_before` is what `kernel_kills` gave at its start."""
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         if -exitcode == signal.SIGKILL and kernel_kills() > killed_before:

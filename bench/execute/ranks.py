@@ -79,7 +79,7 @@ def _rank(
     def meet() -> parallel.Group:
         nonlocal met
         host, port = listener.getsockname()
-        store = torch.distributed.TCPStore(
+        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
             host, port, size, rank == 0, parallel.RENDEZVOUS, master_listen_fd=listener.fileno() if rank == 0 else None
         )
         group = parallel.join(store, rank, layout, torch.device(machine.device))
@@ -106,7 +106,7 @@ def _answer(
         if not ready:
             break
         for connection in ready:
-            rank = connections.index(connection)  # type: ignore[arg-type]
+            rank = connections.index(connection)
             try:
                 message = connections[rank].recv()
             except (EOFError, OSError):

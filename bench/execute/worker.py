@@ -99,6 +99,7 @@ class Throttled:
         self._next = 0.0
 
     def __call__(self, what: str, done: int, of: int) -> None:
+        """Send it, or let it go."""
         now = time.monotonic()
         if now >= self._next or done == of:
             self._next = now + self._every

@@ -51,9 +51,9 @@ class CudaClock:
 
     def start(self) -> None:
         """Begin a step."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record()
-        self._events.append((event, torch.cuda.Event(enable_timing=True)))  # type: ignore[no-untyped-call]
+        self._events.append((event, torch.cuda.Event(enable_timing=True)))
 
     def stop(self) -> None:
         """End it."""

@@ -311,7 +311,7 @@ class Peak:
         self.device = device
         self.reason = ""
         if device.type == "cuda":
-            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.cuda.init()
             self._baseline = torch.cuda.memory_allocated(device)
         else:
             _touch_libraries()
@@ -377,5 +377,5 @@ def _touch_libraries() -> None:
         hidden = torch.nn.functional.scaled_dot_product_attention(hidden, hidden, hidden)
         targets = torch.zeros(8, dtype=torch.long)
         loss = torch.nn.functional.cross_entropy(torch.nn.functional.gelu(hidden)[0], targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.optim.AdamW([weight], fused=True).step()

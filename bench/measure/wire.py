@@ -47,7 +47,7 @@ class _OneThread(TorchDispatchMode):
     """What is called in this thread."""
 
     def __init__(self, calls: dict[tuple[str, int, int], int] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: dict[tuple[str, int, int], int] = {} if calls is None else calls
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -88,11 +88,11 @@ class Wire(_OneThread):
                 return original(*args, **kwargs)
 
         dist.all_reduce = all_reduce
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         dist.all_reduce = self._all_reduce
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     @property
     def sent(self) -> float:
@@ -118,10 +118,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def _members(args: Any) -> Iterator[int]:
     """The size of the group that a collective is called with: an object of torch's, or a name."""
     from torch.distributed import ProcessGroup
-    from torch.distributed.distributed_c10d import _resolve_process_group
+    from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 
     for arg in args:
         if isinstance(arg, torch.ScriptObject):
             yield ProcessGroup.unbox(arg).size()
         elif isinstance(arg, str) and arg not in ("sum", "avg", "max", "min"):
-            yield _resolve_process_group(arg).size()
+            yield _resolve_process_group(arg).size()  # type: ignore[arg-type]

@@ -79,9 +79,9 @@ class AWQ(Transform):
             and layer.divisor is not None
             and layer.divisor.unique().numel() > 1
         }
-        found = _statistics.collect(work, layers, self.samples, _look)
+        found = _statistics.collect(work, layers, self.samples, _look)  # type: ignore[arg-type]
         alike = [
-            float(torch.corrcoef(torch.stack([layer.divisor.log(), _parts(found[path])[1].log()]))[0, 1])
+            float(torch.corrcoef(torch.stack([layer.divisor.log(), _parts(found[path])[1].log()]))[0, 1])  # type: ignore[union-attr]
             for path, layer in layers.items()
         ]
         return Claim(

@@ -50,7 +50,7 @@ class DynamicInt8(Transform):
         names = dict.fromkeys(block_linears(work.model), per_channel_dynamic_qconfig)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated for torchao, which has no CPU kernels this fast
-            quantize_dynamic(work.model, names, inplace=True)  # type: ignore[no-untyped-call]
+            quantize_dynamic(work.model, names, inplace=True)
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """Packed weights have no place in a safetensors file."""
@@ -66,7 +66,7 @@ class DynamicInt8(Transform):
         from bench.architecture import block_linears
 
         packed = [module for module in work.model.modules() if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)]
-        dtypes = {str(module.weight().dtype) for module in packed}  # type: ignore[no-untyped-call]
+        dtypes = {str(module.weight().dtype) for module in packed}
         left = len(block_linears(work.model))
         yield Claim(
             "every linear layer of the blocks is int8",

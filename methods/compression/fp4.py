@@ -19,8 +19,9 @@ class FP4(Transform):
     """Store the blocks' linear layers in 4-bit floats of a sign, two bits of exponent and one of mantissa.
 
     Weights are scaled by the largest of each 64; ``double_quant`` stores these scales in 8 bits. Each product unpacks
-    its weights and is made in ``compute_dtype``. All else is as with ``nf4``, which rounds normally distributed weights
-    better. Embeddings and the task's head stay as they are. The model is loaded in full and then converted, so loading
+    its weights and is made in ``compute_dtype``. All else is as with ``nf4``. bitsandbytes' smallest value is a 192nd of
+    the largest, where the format has a 12th, so normally distributed weights are rounded worse than by ``int4``, too.
+    Embeddings and the task's head stay as they are. The model is loaded in full and then converted, so loading
     takes the memory of both. Built on bitsandbytes: https://huggingface.co/docs/bitsandbytes/reference/nn/linear4bit
     """
 

@@ -81,10 +81,10 @@ class Int8(Transform):
         with evaluating(work.model), torch.no_grad(), layers.Products() as products:
             work.outputs(work.probe)
         int8 = sum(types.count(torch.int8) == 2 for types in products.seen)
-        thresholds = {module.state.threshold for module in packed}
+        thresholds = {module.state.threshold for module in packed}  # type: ignore[union-attr]
         outliers = f"outliers from {self.threshold:g} on apart" if self.threshold else "outliers too"
         yield Claim(
             f"each of them multiplies int8 by int8, {outliers}",
             int8 == len(products.seen) == len(packed) and thresholds == {self.threshold},
-            f"{int8} of {len(products.seen)} products, thresholds {sorted(thresholds)}",
+            f"{int8} of {len(products.seen)} products, thresholds {sorted(thresholds)}",  # type: ignore[type-var]
         )

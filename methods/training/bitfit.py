@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from bench.work import Work
 
 BIAS_FREE = frozenset(
-    ["eurobert", "gemma", "gemma2", "gemma3_text", "llama", "mistral", "modernbert", "olmo", "olmo2", "phi3", "qwen3", "smollm3"]
+    [
+        "eurobert",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "llama",
+        "mistral",
+        "modernbert",
+        "olmo",
+        "olmo2",
+        "phi3",
+        "qwen3",
+        "smollm3",
+    ]
 )
 """transformers' model types whose blocks have no biases, as their configurations are by default."""
 

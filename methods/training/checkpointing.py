@@ -77,7 +77,7 @@ class Checkpointing(Modifier):
             torch.manual_seed(work.seed)
             loss = work.loss(work.probe)
             forward = Counter(ran)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         for hook in hooks:
             hook.remove()
         checkpointed = _taken(work)
@@ -90,7 +90,7 @@ class Checkpointing(Modifier):
         )
         with _off(work.model), torch.random.fork_rng():
             torch.manual_seed(work.seed)  # dropout drops the same
-            work.loss(work.probe).backward()  # type: ignore[no-untyped-call]
+            work.loss(work.probe).backward()
         plain = _taken(work)
         error = float(torch.linalg.vector_norm(checkpointed - plain) / torch.linalg.vector_norm(plain))
         limit = 1e-5 if work.compute_dtype == torch.float32 else 1e-2

@@ -168,7 +168,7 @@ def _gradient(training: Training, seed: int) -> torch.Tensor:
     training.optimizer.zero_grad(set_to_none=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        training.loss(training.probe).backward()  # type: ignore[no-untyped-call]
+        training.loss(training.probe).backward()
     flat = [parameter.grad.float().flatten() for parameter in training.parameters if parameter.grad is not None]
     training.optimizer.zero_grad(set_to_none=True)
     return torch.cat(flat)

@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from bench.tasks.base import Batch
     from bench.work import Work
 
-_PARTED = {
-    "accumulate": "micro-batches",
-    "data_parallel": "processes",
-    "fully_sharded": "processes",
-    "pipeline_parallel": "micro-batches",
-}
-"""Modifiers that show a loss only a part of the batch, and the parts' name."""
-
 
 @dataclass(frozen=True)
 class Contrastive(Modifier):
@@ -54,12 +46,11 @@ class Contrastive(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """Every item is compared with every other of the batch, so the loss must see the whole batch."""
-        for modifier in place.stage.modifiers:
-            if parts := _PARTED.get(modifier.name):
-                yield (
-                    f"it compares each item with the whole batch, and {modifier.name} shows it {parts} alone, which "
-                    f"is another loss; leave out {modifier.name}, and save memory with checkpointing"
-                )
+        if any(modifier.name == "accumulate" for modifier in place.stage.modifiers):
+            yield (
+                "it compares each item with the whole batch, and accumulate shows it micro-batches alone, which is "
+                "another loss; leave out accumulate, and save memory with checkpointing"
+            )
         if place.stage.base.name == "head":
             yield "it teaches the body, which stays as it is where the head trains alone; train more, as with full or lora"
         if place.batch_size < 2:

@@ -59,7 +59,7 @@ class FakeInt8(Modifier):
 
         for module in training.model.modules():
             if isinstance(module, FakeInt8Linear):
-                module.__class__ = torch.nn.Linear
+                module.__class__ = torch.nn.Linear  # type: ignore[assignment]
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """In a forward pass each of the layers gives the product of int8 codes, and gradients reach its weight."""
@@ -83,7 +83,7 @@ class FakeInt8(Modifier):
 
         hooks = [watch(path, layer) for path, layer in layers.items()]
         with torch.random.fork_rng():
-            work.loss(work.probe).backward()  # type: ignore[no-untyped-call]
+            work.loss(work.probe).backward()
         for hook in hooks:
             hook.remove()
         reached = sum(layer.weight.grad is not None and bool(layer.weight.grad.any()) for layer in layers.values())

@@ -38,6 +38,8 @@ class Full(Trainer):
         """A quantized or folded weight has no gradient of its own."""
         if place.facts & {"quantized", "inference_only"}:
             yield "full trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
+        if "adapter" in place.facts:
+            yield "there is an adapter on the weights, and both would train; fold it first, as in `>> merge >> full`"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze everything."""

@@ -68,7 +68,7 @@ class GradientClip(Modifier):
     def _lengthen(self, work: Training) -> None:
         """Leave the probe batch's gradient, made four times as long as is allowed and then scaled as it is."""
         work.optimizer.zero_grad(set_to_none=True)
-        work.loss(work.probe).backward()  # type: ignore[no-untyped-call]
+        work.loss(work.probe).backward()
         length = _norm(work)
         work.optimizer.zero_grad(set_to_none=True)
         work.gradients(work.probe, 1.0)

@@ -38,6 +38,8 @@ class Head(Trainer):
             yield "the head of a model with an adapter on it belongs to the adapter; fold it first, as in `>> merge >> head`"
         if place.facts & {"inference_only"}:
             yield "no gradient flows through a model that was made for inference only"
+        if place.task == "causal_lm" and place.config.get("tie_word_embeddings"):
+            yield "the head of this model is its embeddings, which are its body's; train more of it, as in `top_layers(1)`"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze what lies outside of the body."""

@@ -61,8 +61,9 @@ class Optimizer(Modifier):
             yield f"{self.optimizer} takes no momentum; leave it out"
         if self.optimizer == "sgd_8bit" and self.momentum == 0:
             yield 'without momentum there is no state to keep in 8 bits; use optimizer("sgd", momentum=0.0)'
-        if self.optimizer == "muon" and place.stage.base.name == "head":
-            yield "muon updates matrices inside the blocks, and head trains none"
+        trainer = place.stage.base.name
+        if self.optimizer == "muon" and trainer in ("head", "bitfit", "ia3", "prefix", "prompt"):
+            yield f"muon updates matrices inside the blocks, and {trainer} trains none"
 
     def on_optimizer(self, training: Training) -> torch.optim.Optimizer:
         """Make it."""
@@ -95,7 +96,7 @@ class Optimizer(Modifier):
         if not groups[0]:
             raise NothingToTrain(f"muon updates matrices inside the blocks, and {training.trainer.name} trains none")
         parts = [torch.optim.Muon(groups[0], momentum=self._momentum, adjust_lr_fn="match_rms_adamw", **options)]
-        parts += [torch.optim.AdamW(groups[1], fused=True, **options)] if groups[1] else []
+        parts += [torch.optim.AdamW(groups[1], fused=True, **options)] if groups[1] else []  # type: ignore[list-item]
         made: torch.optim.Optimizer = _together()(parts)
         return made
 

@@ -38,7 +38,35 @@ UNFIT = {
 """What does not run in a plain training loop, and why."""
 
 MERGEABLE = frozenset(
-    ["ADAMSS", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GRALORA", "HIRA", "HRA", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "UNILORA", "VBLORA", "VERA", "WAVEFT"]
+    [
+        "ADAMSS",
+        "BOFT",
+        "C3A",
+        "DEFT",
+        "DELORA",
+        "FOURIERFT",
+        "FROD",
+        "GRALORA",
+        "HIRA",
+        "HRA",
+        "LN_TUNING",
+        "LOHA",
+        "LOKR",
+        "MISS",
+        "OFT",
+        "PEANUT",
+        "PSOFT",
+        "PVERA",
+        "RANDLORA",
+        "ROAD",
+        "SHIRA",
+        "SUPERTUNING",
+        "TINYLORA",
+        "UNILORA",
+        "VBLORA",
+        "VERA",
+        "WAVEFT",
+    ]
 )
 """Those that gave the same outputs when they had been folded into the weights."""
 
@@ -237,7 +265,7 @@ def _change(work: Work) -> float:
     with evaluating(work.model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         on = _hidden(work)
-        with adapters[0].disable_adapter():
+        with adapters[0].disable_adapter():  # type: ignore[operator]
             off = _hidden(work)
     for parameter in trained:  # switching off and on again freezes them
         parameter.requires_grad_(True)

@@ -19,7 +19,33 @@ if TYPE_CHECKING:
     from bench.work import Work
 
 TYPES = frozenset(
-    ["bert", "bloom", "camembert", "electra", "ernie", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "llama", "mistral", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "roberta", "smollm3", "starcoder2", "xlm-roberta"]
+    [
+        "bert",
+        "bloom",
+        "camembert",
+        "electra",
+        "ernie",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neox",
+        "gptj",
+        "llama",
+        "mistral",
+        "olmo",
+        "olmo2",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "roberta",
+        "smollm3",
+        "starcoder2",
+        "xlm-roberta",
+    ]
 )
 """transformers' model types whose attention takes keys and values from a cache, tried with PEFT 0.21."""
 

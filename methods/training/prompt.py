@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from bench.work import Work
 
 CLASSIFIERS = frozenset(
-    ["bert", "camembert", "deberta", "deberta-v2", "electra", "ernie", "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "roformer", "xlm-roberta"]
+    [
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "electra",
+        "ernie",
+        "eurobert",
+        "modernbert",
+        "mpnet",
+        "nomic_bert",
+        "roberta",
+        "roformer",
+        "xlm-roberta",
+    ]
 )
 """transformers' model types whose classifier reads the first token or the mean, tried with PEFT 0.21."""
 

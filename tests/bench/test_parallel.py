@@ -20,7 +20,10 @@ def refusals(monkeypatch, recipe, machine=HERE, **keys):
         ("full + data_parallel(2) + fully_sharded(2)", "cannot be divided in these ways at once"),
         ("full + data_parallel(3)", "a batch of 16 cannot be divided into 3 equal slices"),
         ("full + data_parallel(4) + accumulate(8)", "cannot be split into 8 for each of 4 processes"),
-        ("full + data_parallel(2) + early_stopping", "early_stopping: it is not known to be right"),
+        (
+            "full + data_parallel(2) + early_stopping(patience=1, every=2)",
+            "early_stopping: it is not known to be right",
+        ),
         ("adalora(init_r=4, target_r=2) + fully_sharded(2)", "adalora: it is not known to be right"),
         ('full + fully_sharded(2) + optimizer("sgd")', "optimizer: it is not known to be right"),
         ('full + fully_sharded(2) + mixed_precision("fp16")', "mixed_precision: in fp16"),

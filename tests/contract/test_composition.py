@@ -15,7 +15,11 @@ from tests import jobs
 from tests.contract.test_contract import METHODS, SLOW
 
 LIGHT = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    database=None,
 )
 FULL = settings(LIGHT, max_examples=120)
 

@@ -29,7 +29,11 @@ METHODS: dict[str, dict[str, str]] = {
     "compiled": {"": "compiled"},
     "contrastive": {"": 'full + contrastive("supcon")', "simcse": 'full + contrastive("simcse")'},
     "data_parallel": {"": "full + data_parallel(2)", "on_loss": "full + data_parallel(2) + accumulate(2)"},
-    "distill": {"": "full >> distill(layers=1)"},
+    "distill": {
+        "": "full >> distill(layers=1)",
+        "hidden": 'full >> distill(layers=1, match="hidden")',
+        "attention": 'full >> distill(layers=1, match="attention")',
+    },
     "drop_layers": {
         "": "drop_layers(1)",
         "every other": 'drop_layers(1, "every_other")',
@@ -67,6 +71,7 @@ METHODS: dict[str, dict[str, str]] = {
     "neftune": {"": "full + neftune"},
     "nf4": {"": "nf4 >> lora(r=2)", "apply": "nf4"},
     "onnx": {"": "onnx", "8 bits": 'onnx("int8")'},
+    "openvino": {"": "openvino", "8 bits": 'openvino("int8", samples=16)'},
     "optimizer": {
         "": 'full(lr=0.05) + optimizer("sgd")',
         "8 bits": 'full + optimizer("adamw_8bit", min_8bit_size=1)',
@@ -115,7 +120,7 @@ METHODS: dict[str, dict[str, str]] = {
     "weight_decay": {"": "full + weight_decay(0.1)"},
 }
 
-SLOW = {"compile", "compiled", "onnx"}
+SLOW = {"compile", "compiled", "onnx", "openvino"}
 """These take half a minute each, so they run with the slow tests alone, and not in random recipes."""
 
 HOOKS = [

@@ -23,6 +23,8 @@ VALUES = {
 }  # fmt: skip
 """QLoRA's appendix E; and for FP4 sign, two bits of exponent, one of mantissa, in bitsandbytes' order."""
 
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
 FOUR_BITS = ["nf4", "fp4", "nf4(double_quant=False)", "fp4(double_quant=False)"]
 
 
@@ -84,11 +86,12 @@ def test_errors_on_normal_weights_are_those_of_the_literature():
     scale = _packed.steps(plain.weight.detach(), 4, 64)
     codes = _packed.nearest(plain.weight.detach(), _packed.spread(scale, 64, 512), 4)
     int4 = _packed.PackedLinear(plain, codes, scale, bits=4, group_size=64)
-    nf4, fp4, plainest = error(four[0]), error(four[1]), error(int4)
-    assert nf4 == pytest.approx(0.092, abs=0.002)
-    assert nf4 < min(fp4, plainest)
-    assert plainest == pytest.approx(0.103, abs=0.006)
-    assert fp4 > 0.1
+    e2m1 = [sign * value / 6 for sign in (1, -1) for value in (0, 0.5, 1, 1.5, 2, 3, 4, 6)]
+    standard = float((nearest(plain.weight.detach(), e2m1) - plain.weight.detach()).square().mean().sqrt())
+    found = [error(four[0]), standard, error(int4), error(four[1])]
+    # bitsandbytes' FP4 has a value near 0 that the standard's does not waste.
+    assert found == pytest.approx([0.092, 0.106, 0.1075, 0.122], abs=0.0015)
+    assert found == sorted(found)
 
 
 @pytest.mark.parametrize("text", FOUR_BITS)
@@ -108,6 +111,7 @@ def test_evaluation_repacks_nothing_and_what_is_saved_loads_the_same(fixture, te
     assert torch.equal(logits(loaded, done), seen)
 
 
+@PEFT_WARNS
 @pytest.mark.parametrize("text", FOUR_BITS)
 def test_gradients_flow_through_it_after_an_evaluation(text, tiny_bert, tmp_path):
     import peft
@@ -138,19 +142,21 @@ def test_widths_that_its_kernel_could_not_take_evaluate(tiny_bert, tmp_path):
         applied(text, model, tmp_path)
 
 
-@pytest.mark.parametrize("text", [*FOUR_BITS, "int8"])
-def test_a_pickle_gives_back_what_it_was(text, tiny_bert, tmp_path):
+@pytest.mark.parametrize("text", FOUR_BITS)
+def test_a_pickle_gives_back_what_it_was_and_its_scales_move_with_it(text, tiny_bert, tmp_path, monkeypatch):
+    import bitsandbytes
+
     _, done = applied(text, tiny_bert, tmp_path)
     seen = logits(done.model.eval(), done)
     torch.save(done.model, tmp_path / "model.pt")
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     kinds = {name: type(weight) for name, weight in done.model.named_parameters()}
     assert {name: type(weight) for name, weight in loaded.named_parameters()} == kinds
+    moved = []
+    monkeypatch.setattr(bitsandbytes.functional.QuantState, "to", lambda state, device: moved.append(id(state)))
+    loaded.to("cpu")
+    assert set(moved) == {id(layer.weight.quant_state) for layer in block_linears(loaded).values()}
     assert torch.equal(logits(loaded, done), seen)
-    loaded.to("meta")  # where a GPU would be: the statistics move with the weights
-    for layer in block_linears(loaded).values():
-        state = layer.weight.SCB if text == "int8" else layer.weight.quant_state.absmax
-        assert state.device.type == layer.weight.device.type == "meta"
 
 
 def test_only_the_blocks_are_quantized(tiny_llama, tmp_path):
@@ -169,6 +175,7 @@ def test_adapters_train_on_it(text, fixture, request, tmp_path):
     assert len(losses) == 3
 
 
+@PEFT_WARNS
 def test_folding_into_it_would_change_the_outputs(tiny_bert, tmp_path):
     import peft
 

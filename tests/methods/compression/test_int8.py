@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch import nn
 
+from bench.architecture import block_linears
 from methods import _quantized
 from tests.transforms import applied, logits
 
@@ -66,3 +67,21 @@ def test_gradients_are_those_of_the_rounded_weight():
     layer(inputs).sum().backward()
     expected = rounded(plain.weight.detach()).sum(0).expand(3, 64)
     torch.testing.assert_close(inputs.grad, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_pickle_gives_back_what_it_was_and_its_scales_move_with_it(used, tiny_bert, tmp_path):
+    _, done = applied("int8", tiny_bert, tmp_path)
+    if used:  # the scales go from the weight to the layer
+        logits(done.model.eval(), done)
+    torch.save(done.model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False).eval()
+    kinds = {name: type(weight) for name, weight in done.model.named_parameters()}
+    assert {name: type(weight) for name, weight in loaded.named_parameters()} == kinds
+    assert torch.equal(logits(loaded, done), logits(done.model, done))
+    for layer in block_linears(loaded).values():
+        scales = layer.state.SCB
+        layer._apply(torch.clone)  # what a move to a GPU calls
+        assert layer.state.CB.data_ptr() == layer.weight.data_ptr()
+        assert layer.state.SCB.data_ptr() != scales.data_ptr()
+    assert torch.equal(logits(loaded, done), logits(done.model, done))

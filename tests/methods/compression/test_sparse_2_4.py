@@ -1,17 +1,13 @@
 """Two zeros in every four; and, with a stand-in for a GPU's kernels, the compressed layer's life."""
 
-import copy
-import pickle
-
 import pytest
 import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
 from bench.architecture import block_linears
-from bench.measure import memory
 from methods._semi_structured import SemiStructuredLinear
 from tests import jobs
-from tests.transforms import applied, logits, refusals, work
+from tests.transforms import applied, refusals, work
 
 
 def groups(layer):
@@ -82,36 +78,6 @@ def two_of_four(rows, columns):
     with torch.no_grad():
         layer.weight.view(-1, 4)[:, :2] = 0
     return layer
-
-
-def test_a_compressed_layer_gives_the_same_and_survives_moves_copies_and_pickling(gpu):
-    layer = two_of_four(64, 128)
-    inputs = torch.randn(5, 128, dtype=torch.bfloat16)
-    made = SemiStructuredLinear.of(layer)
-    assert isinstance(made.weight.data, SparseSemiStructuredTensorCUTLASS)
-    assert torch.equal(made.weight.to_dense(), layer.weight)
-    # Half of the values, and two bits for the place of each.
-    assert memory.storage_bytes([made.weight]) == layer.weight.numel() * 2 // 2 + layer.weight.numel() // 2 // 4
-    for other in (made, made.to("cpu"), made.eval().float().to(torch.bfloat16)):
-        assert isinstance(other.weight.data, SparseSemiStructuredTensorCUTLASS)
-        with torch.no_grad():
-            assert torch.allclose(other(inputs), layer(inputs), atol=0.02)
-    for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
-        assert type(twin.weight.data) is torch.Tensor
-        assert torch.equal(twin.weight, layer.weight)
-        assert isinstance(twin.to("cpu").weight.data, SparseSemiStructuredTensorCUTLASS)
-
-
-@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])
-def test_compressed_is_applied_proven_and_saved(criterion, gpu, tiny_bert, tmp_path):
-    text = f'sparse_2_4("{criterion}", storage="compressed", samples=16)'
-    original, done = applied(text, tiny_bert, tmp_path)
-    packed = [module for module in done.model.modules() if isinstance(module, SemiStructuredLinear)]
-    # Of 32 × 32, 64 × 32 and 32 × 64, kernels take the last alone.
-    assert [(layer.out_features, layer.in_features) for layer in packed] == [(32, 64)] * 2
-    assert torch.isfinite(logits(done.model, done)).all()
-    assert done.stage.base.save(done.model, tmp_path)
-    assert (tmp_path / "pytorch_model.bin").stat().st_size < 0.9 * memory.storage_bytes(original)
 
 
 def test_without_compression_the_evidence_fails(gpu, monkeypatch, tiny_bert, tmp_path):

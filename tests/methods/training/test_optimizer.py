@@ -85,8 +85,7 @@ def test_muon_makes_updates_of_matrices_orthogonal_and_leaves_the_rest_to_adamw(
             matrices += 1
             # Singular values near 1, times torch's factor that gives the size of an update of AdamW's.
             values = torch.linalg.svdvals(update / (0.2 * math.sqrt(max(weight.shape))))
-            assert values.max() < 1.3
-            assert values.median() > 0.5
+            assert 0.7 < values.max() < 1.3
         else:
             moved = gradient.abs() > 1e-6
             torch.testing.assert_close(update[moved], gradient[moved].sign(), rtol=0.02, atol=0)

@@ -1,0 +1,77 @@
+"""Compiling for inference, up to the process that serves."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench import serve
+from bench.measure import clock
+from methods.compression.compiled import Compiled
+from tests import jobs, subjects
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ('full >> compiled("reduce-overhead")', "CUDA graphs"),
+        ("full >> compiled >> full", "inference only"),
+        ("full >> magnitude(0.9) >> sparse_storage >> compiled", "compressed rows"),
+        ("full >> onnx >> compiled", "another runtime"),
+    ],
+)
+def test_refusals(recipe, said, monkeypatch):
+    (cell,) = subjects.make_plan(monkeypatch, {"it": recipe}).cells
+    assert any(said in reason for reason in cell.refused) or "quantized" in cell.refused[0], cell.refused
+
+
+def test_without_a_compiler_it_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (cell,) = subjects.make_plan(monkeypatch, {"it": "full >> compiled"}).cells
+    assert "no-such-compiler" in cell.refused[0]
+
+
+def test_half_may_be_compiled(monkeypatch):
+    (cell,) = subjects.make_plan(monkeypatch, {"it": "full >> half >> compiled"}).cells
+    assert not cell.refused
+
+
+@pytest.mark.slow
+def test_what_serves_is_compiled_and_its_compile_time_is_told(tiny_bert, tmp_path, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv(
+        "TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels")
+    )  # what serving sets is undone after the test
+    assert jobs.run("compiled", tiny_bert, tmp_path)[0] == "ok"
+    job = replace(jobs.job("compiled", tiny_bert, tmp_path), what="serve")
+    measured = serve.run(job, jobs.quiet)
+    assert measured["inference"]["compile_seconds"] > 0
+    assert [(claim["method"], claim["holds"]) for claim in measured["evidence"]] == [("compiled", True)]
+    # Where it is not compiled in that process, the claim fails.
+    monkeypatch.setattr(Compiled, "on_serve", lambda self, model, folder: counters.clear())
+    measured = serve.run(job, jobs.quiet)
+    assert not measured["evidence"][0]["holds"]
+    assert "compile_seconds" not in measured["inference"]
+
+
+def test_nothing_compiled_takes_no_time():
+    with clock.Compiling() as compiling:
+        pass
+    assert compiling.seconds == 0
+
+
+def test_compile_time_is_what_torch_calls_back_about():
+    from torch._dynamo.callback import CallbackTrigger, callback_handler
+
+    started = len(callback_handler.start_callbacks)
+    with clock.Compiling() as compiling:
+        for _ in range(2):
+            before = compiling.seconds
+            with callback_handler.install_callbacks(CallbackTrigger.DYNAMO, "0"):
+                pass
+            assert compiling.seconds > before
+    total = compiling.seconds
+    with callback_handler.install_callbacks(CallbackTrigger.DYNAMO, "1"):
+        pass
+    assert compiling.seconds == total
+    assert len(callback_handler.start_callbacks) == started
