@@ -1,7 +1,7 @@
 """Every metric, once: its name, unit, direction and formula, and what its clock holds.
 
 Nothing else in the project spells a unit or divides a total by a time. A metric is read from a *path*: the records of
-a recipe's stages for one seed, first to last. ``docs/metrics.md`` is written from this table.
+a recipe's stages for one seed, first to last.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ class Augment(Modifier):
         """It needs items with texts and labels, its own options alone, and translators that are there."""
         if place.task != "classification":
             yield f"it changes texts and keeps their labels, and a {place.task} task's labels are its texts"
+        if place.stage.base.name == "pretrain":
+            yield "pretrain makes items of its own, whose labels are tokens or pairs; augment the training that comes after it"
         options = {name for uses in _USES.values() for name in uses if getattr(self, name) is not None}
         for name in sorted(options - _USES[self.how]):
             yield f"{self.how} has no {name}; it takes p and {' and '.join(sorted(_USES[self.how]))}"

@@ -53,6 +53,8 @@ class Contrastive(Modifier):
             )
         if place.stage.base.name == "head":
             yield "it teaches the body, which stays as it is where the head trains alone; train more, as with full or lora"
+        if self.loss == "supcon" and place.stage.base.name == "pretrain":
+            yield "supcon compares labels of items, and pretrain puts its own in their place; put it on the training after"
         if place.batch_size < 2:
             yield "a batch of 1 has nothing to compare with; raise budget.batch_size"
         if self.loss == "supcon" and place.task != "classification":

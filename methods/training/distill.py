@@ -104,8 +104,12 @@ class Distill(Trainer):
         if self.student is None:
             return {}
         from bench.models import open_model
+        from bench.models.base import ModelError
 
-        return {self.student: open_model(self.student, base).fingerprint()}
+        try:
+            return {self.student: open_model(self.student, base).fingerprint()}
+        except ModelError:  # it is refused, and `problems` says why
+            return {self.student: "cannot be read"}
 
     def on_model(self, training: Training) -> None:
         """Make the student, and put it in the teacher's place."""

@@ -247,6 +247,10 @@ def test_a_directory_is_seen_from_the_suites_folder_and_its_content_is_part_of_t
     assert Augment(how="eda").reads(translator.parent) == {}
 
 
+def test_pretraining_has_items_of_its_own():
+    assert "items of its own" in problems('pretrain("mlm") + augment("eda")')[0]
+
+
 def test_a_language_models_labels_are_its_texts():
     assert "its texts" in problems('full + augment("eda")', task="causal_lm")[0]
 

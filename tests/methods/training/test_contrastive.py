@@ -129,6 +129,7 @@ def problems(text, **place):
             "no dropout",
         ),
         ('head + contrastive("supcon")', {}, "the head trains alone"),
+        ('pretrain("mlm") + contrastive("supcon")', {}, "on the training after"),
     ],
 )
 def test_what_it_cannot_see_is_refused(text, place, says):
