@@ -57,7 +57,9 @@ class Adversarial(Modifier):
     alpha: Annotated[float, Gt(0)] | None = None
 
     def problems(self, place: Place) -> Iterator[str]:
-        """The fast gradient method has nothing to set but epsilon."""
+        """Every pass must go through the hook, and the fast gradient method has nothing to set but epsilon."""
+        if any(modifier.name == "compile" for modifier in place.stage.modifiers):
+            yield "it hooks into the embeddings anew in every pass, which compiled code is not known to follow; leave out compile"
         if self.attack == "fgm" and (self.steps or self.alpha):
             yield "fgm makes one step of length epsilon; leave out steps and alpha, or take pgd or freelb"
 

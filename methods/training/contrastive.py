@@ -51,6 +51,8 @@ class Contrastive(Modifier):
                 "it compares each item with the whole batch, and accumulate shows it micro-batches alone, which is "
                 "another loss; leave out accumulate, and save memory with checkpointing"
             )
+        if any(modifier.name == "compile" for modifier in place.stage.modifiers):
+            yield "it hooks into the body anew in every pass, which compiled code is not known to follow; leave out compile"
         if place.stage.base.name == "head":
             yield "it teaches the body, which stays as it is where the head trains alone; train more, as with full or lora"
         if self.loss == "supcon" and place.stage.base.name == "pretrain":

@@ -176,11 +176,13 @@ def test_an_example_whose_gradient_is_no_number_stays_where_it_is(tiny_bert, tmp
     [
         ('full + adversarial("fgm", steps=3)', "leave out steps"),
         ('full + adversarial("fgm", alpha=0.1)', "leave out steps"),
+        ('full + adversarial("pgd") + compile', "leave out compile"),
     ],
 )
-def test_what_an_attack_does_not_have_is_refused(text, says):
+def test_what_cannot_work_is_refused(text, says):
     (stage,) = recipe.parse(text).stages
-    (problem,) = stage.modifiers[0].problems(Place((), stage, HERE, "classification", "bert", 8, 10))
+    adversarial = next(modifier for modifier in stage.modifiers if modifier.name == "adversarial")
+    (problem,) = adversarial.problems(Place((), stage, HERE, "classification", "bert", 8, 10))
     assert says in problem
 
 

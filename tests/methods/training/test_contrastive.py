@@ -112,7 +112,12 @@ def test_gradient_reaches_the_body_and_nothing_stays_on_it(model, tmp_path):
 def problems(text, **place):
     (stage,) = recipe.parse(text).stages
     where = {"task": "classification", "model": "bert", "batch_size": 8, "steps": 10} | place
-    return [problem for method in stage.modifiers for problem in method.problems(Place((), stage, HERE, **where))]
+    return [
+        problem
+        for method in stage.modifiers
+        if method.name == "contrastive"
+        for problem in method.problems(Place((), stage, HERE, **where))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +134,7 @@ def problems(text, **place):
             "no dropout",
         ),
         ('head + contrastive("supcon")', {}, "the head trains alone"),
+        ('full + contrastive("supcon") + compile', {}, "leave out compile"),
         ('pretrain("mlm") + contrastive("supcon")', {}, "on the training after"),
     ],
 )
