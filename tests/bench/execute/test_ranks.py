@@ -2,6 +2,7 @@
 
 import multiprocessing.forkserver
 import os
+import re
 import signal
 import subprocess
 import time
@@ -106,7 +107,7 @@ def test_an_error_has_its_traceback_in_the_log(server, tiny_bert, tmp_path):
     job = jobs.job("full + data_parallel(2)", tmp_path / "nowhere", tmp_path)
     outcome = server.run(job, 120, quiet)
     assert outcome.status == "failed"
-    assert "process 0 of 2" in outcome.reason
+    assert re.match(r"process [01] of 2", outcome.reason)  # whichever is the first to find out
     assert "Traceback" in outcome.log
 
 
