@@ -216,6 +216,7 @@ def start(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
     """From asking for an isolated process to its first own line, with the heavy imports there."""
 
     from bench.execute.forkserver import ForkServer, _without_main
+    from tests.overhead import _hello  # by a name that the server's child can import
 
     server = ForkServer(["peft"])
 
