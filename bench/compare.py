@@ -29,12 +29,6 @@ Direction = Literal["higher", "lower"]
 _STATUSES = ("ok", "not run", "refused", "timeout", "oom", "diverged", "failed", "invalid")
 """From the best to the worst: a row's status is its worst cell's."""
 
-_COUNTED = frozenset(
-    {"weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes", "step_flops", "size_on_disk"}
-    | {"parameters", "nonzero_parameters", "trainable_parameters"}
-)
-"""Counted, not measured: one value is exact, so a ratio of two needs no second seed."""
-
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -139,7 +133,8 @@ class Proof:
 class Row:
     """One recipe of a comparison.
 
-    ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves.
+    ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
+    has each stage with the quality figures of the model after it.
     """
 
     name: str
@@ -151,6 +146,7 @@ class Row:
     training: tuple[str, ...]
     evidence: tuple[Proof, ...]
     correct: Mapping[int, Sequence[float]] = field(repr=False)
+    chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     changes: Mapping[str, Change] = field(default_factory=dict)
 
     @property
@@ -234,11 +230,18 @@ class Comparison:
     @property
     def mains(self) -> list[Metric]:
         """The metrics of the short table: quality, training speed and memory, inference latency and memory,
-        size."""
+        size; of compression, what it cost in divergence and brought in speed."""
         training_memory = next((each for each in self.metrics if each.name == "train_peak_bytes"), None)
         inference_memory = next((each for each in self.metrics if each.name == "inference_peak_bytes"), None)
-        families = [self.primary, self.main("throughput"), training_memory, self.main("latency")]
+        divergence = next((each for each in self.metrics if each.name == "kl_divergence"), None)
+        families = [self.primary, divergence, self.main("throughput"), training_memory, self.main("latency"), self.gain]
         return [each for each in [*families, inference_memory, self.main("size")] if each is not None]
+
+    @property
+    def gain(self) -> Metric | None:
+        """How much faster the uncompressed model became, at the latency that stands for all; None where not timed."""
+        latency = self.main("latency")
+        return next((each for each in self.metrics if latency and each.name == f"{latency.name}_speedup"), None)
 
 
 def compare(records: Records) -> list[Comparison]:
@@ -274,7 +277,7 @@ def change(metric: Metric, ours: Row, theirs: Row) -> Change | None:
         if min(*a, *b) <= 0:
             return Change(metric, 1.0, (1.0, 1.0), "exact", contended) if a == b else None
         found = stats.ratio(a, b)
-        if found.interval is None and metric.name in _COUNTED:
+        if found.interval is None and metric.exact:
             return Change(metric, found.value, (found.value, found.value), "exact", contended)
         return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", contended)
 
@@ -354,15 +357,7 @@ def _row(
     endings = tuple(_ending(cell, nodes) for cell in cells)
     every = {cell["seed"]: [nodes[id_] for id_ in cell["path"] if id_ in nodes] for cell in cells}
     paths = {ending.seed: every[ending.seed] for ending in endings if ending.status == "ok"}
-    figures = {}
-    for metric in known:
-        values = {seed: value for seed, path in paths.items() if (value := metric.read(path)) is not None}
-        values = {seed: value for seed, value in values.items() if math.isfinite(value)}
-        if values:
-            estimate = stats.mean(list(values.values()))
-            figures[metric.name] = Figure(
-                metric, estimate.value, estimate.interval, values, _contention(metric, paths.values())
-            )
+    figures = {metric.name: figure for metric in known if (figure := _figure(metric, paths))}
     trained = {seed: [node for node in path if node.get("training")] for seed, path in every.items()}
     return Row(
         name=name,
@@ -378,7 +373,29 @@ def _row(
             for seed, path in paths.items()
             if (correct := (path[-1].get("quality") or {}).get("correct"))
         },
+        chain=_chain(paths, known),
     )
+
+
+def _figure(metric: Metric, paths: Mapping[int, Sequence[Record]]) -> Figure | None:
+    values = {seed: value for seed, path in paths.items() if (value := metric.read(path)) is not None}
+    values = {seed: value for seed, value in values.items() if math.isfinite(value)}
+    if not values:
+        return None
+    estimate = stats.mean(list(values.values()))
+    return Figure(metric, estimate.value, estimate.interval, values, _contention(metric, paths.values()))
+
+
+def _chain(
+    paths: Mapping[int, Sequence[Record]], known: Sequence[Metric]
+) -> tuple[tuple[str, Mapping[str, Figure]], ...]:
+    stages = [str(node.get("stage")) for node in next(iter(paths.values()), ())]
+    found = []
+    for depth, stage in enumerate(stages, start=1):
+        until = {seed: path[:depth] for seed, path in paths.items()}
+        quality = [metric for metric in known if metric.family == "quality" and metric.name != "final_loss"]
+        found.append((stage, {metric.name: figure for metric in quality if (figure := _figure(metric, until))}))
+    return tuple(found)
 
 
 def _ending(cell: Mapping[str, Any], nodes: Mapping[str, Record]) -> Ending:
@@ -610,7 +627,8 @@ def _costs(comparison: Comparison) -> list[tuple[Metric, str]]:
         "inference_peak_bytes": "needs least memory to run",
         "size": "is smallest on disk",
     }
-    named = [(metric, phrases.get(metric.name) or phrases.get(metric.family)) for metric in comparison.mains]
+    costs = [metric for metric in comparison.mains if metric != comparison.gain]
+    named = [(metric, phrases.get(metric.name) or phrases.get(metric.family)) for metric in costs]
     return [(metric, phrase) for metric, phrase in named if phrase]
 
 
@@ -635,7 +653,29 @@ def _traps(comparison: Comparison, good: Sequence[Row]) -> list[str]:
                 found.append(f"{_quoted(row.name)} ({_times(saves)}, but {_times(costs)}{doubt})")
         if found:
             sentences.append(f"{claim}: {_shortened(found, 3)}, against the reference {_quoted(comparison.reference)}.")
-    return sentences
+    return sentences + _slowed(comparison, good)
+
+
+def _slowed(comparison: Comparison, good: Sequence[Row]) -> list[str]:
+    """Who answers more slowly than the model that it was made from, where the two were timed in turns."""
+    latency, gain = comparison.main("latency"), comparison.gain
+    if latency is None or gain is None:
+        return []
+    measured = [(row, row.figures[gain.name]) for row in good if gain.name in row.figures]
+    slow = [
+        (row, figure)
+        for row, figure in measured
+        # Without an interval, what is too near to 1 is not worth a sentence.
+        if (figure.interval[1] < 1 if figure.interval else figure.value < 1 / 1.1)
+    ]
+    if not slow:
+        return []
+    slow.sort(key=lambda pair: pair[1].value)
+    names = [f"{_quoted(row.name)} ({figure}{' ⚠' if figure.contended else ''})" for row, figure in slow]
+    return [
+        f"{len(slow)} of {len(measured)} compressed models are slower than the one they were made from "
+        f"({latency.title[0].lower()}{latency.title[1:]}, timed in turns): {_shortened(names)}."
+    ]
 
 
 def _gains(found: Change) -> bool:

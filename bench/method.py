@@ -59,6 +59,13 @@ class RecipeError(ValueError):
     """A recipe, a method or one of its arguments is wrong. The message says what, and how to mend it."""
 
 
+class Unfit(Exception):
+    """A stage is refused when it is about to run: for what no plan can know, such as sizes that only the model shows.
+
+    The message says why, and the mend, as :meth:`Method.problems` do where planning can tell.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a method would run: what came before it, beside what, on which machine, for which task and model."""
@@ -72,6 +79,7 @@ class Place:
     steps: int
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the model as it was before the recipe
     base: Path = Path()  # the suite's folder: what its paths are relative to
+    splits: frozenset[str] = frozenset({"train", "validation", "test"})  # of the task's, those that have items
 
     @property
     def facts(self) -> frozenset[Fact]:
@@ -297,6 +305,17 @@ def standing(stages: Sequence[Stage]) -> Sequence[Stage]:
     """The stages whose work the model at the end of `stages` still carries: those since another model took its place."""
     replaced = [depth for depth, stage in enumerate(stages) if isinstance(stage.base, Trainer) and stage.base.replaces]
     return stages[replaced[-1] :] if replaced else stages
+
+
+def uncompressed(stages: Sequence[Stage]) -> int | None:
+    """How many of `stages` make the model that the others make smaller, or faster; None where none does that.
+
+    They are those before the first transform, or before the first trainer that puts another model in its place.
+    """
+    for depth, stage in enumerate(stages):
+        if isinstance(stage.base, Transform) or (isinstance(stage.base, Trainer) and stage.base.replaces):
+            return depth
+    return None
 
 
 def nearest(found: str, known: Iterable[str]) -> str:

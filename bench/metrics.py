@@ -23,6 +23,7 @@ class Metric:
 
     ``better`` is the direction; ``family`` groups metrics in reports; ``formula`` says in words how the value comes
     from the record and what is inside its clock; ``read`` gives the value for a path, None where it was not measured.
+    ``exact`` is what is counted rather than measured: one value has no noise.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Metric:
     family: Literal["quality", "throughput", "memory", "latency", "size", "compute", "time"]
     formula: str
     read: Callable[[Path], float | None]
+    exact: bool = False
 
     def improvement(self, ratio: float) -> bool:
         """Whether `ratio` to the reference is for the better."""
@@ -88,6 +90,17 @@ def _final_loss(path: Path) -> float | None:
         return None
     tail = losses[-max(1, len(losses) // 10) :]  # type: ignore[arg-type, index]
     return math.fsum(tail) / len(tail)
+
+
+def _forgetting(path: Path) -> float | None:
+    before, after = _nats(path[:1], "before"), _nats(path[-1:], "after")
+    return None if before is None or after is None else after - before
+
+
+def _nats(path: Path, when: str) -> float | None:
+    """Of a token of the retained task's test split, on average; None where a loss was not finite, too."""
+    nats, tokens = (_last(path, "retained", when, "extra", of) for of in ("nats", "tokens"))
+    return None if nats is None or tokens is None else nats / tokens
 
 
 Phase = Literal["forward", "prefill", "decode"]
@@ -156,6 +169,25 @@ def decode_rate(batch: int, length: int, clock: Clock) -> Metric:
     )  # fmt: skip
 
 
+def speedup(batch: int, length: int, clock: Clock, phase: Phase = "forward") -> Metric:
+    """How much faster a compressed model is than the uncompressed one, timed in turns."""
+
+    def read(path: Path) -> float | None:
+        sets = [
+            [theirs / ours for ours, theirs in zip(entry["values"], entry["reference"]["values"], strict=True)]
+            for entry in (path[-1].get("latency") or [] if path else [])
+            if _shape(entry) == (batch, length, clock, phase) and "reference" in entry
+        ]
+        return median(median(ratios) for ratios in sets) if sets else None
+
+    of = latency(batch, length, clock, phase)
+    return Metric(
+        f"{of.name}_speedup", f"{of.title}, gain", "×", "higher", "latency",
+        f"{of.name} of the uncompressed model over that of this one, both timed in one process in turns; "
+        "median over pairs of neighbouring samples, then over processes", read,
+    )  # fmt: skip
+
+
 def _shape(entry: Mapping[str, Any]) -> tuple[int, int, Clock, Phase]:
     # Records of the first version have no phase.
     return entry["batch"], entry["length"], entry["clock"], entry.get("phase", "forward")
@@ -181,6 +213,25 @@ _TABLE = [
     Metric(
         "token_accuracy", "Token accuracy", "fraction", "higher", "quality",
         "test tokens that were the likeliest after those before them, over test tokens", _quality("token_accuracy"),
+    ),
+    Metric(
+        "agreement", "Agreement", "fraction", "higher", "quality",
+        "predictions that are those of the uncompressed model, over all: of test items, or of test tokens",
+        _quality("agreement"),
+    ),
+    Metric(
+        "kl_divergence", "KL divergence", "nats", "lower", "quality",
+        "Kullback-Leibler divergence of the predicted distribution from the uncompressed model's, "
+        "Σ p·ln(p/q) with p the uncompressed model's, the mean over test items or test tokens",
+        _quality("kl_divergence"),
+    ),
+    Metric(
+        "won", "Won", "count", "higher", "quality",
+        "test items, or test tokens, that are right and that the uncompressed model has wrong", _quality("won"),
+    ),
+    Metric(
+        "lost", "Lost", "count", "lower", "quality",
+        "test items, or test tokens, that are wrong and that the uncompressed model has right", _quality("lost"),
     ),
     Metric(
         "train_tokens_per_second", "Training throughput", "tokens/s", "higher", "throughput",
@@ -217,37 +268,48 @@ _TABLE = [
     Metric(
         "weight_bytes", "Weights", "B", "lower", "memory",
         "storage of parameters and buffers, packed weights included, after the last stage",
-        lambda path: _last(path, "weight_bytes"),
+        lambda path: _last(path, "weight_bytes"), exact=True,
     ),
     Metric(
         "gradient_bytes", "Gradients", "B", "lower", "memory", "storage of the gradients of one step, last training stage",
-        lambda path: _last_training(path, "gradient_bytes"),
+        lambda path: _last_training(path, "gradient_bytes"), exact=True,
     ),
     Metric(
         "optimizer_bytes", "Optimizer state", "B", "lower", "memory", "storage of the optimizer's state, last training stage",
-        lambda path: _last_training(path, "optimizer_bytes"),
+        lambda path: _last_training(path, "optimizer_bytes"), exact=True,
     ),
     Metric(
         "activation_bytes", "Saved activations", "B", "lower", "memory",
         "storage of the tensors that autograd saves for the backward pass of the probe batch, parameters left out",
-        lambda path: _last_training(path, "activation_bytes"),
+        lambda path: _last_training(path, "activation_bytes"), exact=True,
     ),
     Metric(
         "communicated_bytes", "Sent a step", "B", "lower", "throughput",
         "bytes that one process sends to the others for the gradients of the probe batch: the sizes of all collectives "
         "as they were called, each times the factor of a ring, as 2(n-1)/n for an all-reduce; of the process that sends "
         "most, last training stage",
-        lambda path: _last_training(path, "communicated_bytes"),
+        lambda path: _last_training(path, "communicated_bytes"), exact=True,
     ),
     Metric(
         "step_flops", "FLOPs a step", "FLOP", "lower", "compute",
         "floating point operations of the forward and backward pass of the probe batch, as torch counts them",
-        lambda path: _last_training(path, "step_flops"),
+        lambda path: _last_training(path, "step_flops"), exact=True,
     ),
     Metric(
         "inference_peak_bytes", "Inference memory", "B", "lower", "memory",
         "peak bytes during inference above what the process held before the model was loaded, weights included",
         lambda path: _last(path, "inference", "peak_bytes"),
+    ),
+    Metric(
+        "load_peak_bytes", "Memory to load", "B", "lower", "memory",
+        "peak bytes while the model, as it was left, is loaded for inference, above what the process held before",
+        lambda path: _last(path, "inference", "load_peak_bytes"),
+    ),
+    Metric(
+        "transform_peak_bytes", "Memory to compress", "B", "lower", "memory",
+        "peak bytes while a model was compressed, above what the process held before that model was loaded, which is in; "
+        "the highest of all compressing stages",
+        lambda path: _max(path, "transform", "peak_bytes"),
     ),
     Metric(
         "inference_compile_seconds",
@@ -261,23 +323,29 @@ _TABLE = [
     ),
     Metric(
         "size_on_disk", "Size on disk", "B", "lower", "size", "bytes of the files a user would ship (an adapter without its base)",
-        lambda path: _last(path, "size", "bytes"),
+        lambda path: _last(path, "size", "bytes"), exact=True,
     ),
     Metric(
         "parameters", "Parameters", "count", "lower", "size", "elements of all weights, at their unpacked shapes",
-        lambda path: _last(path, "parameters", "total"),
+        lambda path: _last(path, "parameters", "total"), exact=True,
     ),
     Metric(
         "nonzero_parameters", "Non-zero parameters", "count", "lower", "size", "elements of all weights that are not 0",
-        lambda path: _last(path, "parameters", "nonzero"),
+        lambda path: _last(path, "parameters", "nonzero"), exact=True,
     ),
     Metric(
         "trainable_parameters", "Trainable parameters", "count", "lower", "size", "elements that the last training stage updated",
-        lambda path: _last_training(path, "trainable"),
+        lambda path: _last_training(path, "trainable"), exact=True,
     ),
     Metric(
         "final_loss", "Training loss", "nats", "lower", "quality", "mean loss of the last tenth of the last training stage's steps",
         _final_loss,
+    ),
+    Metric(
+        "forgetting", "Forgetting", "nats", "lower", "quality",
+        "mean cross entropy of a test token of the retained task (`measure.retain`) after the last stage, minus that of "
+        "the model before the first",
+        _forgetting,
     ),
 ]  # fmt: skip
 
@@ -292,12 +360,12 @@ def metric(name: str) -> Metric:
         KeyError: there is none.
     """
     names = "|".join(name for name, *_ in _PHASES.values())
-    if match := re.fullmatch(rf"(cpu_)?({names}|decode_tokens_per_second)_(\d+)x(\d+)", name):
+    if match := re.fullmatch(rf"(cpu_)?({names}|decode_tokens_per_second)_(\d+)x(\d+)(_speedup)?", name):
         batch, length = int(match[3]), int(match[4])
         clock: Clock = "cpu" if match[1] else "wall"
         for phase, (start, *_) in _PHASES.items():
             if match[2] == start:
-                return latency(batch, length, clock, phase)
+                return (speedup if match[5] else latency)(batch, length, clock, phase)
         return decode_rate(batch, length, clock)
     return METRICS[name]
 
@@ -307,7 +375,9 @@ def measured(records: Sequence[Record]) -> list[Metric]:
     shapes = dict.fromkeys(_shape(entry) for record in records for entry in record.get("latency") or [])
     latencies = [latency(*shape) for phase in _PHASES for shape in shapes if shape[-1] == phase]
     rates = [decode_rate(batch, length, clock) for batch, length, clock, phase in shapes if phase == "decode"]
-    return [*METRICS.values(), *latencies, *rates]
+    beside = {_shape(entry) for record in records for entry in record.get("latency") or [] if "reference" in entry}
+    gains = [speedup(*shape) for phase in _PHASES for shape in shapes if shape[-1] == phase and shape in beside]
+    return [*METRICS.values(), *latencies, *rates, *gains]
 
 
 def show(value: float | None, unit: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from bench import machine as machines
 from bench import parallel
 from bench.machine import Machine
-from bench.method import Method, Place
+from bench.method import Method, Place, uncompressed
 from bench.models import open_model
 from bench.models.base import Model, ModelError
 from bench.recipe import Recipe, Stage
@@ -24,7 +24,7 @@ from bench.suite import DataTable, Suite, SuiteError
 from bench.tasks import open_task
 from bench.tasks.base import Task, TaskError
 
-IDENTITY = 1
+IDENTITY = 2
 """Counts up when the engine changes what an equal node would measure, so that old records are not taken for new."""
 
 
@@ -39,17 +39,24 @@ class Subject:
     model_fingerprint: str
     task_fingerprint: str
     base: Path = Path()
+    retained_fingerprint: str = ""
+    """Of the task that is not to be forgotten, where a suite names one."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of the tree: the last of ``recipe``, on the result of ``parent``."""
+    """One stage of the tree: the last of ``recipe``, on the result of ``parent``.
+
+    ``reference`` is the node that left the uncompressed model, which this one's is measured beside; None where nothing
+    was compressed, or the model that the recipe began with is the uncompressed one.
+    """
 
     id: str
     parent: str | None
     subject: Subject
     recipe: Recipe
     seed: int
+    reference: str | None = None
 
     @property
     def stage(self) -> Stage:
@@ -65,6 +72,11 @@ class Node:
     def depth(self) -> int:
         """How many stages come before."""
         return len(self.recipe.stages) - 1
+
+    @property
+    def stands_on(self) -> set[str]:
+        """The nodes whose models it needs."""
+        return {node for node in (self.parent, self.reference) if node is not None}
 
 
 @dataclass(frozen=True)
@@ -89,10 +101,6 @@ class Plan:
     cells: tuple[Cell, ...]
     nodes: dict[str, Node] = field(repr=False)
 
-    def children(self, node: str | None) -> list[Node]:
-        """The nodes that go on from `node`; the roots for None."""
-        return [other for other in self.nodes.values() if other.parent == node]
-
     def select(self, names: Iterable[str]) -> Plan:
         """The plan for the recipes called `names` alone."""
         wanted = set(names)
@@ -113,7 +121,8 @@ def make(suite: Suite, base: Path, machine: Machine) -> Plan:
         SuiteError: a model or a task cannot be used.
     """
     recipes = suite.parsed()
-    subjects = [_subject(model, task, base) for model in suite.models for task in suite.tasks]
+    retain = suite.measure.retain
+    subjects = [_subject(model, task, base, retain) for model in suite.models for task in suite.tasks]
     cells: list[Cell] = []
     nodes: dict[str, Node] = {}
     for subject in subjects:
@@ -140,6 +149,7 @@ def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -
             model=subject.model.model_type(),
             config=subject.model.config(),
             base=subject.base,
+            splits=subject.task.splits(),
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
         )
@@ -166,7 +176,7 @@ def needs(method: Method) -> list[str]:
     return list(dict.fromkeys([*method.needs, *(package for other in inner for package in needs(other))]))
 
 
-def _subject(model_spec: str, task_spec: str | DataTable, base: Path) -> Subject:
+def _subject(model_spec: str, task_spec: str | DataTable, base: Path, retain: str | DataTable | None) -> Subject:
     try:
         model, task = open_model(model_spec, base), open_task(task_spec, base)
     except (ModelError, TaskError) as error:
@@ -175,7 +185,25 @@ def _subject(model_spec: str, task_spec: str | DataTable, base: Path) -> Subject
     problems += [f"task {task.name}: {text}" for text in task.problems()]
     if problems:
         raise SuiteError("\n".join(problems))
-    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), base)
+    retained = _retained(retain, task, base).fingerprint() if retain is not None else ""
+    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), base, retained)
+
+
+def _retained(spec: str | DataTable, task: Task, base: Path) -> Task:
+    """The task that forgetting is measured on: one that the model can do as it arrives, and after learning `task`."""
+    try:
+        retained = open_task(spec, base)
+    except TaskError as error:
+        raise SuiteError(f"measure.retain: {error}") from None
+    for each in (retained, task):
+        if each.kind != "causal_lm":
+            raise SuiteError(
+                f"measure.retain: {each.name} is a {each.kind} task, whose head is new and has nothing to forget; "
+                "task and retain must both be causal_lm, such as stdlib-code, or leave retain out"
+            )
+    for problem in retained.problems():
+        raise SuiteError(f"measure.retain: {problem}")
+    return retained
 
 
 def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> tuple[Node, ...]:
@@ -183,7 +211,8 @@ def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Ma
     for depth in range(len(recipe.stages)):
         prefix = Recipe(recipe.stages[: depth + 1])
         node_id = _identity(prefix, subject, seed, suite, machine)
-        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed))
+        reference = path[whole - 1].id if (whole := uncompressed(prefix.stages)) else None
+        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed, reference))
     return tuple(path)
 
 
@@ -204,11 +233,13 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "task": subject.task_fingerprint,
         "seed": seed,
         "budget": suite.budget.model_dump(),
-        "measure": suite.measure.model_dump(),
+        "measure": suite.measure.model_dump(exclude={"retain"}),
         "machine": {**here, "versions": {name: version for name, version in here["versions"] if name in packages}},
     }
     if others:
         what["others"] = others
+    if subject.retained_fingerprint:
+        what["retained"] = subject.retained_fingerprint
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -237,6 +268,6 @@ def to_run(plan: Plan, recorded: Sequence[str] | set[str], checkpoints: set[str]
     done = set(recorded)
     why = {node.id: "new" for node in plan.nodes.values() if node.id not in done}
     for node in reversed(plan.nodes.values()):
-        if node.id in why and node.parent is not None and node.parent not in why and node.parent not in checkpoints:
-            why[node.parent] = "again"
+        if node.id in why:
+            why.update((other, "again") for other in node.stands_on if other not in why and other not in checkpoints)
     return {node: why[node] for node in plan.nodes if node in why}

@@ -82,9 +82,8 @@ def run(
     statuses: dict[str, str] = {}
     for id_ in todo:
         node = chosen.nodes[id_]
-        parent = statuses.get(node.parent or "", "ok")
-        if parent != "ok":
-            statuses[id_] = parent
+        if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
+            statuses[id_] = ended[0]
             continue
         record = _node_line(run_id, node, whole) | {"environment": environment}
         record |= _measured(node, whole, store, executor, timeout, watcher)
@@ -117,6 +116,7 @@ def _measured(
         measure=measure,
         machine=whole.machine,
         input=checkpoint.path(store.folder, node.parent) if node.parent else None,
+        reference=checkpoint.path(store.folder, node.reference) if node.reference else None,
         output=checkpoint.path(store.folder, node.id),
         log=store.folder / "logs" / f"{node.id}.log",
     )
@@ -176,9 +176,9 @@ def _most(*values: float | None) -> float | None:
 
 def _tidy(chosen: Plan, store: Store, recorded: set[str]) -> None:
     """Remove checkpoints that no node of the plan needs any more."""
-    for id_ in checkpoint.present(store.folder):
-        if id_ not in chosen.nodes or all(child.id in recorded for child in chosen.children(id_)):
-            checkpoint.path(store.folder, id_).unlink(missing_ok=True)
+    needed = {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
+    for id_ in checkpoint.present(store.folder) - needed:
+        checkpoint.path(store.folder, id_).unlink(missing_ok=True)
 
 
 def _record_refusals(whole: Plan, names: set[str], store: Store, records: Records, run_id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,52 +14,63 @@ from bench import checkpoint, recipe
 from bench.execute.base import Job, Progress
 from bench.measure import clock, latency, memory, trust
 from bench.method import Transform, standing
-from bench.stage import Stopwatch, seed_everything
+from bench.stage import Stopwatch, seed_everything, uncompressed_model
 from bench.tasks import open_task
 
 
 def run(job: Job, progress: Progress) -> dict[str, Any]:
-    """Load the model that a stage left and measure its inference memory and latency."""
+    """Load the model that a stage left and measure its inference memory and latency.
+
+    Memory comes first, while the model is alone. Then a compressed model and the one that it was made from are timed
+    in turns.
+    """
     with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
         return _run(job, progress, Path(folder))
 
 
 def _run(job: Job, progress: Progress, folder: Path) -> dict[str, Any]:
     seconds = Stopwatch()
+    task = open_task(job.task, job.base)
     stages = standing(recipe.parse(job.recipe).stages)
     transforms = [method for stage in stages for method in stage.methods if isinstance(method, Transform)]
-    answer = latency.decoder if open_task(job.task, job.base).kind == "causal_lm" else latency.encoder
     seed_everything(job.seed)
     device = torch.device(job.machine.device)
     peak = memory.Peak(device)
     with seconds("load"):
+        peak.start()
         model, tokenizer = checkpoint.load(job.output)
         model.to(device).eval()
         for transform in transforms:
             transform.on_serve(model, folder)
-    measured: dict[str, Any] = {"latency": []}
+        loading = peak.stop()
+    answer = functools.partial(
+        latency.decoder if task.kind == "causal_lm" else latency.encoder,
+        model,
+        tokenizer,
+        device=device,
+        process=job.process,
+        threads=job.machine.threads,
+    )
+    measured: dict[str, Any] = {"latency": [], "inference": {}}
     contention = trust.Contention()
-    with contention, seconds("latency"), clock.Compiling() as compiling:
-        peak.start()
-        for number, shape in enumerate(job.measure.latency):
-            progress("time", number, len(job.measure.latency))
-            measured["latency"] += answer(
-                model,
-                tokenizer,
-                shape,
-                device=device,
-                samples=job.measure.latency_samples,
-                process=job.process,
-                threads=job.machine.threads,
-            )
-        peak_bytes = peak.stop()
-    if job.measure.memory and job.measure.latency:
-        measured["inference"] = {"peak_bytes": peak_bytes}
+    with clock.Compiling() as compiling:
+        with seconds("latency"):
+            peak.start()
+            for shape in job.measure.latency:
+                answer(shape, samples=0)
+            inferring = peak.stop()
+        with seconds("load"):
+            reference = uncompressed_model(job, task)
+        with seconds("latency"), contention:
+            for number, shape in enumerate(job.measure.latency):
+                progress("time", number, len(job.measure.latency))
+                measured["latency"] += answer(shape, samples=job.measure.latency_samples, reference=reference)
+    if job.measure.memory:
+        measured["inference"] = {"peak_bytes": inferring, "load_peak_bytes": loading}
     if compiling.seconds:
-        measured.setdefault("inference", {})["compile_seconds"] = compiling.seconds
-    if job.measure.latency:
-        claims = [(transform.name, claim) for transform in transforms for claim in transform.served(model)]
-        measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
+        measured["inference"]["compile_seconds"] = compiling.seconds
+    claims = [(transform.name, claim) for transform in transforms for claim in transform.served(model)]
+    measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     measured["trust"] = {"latency": contention.result()}
     measured["seconds"] = seconds.total
     return measured

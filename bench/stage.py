@@ -24,7 +24,7 @@ from bench.execute.base import Job, Progress
 from bench.loop import Training
 from bench.measure import flops, memory, size, trust
 from bench.measure.wire import Wire
-from bench.method import Place, Trainer, Transform, standing
+from bench.method import Place, Trainer, Transform, standing, uncompressed
 from bench.models import open_model
 from bench.parallel import Group
 from bench.tasks import open_task
@@ -68,7 +68,7 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     if isinstance(stages[-1].base, Trainer):
         work, before, measured = _train(Training(group=group, **common), job, peak, seconds)
     else:
-        work, before, measured = _transform(Work(**common), seconds)
+        work, before, measured = _transform(Work(**common), job, peak, seconds)
     # Only the work holds the model from here on.
     del model
     common.clear()
@@ -92,11 +92,16 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
         # else of it is worth a figure, or may be one at all.
         return {**measured, "seconds": seconds.total}
 
-    if job.measure.quality and open_model(job.model, job.base).pretrained:
+    source = open_model(job.model, job.base)
+    if job.measure.quality and source.pretrained:
         progress("evaluate", 0, 1)
         with seconds("evaluate"):
             quality = task.evaluate(
-                work.model, tokenizer, batch_size=job.budget.eval_batch_size, max_length=job.budget.max_length
+                work.model,
+                tokenizer,
+                batch_size=job.budget.eval_batch_size,
+                max_length=job.budget.max_length,
+                reference=_answering_the_same(job, task, stages),
             )
         measured["quality"] = asdict(quality)
     progress("save", 0, 1)
@@ -108,8 +113,27 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
             with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(work.model, Path(folder), savers)
         checkpoint.save(job.output, work.model, tokenizer)
+    if job.measure.retain is not None and source.pretrained:
+        progress("retain", 0, 1)
+        with seconds("retain"):
+            measured["retained"] = {"after": _retained(work.model, tokenizer, job)}
+            if job.input is None:
+                # Last of all, so that nothing of it is in what the training held or took; a model that arrives with
+                # its head is the same each time that it is loaded.
+                del work
+                arrived, _ = source.load(*task.model_options())
+                measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
     measured["seconds"] = seconds.total
     return measured
+
+
+def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:
+    """How good `model` is at the task that it is not to forget."""
+    assert job.measure.retain is not None
+    quality = open_task(job.measure.retain, job.base).evaluate(
+        model.eval(), tokenizer, batch_size=job.budget.eval_batch_size, max_length=job.budget.max_length
+    )
+    return asdict(quality)
 
 
 def seed_everything(seed: int) -> None:
@@ -133,6 +157,28 @@ class Stopwatch:
             yield
         finally:
             self.total[name] = self.total.get(name, 0.0) + time.perf_counter() - started
+
+
+def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
+    """The model that the recipe's compression began with, in evaluation mode; None where nothing was compressed."""
+    if uncompressed(recipe.parse(job.recipe).stages) is None:
+        return None
+    if job.reference is not None:
+        model, _ = checkpoint.load(job.reference)
+    else:
+        seed_everything(job.seed)
+        model, _ = open_model(job.model, job.base).load(*task.model_options())
+    return model.to(job.machine.device).eval()
+
+
+def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) -> torch.nn.Module | None:
+    """The uncompressed model, if it is to give the answers that the compressed one gives.
+
+    One that was not trained for the task yet when it was compressed has no answers to keep once the other was.
+    """
+    whole = uncompressed(stages)
+    trained_since = any(isinstance(stage.base, Trainer) for stage in stages[whole:])
+    return None if whole == 0 and trained_since else uncompressed_model(job, task)
 
 
 def _load(job: Job, task: Task, stage: recipe.Stage) -> tuple[torch.nn.Module, Any]:
@@ -251,12 +297,14 @@ def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
     return claims
 
 
-def _transform(work: Work, seconds: Stopwatch) -> tuple[Work, Snapshot, dict[str, Any]]:
+def _transform(work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch) -> tuple[Work, Snapshot, dict[str, Any]]:
     transform = work.stage.base
     assert isinstance(transform, Transform)
     with seconds("evidence"):
         before = work.snapshot()
     work.progress("apply", 0, 1)
     with seconds("apply"):
+        peak.start()
         transform.apply(work)
-    return work, before, {}
+        peak_bytes = peak.stop()
+    return work, before, {"transform": {"peak_bytes": peak_bytes}} if job.measure.memory else {}

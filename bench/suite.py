@@ -36,10 +36,32 @@ class Budget(_Table):
     eval_batch_size: int = Field(32, ge=1, description="items a batch in evaluation")
 
 
+class DataTable(_Table):
+    """One's own data as a task."""
+
+    kind: Literal["classification", "causal_lm"] = Field(description="what is learned")
+    data: str = Field(description="a .csv or .jsonl file, for causal_lm also a .txt file, beside the suite file")
+    text: str = Field("text", description="the column that holds the text")
+    label: str = Field("label", description="the column that holds the label, for classification")
+    name: str | None = Field(None, description="what reports call it; the file's name otherwise")
+
+    @model_validator(mode="after")
+    def _no_label(self) -> Self:
+        if self.kind == "causal_lm" and "label" in self.model_fields_set:
+            raise ValueError("label: causal_lm learns from texts alone; leave it out")
+        return self
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
 class Measure(_Table):
     """Which figures are taken; each can be turned off, and latency up."""
 
     quality: bool = Field(True, description="the task's metrics on the test split")
+    retain: Name | DataTable | None = Field(
+        None, description="a task that the model has learned before; how much of it each recipe forgets"
+    )
     memory: bool = Field(True, description="peak bytes in training and inference, and tensor bytes by category")
     flops: bool = Field(True, description="floating point operations of a training step")
     size: bool = Field(True, description="bytes on disk of what a user would ship")
@@ -62,25 +84,6 @@ class Measure(_Table):
                     raise ValueError(f"each is [batch size, tokens], two whole numbers of at least 1, found {shape!r}")
             return [tuple(shape) for shape in value]
         return value
-
-
-class DataTable(_Table):
-    """One's own data as a task."""
-
-    kind: Literal["classification", "causal_lm"] = Field(description="what is learned")
-    data: str = Field(description="a .csv or .jsonl file, for causal_lm also a .txt file, beside the suite file")
-    text: str = Field("text", description="the column that holds the text")
-    label: str = Field("label", description="the column that holds the label, for classification")
-    name: str | None = Field(None, description="what reports call it; the file's name otherwise")
-
-    @model_validator(mode="after")
-    def _no_label(self) -> Self:
-        if self.kind == "causal_lm" and "label" in self.model_fields_set:
-            raise ValueError("label: causal_lm learns from texts alone; leave it out")
-        return self
-
-
-Name = Annotated[str, Field(min_length=1)]
 
 
 class Suite(_Table):
@@ -255,5 +258,5 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 def _table_at(path: list[Any]) -> type[BaseModel]:
-    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "task": DataTable}
-    return tables.get(path[0], Suite) if path else Suite
+    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "task": DataTable, "retain": DataTable}
+    return next((tables[part] for part in reversed(path) if part in tables), Suite)

@@ -42,7 +42,7 @@ class Drawing:
 def drawings(comparison: Comparison) -> list[Drawing]:
     """All figures of a comparison that have something to show."""
     primary = comparison.primary
-    costs = [metric for metric in comparison.mains if metric is not primary]
+    costs = [metric for metric in comparison.mains if metric.family != "quality" and metric != comparison.gain]
     found = [scatter(comparison, metric, primary) for metric in costs] if primary else []
     return [drawing for drawing in [*found, losses(comparison)] if drawing is not None]
 

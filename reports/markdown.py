@@ -31,6 +31,7 @@ def _comparison(comparison: Comparison) -> str:
     rest = [metric for metric in comparison.metrics if metric not in comparison.mains]
     if rest:
         parts += ["## Other figures", _table(comparison, rest)]
+    parts += _chains(comparison)
     parts += _without_result(comparison)
     parts += _evidence(comparison)
     if comparison.metrics:
@@ -64,6 +65,17 @@ def _figure(row: Row, metric: Metric) -> str:
     if change is None:
         return f"{figure}{mark}"
     return f"{figure}{mark}; {words.spelled(change)} {words.VERDICTS[change.verdict]}"
+
+
+def _chains(comparison: Comparison) -> list[str]:
+    rows = [
+        [row.name, stage, *(str(figures[metric.name]) if metric.name in figures else "–" for metric in metrics)]
+        for metrics in [words.chain_metrics(comparison)]
+        for row in words.chains(comparison)
+        for stage, figures in row.chain
+    ]
+    head = ["recipe", "stage", *(metric.title for metric in words.chain_metrics(comparison))]
+    return ["## Quality after each stage", _rows(head, rows)] if rows else []
 
 
 def _without_result(comparison: Comparison) -> list[str]:

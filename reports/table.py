@@ -50,7 +50,12 @@ def render(comparisons: Sequence[Comparison]) -> str:
 def renderable(comparison: Comparison) -> RenderableType:
     """A comparison for a rich console: heading, answer, table, legend, and why recipes gave no result."""
     primary = comparison.primary
-    ratios = [metric for metric in comparison.mains if metric is not primary and metric.name != "inference_peak_bytes"]
+    left_out = (primary, comparison.gain)  # and what is compared with the reference by no ratio: there are 80 columns
+    ratios = [
+        metric
+        for metric in comparison.mains
+        if metric not in left_out and metric.family != "quality" and metric.name != "inference_peak_bytes"
+    ]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     table.add_column("recipe", overflow="fold", min_width=14, max_width=30)
     table.add_column("status", no_wrap=True)

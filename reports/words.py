@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.compare import Change, Comparison, Row
+from bench.metrics import Metric
 
 VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}
 LOG_LINES = 30
@@ -49,6 +50,17 @@ def tail(log: str) -> str:
 def without_result(comparison: Comparison) -> list[Row]:
     """The rows that did not end ok for every seed."""
     return [row for row in comparison.rows if not row.ok]
+
+
+def chains(comparison: Comparison) -> list[Row]:
+    """The recipes of several stages, whose quality was measured after each."""
+    return [row for row in comparison.rows if len(row.chain) > 1 and all(figures for _, figures in row.chain)]
+
+
+def chain_metrics(comparison: Comparison) -> list[Metric]:
+    """The quality figures of the stages of those recipes."""
+    names = {name for row in chains(comparison) for _, figures in row.chain for name in figures}
+    return [metric for metric in comparison.metrics if metric.name in names]
 
 
 def settings(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

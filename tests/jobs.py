@@ -9,7 +9,7 @@ from bench import machine, recipe, registry
 from bench.execute.base import Job
 from bench.execute.forkserver import prepared
 from bench.execute.worker import attempt
-from bench.method import Method
+from bench.method import Method, uncompressed
 from bench.suite import Budget, DataTable, Measure
 
 WORDS = {
@@ -51,6 +51,7 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
     budget = {"steps": 6, "batch_size": 8, "max_length": 32, "warmup_steps": 2} | keys.pop("budget", {})
     measure = {"latency": [(1, 8)], "latency_samples": 3} | keys.pop("measure", {})
     (folder / "checkpoints").mkdir(mode=0o700, exist_ok=True)
+    whole = uncompressed(prefix.stages)
     return Job(
         what="stage",
         node=f"node{depth}",
@@ -65,6 +66,7 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
         input=folder / "checkpoints" / f"node{depth - 1}.pt" if depth else None,
         output=folder / "checkpoints" / f"node{depth}.pt",
         log=folder / "log.txt",
+        reference=folder / "checkpoints" / f"node{whole - 1}.pt" if whole else None,
     )
 
 

@@ -22,7 +22,8 @@ class Job:
 
     ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference) or
     "make" (make the model that stages begin with).
-    ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left.
+    ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``reference`` that of
+    the uncompressed model, where a stage made it.
     """
 
     what: Literal["stage", "serve", "make"]
@@ -39,6 +40,7 @@ class Job:
     output: Path
     log: Path
     process: int = 0
+    reference: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,11 @@ def main(connection: Connection, job: Job) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
-        status, reason, measured = attempt(job, Throttled(connection))
+        try:
+            status, reason, measured = attempt(job, Throttled(connection))
+        except Exception as error:  # of what is around the job, as an import: it must be in the log while there is one
+            traceback.print_exc()
+            status, reason, measured = "failed", f"{type(error).__name__}: {error}", {}
         log.flush()
         measured.setdefault("seconds", {})["process"] = time.perf_counter() - started
         connection.send(("done", status, reason, measured))
@@ -51,6 +55,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
     import torch
 
     from bench.loop import Diverged, NothingToTrain
+    from bench.method import Unfit
 
     try:
         from bench import serve, stage
@@ -73,6 +78,8 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         return "diverged", str(error), {}
     except NothingToTrain as error:
         return "invalid", str(error), {}
+    except Unfit as error:
+        return "refused", str(error), {}
     except Exception as error:
         traceback.print_exc()
         text = (str(error).strip() or type(error).__name__).splitlines()[0]

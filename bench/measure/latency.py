@@ -8,10 +8,11 @@ summarised: :mod:`bench.metrics` does that when records are read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -42,41 +43,53 @@ class Samples:
     values: tuple[float, ...]
 
 
-def measure(
-    forward: Callable[..., object],
-    *,
-    now: Callable[[], float],
-    samples: int,
-    min_seconds: float = MIN_SAMPLE_SECONDS,
-    fresh: Callable[[], object] | None = None,
-) -> Samples:
-    """Warm `forward` up until it is steady, then time it `samples` times.
+@dataclass(frozen=True)
+class Pass:
+    """What is timed. ``fresh`` makes, outside the clock, what each single call of ``run`` is given."""
 
-    `now` gives seconds and must wait for the device first: :func:`wall_clock`, or ``time.process_time`` on a
-    CPU. `fresh` makes, outside the clock, what each single call of `forward` is given.
+    run: Callable[..., object]
+    fresh: Callable[[], object] | None = None
+
+
+def measure(
+    *passes: Pass, now: Callable[[], float], samples: int, min_seconds: float = MIN_SAMPLE_SECONDS
+) -> list[Samples]:
+    """Warm each of `passes` up until it is steady, then time each `samples` times; the samples of each, in their order.
+
+    Several take turns, and the order turns round with every sample: whatever slows the machine down meanwhile slows
+    all of them, so the ratio of two samples of one turn is that of the two passes. With no samples there are warm-ups
+    alone.
+
+    `now` gives seconds and must wait for the device first: :func:`wall_clock`, or ``time.process_time`` on a CPU.
     """
 
-    def timed(loops: int) -> float:
-        if fresh is None:
+    def timed(one: Pass, loops: int) -> float:
+        if one.fresh is None:
             started = now()
             for _ in repeat(None, loops):
-                forward()
+                one.run()
             return (now() - started) / loops
         spent = 0.0
         for _ in repeat(None, loops):
-            given = fresh()
+            given = one.fresh()
             started = now()
-            forward(given)
+            one.run(given)
             spent += now() - started
         return spent / loops
 
-    warmups: list[float] = []
-    while len(warmups) < MAX_WARMUPS and not _steady(warmups):
-        warmups.append(timed(1))
+    warmups: list[list[float]] = []
+    for one in passes:
+        warmups.append([])
+        while len(warmups[-1]) < MAX_WARMUPS and not _steady(warmups[-1]):
+            warmups[-1].append(timed(one, 1))
     # The shortest, so that a slow first pass does not make samples too short. A clock too coarse to see one
     # pass is given many of them.
-    loops = max(1, math.ceil(min_seconds / max(min(warmups), min_seconds / 10_000)))
-    return Samples(loops, tuple(warmups), tuple(timed(loops) for _ in range(samples)))
+    loops = [max(1, math.ceil(min_seconds / max(min(of), min_seconds / 10_000))) for of in warmups]
+    values: list[list[float]] = [[] for _ in passes]
+    for turn in range(samples):
+        for which in range(len(passes))[:: 1 if turn % 2 == 0 else -1]:
+            values[which].append(timed(passes[which], loops[which]))
+    return [Samples(*of) for of in zip(loops, map(tuple, warmups), map(tuple, values), strict=True)]
 
 
 def _steady(seconds: Sequence[float]) -> bool:
@@ -106,6 +119,7 @@ def encoder(
     process: int,
     threads: int,
     seed: int = 0,
+    reference: torch.nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Time one forward pass of `model` on a batch of exactly `shape` ``(batch, length)``, in evaluation mode.
 
@@ -116,6 +130,10 @@ def encoder(
         {"phase": "forward", "batch", "length", "clock": "wall" | "cpu", "threads", "unit": "second", "loops",
         "warmups", "values", "process"}
 
+    A `reference` is another model that reads the same tokens. The two take turns (:func:`measure`), and its
+    ``{"loops", "warmups", "values"}`` are the entry's ``reference``: its n-th value was taken beside the n-th of
+    the model's.
+
     The number of threads and the modules' modes are as before afterwards. Measure last: what a model builds
     at its first inference stays in it.
 
@@ -123,17 +141,16 @@ def encoder(
         ValueError: the model has no position for a sequence of that length, or the vocabulary no ordinary
         token.
     """
-    _check_positions(model, shape[1], f"{shape[1]} tokens")
+    models = _both(model, reference)
+    _check_positions(models, shape[1], f"{shape[1]} tokens")
     inputs = shape_inputs(vocabulary, shape, device, seed)
-
-    def forward() -> object:
-        return model(**inputs)
+    passes = [Pass(functools.partial(each, **inputs)) for each in models]
 
     entries = []
-    with evaluating(model), _no_silent_eager(), _inferring(model, forward):
+    with _evaluating(models), _no_silent_eager(), _inferring(models, [one.run for one in passes]):
         for clock, used, now in _clocks(device, threads):
             with _threads(used):
-                found = measure(forward, now=now, samples=samples)
+                found = measure(*passes, now=now, samples=samples)
             entries.append(_entry("forward", shape, clock, used, process, found))
     return entries
 
@@ -148,6 +165,7 @@ def decoder(
     process: int,
     threads: int,
     seed: int = 0,
+    reference: torch.nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Time `model` as it answers a batch of prompts of exactly `shape` ``(batch, length)``, in evaluation mode.
 
@@ -163,44 +181,65 @@ def decoder(
     Raises:
         ValueError: the model has no position for prompt and answer, or the vocabulary no ordinary token.
     """
-    from bench.architecture import base
-
-    _check_positions(model, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
+    models = _both(model, reference)
+    _check_positions(models, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
     prompt = shape_inputs(vocabulary, shape, device, seed)
-    inner = base(model)
-    # Of the prompt, only the last position's logits are wanted; some models can leave the others out.
-    one = "logits_to_keep" in inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
-    last = {"logits_to_keep": 1} if one else {}
-    # What PEFT puts in front of every prompt is in the cache after the first pass.
-    prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
-    step = inner if prompts else model
-
-    def prefill() -> tuple[Any, torch.Tensor]:
-        outputs = model(**prompt, use_cache=True, **last)
-        return outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
-
-    def decode(state: tuple[Any, torch.Tensor]) -> torch.Tensor:
-        cache, token = state
-        for _ in repeat(None, NEW_TOKENS):
-            outputs = step(input_ids=token, past_key_values=cache, use_cache=True)
-            cache, token = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
-        return token
+    answers = [Answer(each, prompt) for each in models]
+    prefills = [Pass(answer.prefill) for answer in answers]
+    decodes = [Pass(answer.decode, fresh=answer.prefill) for answer in answers]
 
     entries = []
-    with evaluating(model), _no_silent_eager(), _inferring(model, lambda: decode(prefill())):
+    with _evaluating(models), _no_silent_eager(), _inferring(models, [answer.whole for answer in answers]):
         for clock, used, now in _clocks(device, threads):
             with _threads(used):
-                found = measure(prefill, now=now, samples=samples)
+                found = measure(*prefills, now=now, samples=samples)
                 entries.append(_entry("prefill", shape, clock, used, process, found))
-                found = _each(measure(decode, now=now, samples=samples, fresh=prefill), NEW_TOKENS)
+                found = [_each(of, NEW_TOKENS) for of in measure(*decodes, now=now, samples=samples)]
                 entries.append(_entry("decode", shape, clock, used, process, found) | {"new_tokens": NEW_TOKENS})
     return entries
 
 
-def _check_positions(model: torch.nn.Module, length: int, what: str) -> None:
-    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    if positions is not None and length > positions:  # on CUDA the model's own error would end the process
-        raise ValueError(f"latency of {what}: the model's positions end at {positions}")
+class Answer:
+    """The two phases of a decoder's answer to `prompt`."""
+
+    def __init__(self, model: torch.nn.Module, prompt: Mapping[str, torch.Tensor]) -> None:
+        from bench.architecture import base
+
+        inner = base(model)
+        # Of the prompt, only the last position's logits are wanted; some models can leave the others out.
+        one = "logits_to_keep" in inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
+        # What PEFT puts in front of every prompt is in the cache after the first pass.
+        prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+        self._read = functools.partial(model, **prompt, use_cache=True, **({"logits_to_keep": 1} if one else {}))
+        self._step = inner if prompts else model
+
+    def prefill(self) -> tuple[Any, torch.Tensor]:
+        """The cache of keys and values, and the first token of each answer."""
+        outputs = self._read()
+        return outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+
+    def decode(self, state: tuple[Any, torch.Tensor]) -> torch.Tensor:
+        """The last of :data:`NEW_TOKENS` more tokens of each answer."""
+        cache, token = state
+        for _ in repeat(None, NEW_TOKENS):
+            outputs = self._step(input_ids=token, past_key_values=cache, use_cache=True)
+            cache, token = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+        return token
+
+    def whole(self) -> torch.Tensor:
+        """Both."""
+        return self.decode(self.prefill())
+
+
+def _both(model: torch.nn.Module, reference: torch.nn.Module | None) -> list[torch.nn.Module]:
+    return [model] if reference is None else [model, reference]
+
+
+def _check_positions(models: Iterable[torch.nn.Module], length: int, what: str) -> None:
+    for model in models:
+        positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        if positions is not None and length > positions:  # on CUDA the model's own error would end the process
+            raise ValueError(f"latency of {what}: the model's positions end at {positions}")
 
 
 def _clocks(device: torch.device, threads: int) -> list[tuple[str, int, Callable[[], float]]]:
@@ -215,8 +254,9 @@ def _each(found: Samples, parts: int) -> Samples:
 
 
 def _entry(
-    phase: str, shape: tuple[int, int], clock: str, threads: int, process: int, found: Samples
+    phase: str, shape: tuple[int, int], clock: str, threads: int, process: int, found: Sequence[Samples]
 ) -> dict[str, Any]:
+    own, *reference = found
     return {
         "phase": phase,
         "batch": shape[0],
@@ -224,11 +264,14 @@ def _entry(
         "clock": clock,
         "threads": threads,
         "unit": "second",
-        "loops": found.loops,
-        "warmups": list(found.warmups),
-        "values": list(found.values),
+        **_raw(own),
         "process": process,
+        **({"reference": _raw(reference[0])} if reference else {}),
     }
+
+
+def _raw(found: Samples) -> dict[str, Any]:
+    return {"loops": found.loops, "warmups": list(found.warmups), "values": list(found.values)}
 
 
 def shape_inputs(
@@ -252,24 +295,33 @@ def shape_inputs(
 
 
 @contextlib.contextmanager
-def _inferring(model: torch.nn.Module, forward: Callable[[], object]) -> Iterator[None]:
-    """Inference mode where the model can do that, and without gradients where not.
-
-    Whether it can shows in one call of `forward` that is not timed.
-    """
-    if not _rebuilds_weights(model):
-        try:
-            with torch.inference_mode():
-                forward()
-        except RuntimeError as error:
-            if "inference" not in str(error).lower():
-                raise
-        else:
-            with torch.inference_mode():
-                yield
-            return
-    with torch.no_grad():
+def _evaluating(models: Iterable[torch.nn.Module]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model))
         yield
+
+
+@contextlib.contextmanager
+def _inferring(models: Iterable[torch.nn.Module], runs: Iterable[Callable[[], object]]) -> Iterator[None]:
+    """Inference mode where all the models can do that, and without gradients where not."""
+    each = [_can_infer(model, run) for model, run in zip(models, runs, strict=True)]
+    with torch.inference_mode() if all(each) else torch.no_grad():
+        yield
+
+
+def _can_infer(model: torch.nn.Module, run: Callable[[], object]) -> bool:
+    """Whether `model` runs in inference mode. It shows in one call of `run`, which is not timed."""
+    if _rebuilds_weights(model):
+        return False
+    try:
+        with torch.inference_mode():
+            run()
+    except RuntimeError as error:
+        if "inference" not in str(error).lower():
+            raise
+        return False
+    return True
 
 
 def _rebuilds_weights(model: torch.nn.Module) -> bool:

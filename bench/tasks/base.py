@@ -10,7 +10,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +87,39 @@ class Quality:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Retention:
+    """What a compressed model keeps of the uncompressed one's answers, over any number of batches of predictions."""
+
+    def __init__(self) -> None:
+        self._count = self._agreeing = self._won = self._lost = 0
+        self._divergence = 0.0
+
+    def add(self, logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count predictions: logits of both models ``[predictions, classes]``, and the right classes.
+
+        Logits that are not numbers predict nothing, and diverge without end.
+        """
+        import torch
+
+        ours, theirs = (each.float().log_softmax(-1) for each in (logits, reference))
+        mine, other = (torch.where(each.isnan().any(-1), -1, each.argmax(-1)) for each in (ours, theirs))
+        self._count += len(labels)
+        self._agreeing += int(((mine == other) & (mine >= 0)).sum())
+        self._won += int(((mine == labels) & (other != labels)).sum())
+        self._lost += int(((mine != labels) & (other == labels)).sum())
+        each = torch.nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
+        self._divergence += float(each.sum(dtype=torch.float64))
+
+    def metrics(self) -> dict[str, float]:
+        """As :mod:`bench.metrics` names them."""
+        return {
+            "agreement": self._agreeing / self._count,
+            "kl_divergence": self._divergence / self._count,
+            "won": self._won,
+            "lost": self._lost,
+        }
+
+
 class Task(abc.ABC):
     """A task. Registered subclasses have a ``name``; others are made from a suite's ``[task]`` table."""
 
@@ -103,6 +136,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def fingerprint(self) -> str:
         """A hash over every item, its label and its split. Results of different fingerprints are not compared."""
+
+    def splits(self) -> frozenset[Split]:
+        """The splits that have items, asked where there are no problems."""
+        return frozenset(get_args(Split))
 
     def unfit(self, model_type: str) -> str:
         """Why a model of transformers' type `model_type` cannot do this task; empty where it can."""
@@ -136,9 +173,19 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(
-        self, model: torch.nn.Module, tokenizer: Any, *, batch_size: int, max_length: int, split: Split = "test"
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        split: Split = "test",
+        reference: torch.nn.Module | None = None,
     ) -> Quality:
-        """Score `model`, which is in evaluation mode, on `split`."""
+        """Score `model`, which is in evaluation mode, on `split`.
+
+        With a `reference`, the metrics have what `model` keeps of its answers too (:class:`Retention`).
+        """
 
 
 class TaskError(Exception):

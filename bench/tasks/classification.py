@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from bench.tasks.base import Batch, Quality, Split, Task, TaskError, first, place, shuffled, split_of
+from bench.tasks.base import Batch, Quality, Retention, Split, Task, TaskError, first, place, shuffled, split_of
 from bench.tasks.rows import Rows
 
 if TYPE_CHECKING:
@@ -135,6 +135,10 @@ class Classification(Task):
         """
         return self.data.fingerprint
 
+    def splits(self) -> frozenset[Split]:
+        """Those that a text fell into: of a small table, validation may be empty."""
+        return frozenset(split for split, texts in self.data.texts.items() if texts)
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, sorted; a target is a position in them."""
@@ -201,6 +205,7 @@ class Classification(Task):
         batch_size: int,
         max_length: int,
         split: Split = "test",
+        reference: torch.nn.Module | None = None,
     ) -> Quality:
         """Accuracy and macro F1. An item whose logits are not numbers is predicted −1, which is never right.
 
@@ -216,10 +221,13 @@ class Classification(Task):
         # Items of like length go together, for little padding; results are put back in the order of items.
         order = sorted(range(len(encoded)), key=lambda item: encoded.lengths[item])
         predictions = [-1] * len(encoded)
+        retention = Retention()
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 batch = encoded.batch(order[start : start + batch_size]).to(device)
                 logits = self.logits(model(**batch.inputs), batch)
+                if reference is not None:
+                    retention.add(logits, self.logits(reference(**batch.inputs), batch), batch.labels)
                 predicted = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
                 for item, prediction in zip(batch.items, predicted.tolist(), strict=True):
                     predictions[item] = prediction
@@ -227,6 +235,7 @@ class Classification(Task):
         # Whole numbers: a record is half as long so, and reading many takes far less memory.
         correct = tuple(int(target == prediction) for target, prediction in zip(targets, predictions, strict=True))
         metrics = {"accuracy": sum(correct) / len(correct), "macro_f1": macro_f1(targets, predictions)}
+        metrics |= retention.metrics() if reference is not None else {}
         return Quality(metrics, tuple(predictions), correct)
 
     def encoded(self, split: Split, tokenizer: Any, max_length: int) -> Encoded:

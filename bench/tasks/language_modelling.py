@@ -11,13 +11,13 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench import cache
 from bench.models.base import ENCODERS
-from bench.tasks.base import Batch, Quality, Split, Task, TaskError, first, place, shuffled, split_of
+from bench.tasks.base import Batch, Quality, Retention, Split, Task, TaskError, first, place, shuffled, split_of
 from bench.tasks.rows import Rows
 
 if TYPE_CHECKING:
@@ -136,6 +136,10 @@ class LanguageModelling(Task):
         """
         return self.data.fingerprint
 
+    def splits(self) -> frozenset[Split]:
+        """Those that a text fell into: of few texts, validation may be empty."""
+        return frozenset(split for split, texts in self.data.texts.items() if texts)
+
     def unfit(self, model_type: str) -> str:
         """A model that reads in both directions has seen the token that it is to predict."""
         if model_type in ENCODERS:
@@ -196,6 +200,7 @@ class LanguageModelling(Task):
         batch_size: int,
         max_length: int,
         split: Split = "test",
+        reference: torch.nn.Module | None = None,
     ) -> Quality:
         """Bits per byte, perplexity and token accuracy.
 
@@ -213,13 +218,18 @@ class LanguageModelling(Task):
         device = device_of(model)
         nats = [0.0] * len(self.texts(split))
         hits = 0
+        retention = Retention()
         # Blocks of like length go together, for little padding.
         order = sorted(range(len(blocks)), key=lambda block: blocks.lengths[block])
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 batch = blocks.batch(order[start : start + batch_size]).to(device)
                 labels = batch.labels[:, 1:]
-                logits = _predicting(model(**batch.inputs), batch).float()
+                outputs = model(**batch.inputs)
+                if reference is not None:
+                    theirs = self.logits(reference(**batch.inputs), batch)
+                    retention.add(self.logits(outputs, batch), theirs, labels[labels != IGNORED])
+                logits = _predicting(outputs, batch).float()
                 losses = torch.nn.functional.cross_entropy(
                     logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
                 )
@@ -227,7 +237,8 @@ class LanguageModelling(Task):
                 hits += int(((logits.argmax(-1) == labels) & losses.isfinite()).sum())
                 for block, loss in zip(batch.items, losses.sum(1, dtype=torch.float64).tolist(), strict=True):
                     nats[blocks.text_of[block]] += loss
-        return _quality(nats, hits, blocks.tokens, [len(text.encode("utf-8")) for text in self.texts(split)])
+        quality = _quality(nats, hits, blocks.tokens, [len(text.encode("utf-8")) for text in self.texts(split)])
+        return quality if reference is None else replace(quality, metrics={**quality.metrics, **retention.metrics()})
 
     def blocks(self, split: Split, tokenizer: Any, max_length: int) -> Blocks:
         """A split as blocks of token ids, made once for each tokenizer and length.

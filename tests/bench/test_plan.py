@@ -96,6 +96,25 @@ def test_to_run_counts_records_and_checkpoints(monkeypatch):
     assert plan.to_run(found, {full, int8, sparse}, set()) == {}
 
 
+def test_the_uncompressed_model_is_what_the_compression_began_with(monkeypatch):
+    chain = "lora >> merge >> prune_ffn(0.5) >> full(share=0.3) >> dynamic_int8"
+    (cell,) = make_plan(monkeypatch, {"x": chain}).cells
+    lora, *rest = cell.path
+    assert lora.reference is None
+    assert {node.reference for node in rest} == {lora.id}
+    (cell,) = make_plan(monkeypatch, {"x": "full >> full >> distill(layers=1) >> half"}).cells
+    assert [node.reference for node in cell.path] == [None, None, cell.path[1].id, cell.path[1].id]
+    (cell,) = make_plan(monkeypatch, {"x": "half >> full"}).cells
+    assert [node.reference for node in cell.path] == [None, None]  # it is the model that the recipe begins with
+
+
+def test_what_a_chain_is_measured_beside_runs_again_where_it_is_gone(monkeypatch):
+    found = make_plan(monkeypatch, {"x": "full >> magnitude(0.5) >> dynamic_int8"})
+    full, sparse, int8 = found.nodes
+    assert plan.to_run(found, {full, sparse}, {sparse}) == {full: "again", int8: "new"}
+    assert plan.to_run(found, {full, sparse}, {full, sparse}) == {int8: "new"}
+
+
 def test_select_leaves_what_others_need(monkeypatch):
     found = make_plan(monkeypatch, SHARED)
     assert [str(node.recipe) for node in found.select({"b"}).nodes.values()] == [

@@ -131,7 +131,7 @@ def test_checkpoints_go_as_soon_as_nothing_needs_them(start):
         return Outcome("ok")
 
     _, _, store = start(behave, {"a": "full >> magnitude(0.5) >> dynamic_int8", "b": "lora"})
-    assert seen == [0, 1, 1, 0]
+    assert seen == [0, 1, 2, 0]  # the uncompressed model is there for whatever was made from it
     assert checkpoint.present(store.folder) == set()
 
 
@@ -144,6 +144,14 @@ def test_a_new_branch_gets_its_parent_back(start):
     start(recipes={"int8": "full >> dynamic_int8"})
     _, executor, _ = start()
     assert jobs(executor) == ["full", "magnitude"]
+
+
+def test_a_chain_gets_the_uncompressed_model_beside_its_parent(start):
+    _, executor, _ = start(recipes={"x": "full >> magnitude(0.5) >> dynamic_int8"})
+    full, sparse, int8 = (job for job in executor.jobs if job.what == "stage")
+    assert full.reference is None
+    assert sparse.reference == int8.reference == full.output
+    assert int8.input == sparse.output
 
 
 def test_only_runs_what_is_named_and_the_record_knows_all(start):

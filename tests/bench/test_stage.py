@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench import checkpoint
 from bench.tasks import open_task
 from tests import jobs
 
@@ -99,3 +100,35 @@ def test_pruned_and_healed_then_quantized_goes_through(tiny_bert, tmp_path):
     assert counts[0] - counts[1] == 2 * 32 * (32 + 1 + 32)
     assert counts[1] == counts[2]
     assert records[3]["weight_bytes"] < records[2]["weight_bytes"]
+
+
+def test_a_compressed_model_is_scored_beside_the_one_it_was_made_from(tiny_bert, tmp_path):
+    status, reason, records = jobs.run("full >> magnitude(0.9) >> full(share=0.5)", tiny_bert, tmp_path)
+    assert status == "ok", reason
+    task = open_task(jobs.table(tmp_path), tmp_path)
+    models = [checkpoint.load(tmp_path / "checkpoints" / f"node{depth}.pt") for depth in range(3)]
+    ((_, tokenizer), *_) = models
+    (batch,) = task.batches("test", tokenizer, batch_size=1000, max_length=32)
+    with torch.no_grad():
+        first, *others = (model.eval()(**batch.inputs).logits.softmax(-1) for model, _ in models)
+    assert "agreement" not in records[0]["quality"]["metrics"]
+    for record, ours in zip(records[1:], others, strict=True):
+        found = record["quality"]["metrics"]
+        right, was = ours.argmax(-1) == batch.labels, first.argmax(-1) == batch.labels
+        assert found["agreement"] == pytest.approx(float((ours.argmax(-1) == first.argmax(-1)).float().mean()))
+        assert (found["won"], found["lost"]) == (int((right & ~was).sum()), int((was & ~right).sum()))
+        divergence = float((first * (first / ours).log()).sum(-1).mean())
+        assert found["kl_divergence"] == pytest.approx(divergence, rel=1e-3, abs=1e-8)
+        assert found["kl_divergence"] > 0
+
+
+def test_a_model_that_was_not_trained_before_it_was_compressed_had_no_answers_to_keep(tiny_bert, tmp_path):
+    _, _, (alone, trained) = jobs.run("half >> full", tiny_bert, tmp_path)
+    assert alone["quality"]["metrics"]["agreement"] > 0.9  # of the same untrained head
+    assert "agreement" not in trained["quality"]["metrics"]
+
+
+def test_memory_of_making_a_compressed_model_holds_the_whole_one(tiny_bert, tmp_path):
+    _, _, records = jobs.run("full >> magnitude(0.5)", tiny_bert, tmp_path)
+    assert records[1]["transform"]["peak_bytes"] >= 0
+    assert "transform" not in records[0]

@@ -13,7 +13,7 @@ from torch import nn
 
 from bench import pyperf_file
 from bench.measure import latency
-from bench.measure.latency import encoder, measure, shape_inputs, wall_clock
+from bench.measure.latency import Pass, encoder, measure, shape_inputs, wall_clock
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ class Clock:
 
 def test_values_are_exact() -> None:
     clock = Clock(8.0, 1.0, 1.0, 1.0, 0.5, 0.25)
-    found = measure(clock.forward, now=clock.now, samples=2)
+    found = measure(Pass(clock.forward), now=clock.now, samples=2)[0]
     assert found.warmups == (8.0, 1.0, 1.0, 1.0)
     assert found.loops == 1
     assert found.values == (0.5, 0.25)
@@ -44,7 +44,7 @@ def test_values_are_exact() -> None:
 
 def test_a_short_pass_is_looped_and_the_value_is_of_one_pass() -> None:
     clock = Clock(1.0, 2.0**-10)
-    found = measure(clock.forward, now=clock.now, samples=3, min_seconds=2.0**-7)
+    found = measure(Pass(clock.forward), now=clock.now, samples=3, min_seconds=2.0**-7)[0]
     assert found.loops == 8  # by the short ones, not by the slow first
     assert found.values == (2.0**-10,) * 3
     assert clock.calls == len(found.warmups) + 3 * 8
@@ -52,14 +52,36 @@ def test_a_short_pass_is_looped_and_the_value_is_of_one_pass() -> None:
 
 def test_warm_up_goes_on_until_it_is_steady_and_ends() -> None:
     halving = Clock(*(2.0**-power for power in range(6)), 2.0**-6)
-    assert len(measure(halving.forward, now=halving.now, samples=3).warmups) == 9  # three at the floor
+    assert len(measure(Pass(halving.forward), now=halving.now, samples=3)[0].warmups) == 9  # three at the floor
     restless = Clock(*([1.0, 2.0] * 100))
-    assert len(measure(restless.forward, now=restless.now, samples=3).warmups) == latency.MAX_WARMUPS
+    assert len(measure(Pass(restless.forward), now=restless.now, samples=3)[0].warmups) == latency.MAX_WARMUPS
 
 
 def test_a_clock_too_coarse_for_a_pass_still_gives_finite_loops() -> None:
     clock = Clock(0.0)
-    assert measure(clock.forward, now=clock.now, samples=1).loops == 10_000
+    assert measure(Pass(clock.forward), now=clock.now, samples=1)[0].loops == 10_000
+
+
+def test_passes_take_turns_and_the_order_turns_round() -> None:
+    turns: list[str] = []
+    time = [0.0]
+
+    def spend(name: str, seconds: float) -> None:
+        turns.append(name)
+        time[0] += seconds
+
+    found = measure(
+        Pass(lambda: spend("a", 1.0)), Pass(lambda: spend("b", 3.0)), now=lambda: time[0], samples=3, min_seconds=2.0
+    )
+    assert "".join(turns) == "aaa" + "bbb" + "aab" + "baa" + "aab"  # warm-ups, then two passes of `a` a sample
+    assert [of.values for of in found] == [(1.0,) * 3, (3.0,) * 3]
+
+
+def test_without_samples_there_are_warm_ups_alone() -> None:
+    clock = Clock(1.0)
+    found = measure(Pass(clock.forward), now=clock.now, samples=0)[0]
+    assert found.values == ()
+    assert clock.calls == len(found.warmups) == latency.MIN_WARMUPS
 
 
 def test_cuda_is_synchronised_before_each_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,12 +168,12 @@ def test_an_encoder_is_timed_in_evaluation_and_all_is_put_back() -> None:
 
 def test_threads_are_set_for_each_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
-    monkeypatch.setattr(latency, "measure", lambda forward, **_: used.append(torch.get_num_threads()) or FOUND)
+    monkeypatch.setattr(latency, "measure", lambda *passes, **_: used.append(torch.get_num_threads()) or FOUND)
     encoder(Spy(), 50, (1, 2), device=CPU, samples=3, process=0, threads=2)
     assert used == [2, 1]
 
 
-FOUND = latency.Samples(1, (1.0,), (1.0,))
+FOUND = [latency.Samples(1, (1.0,), (1.0,))]
 
 
 def test_threads_are_put_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +199,18 @@ def test_a_model_that_refuses_inference_mode_runs_without_gradients() -> None:
     model = RefusesInference()
     encoder(model, 50, (1, 2), device=CPU, samples=3, process=0, threads=1)
     assert {(grad, inference) for _, _, grad, inference, _ in model.seen} == {(False, False)}
+
+
+def test_a_reference_is_timed_beside_and_as_the_model_is() -> None:
+    model, other = Spy(), RefusesInference()
+    entries = encoder(model, 50, (1, 2), device=CPU, samples=3, process=0, threads=1, reference=other)
+    assert [len(entry["reference"]["values"]) for entry in entries] == [3, 3]
+    for one in (model, other):
+        modes = {(training, grad, inference) for _, training, grad, inference, _ in one.seen}
+        assert (False, False, False) in modes
+    assert (False, False, True) in {tuple(seen[1:4]) for seen in model.seen}, "it was tried alone"
+    alone = encoder(model, 50, (1, 2), device=CPU, samples=3, process=0, threads=1)
+    assert "reference" not in alone[0]
 
 
 def test_another_error_is_not_hidden() -> None:

@@ -1,0 +1,41 @@
+"""Figures that are derived from records, against hand computations."""
+
+import pytest
+
+from bench import metrics
+
+
+def entry(values, reference=None, **keys):
+    beside = {} if reference is None else {"reference": {"loops": 1, "warmups": [], "values": reference}}
+    return {"phase": "forward", "batch": 2, "length": 7, "clock": "wall", "values": values, **keys, **beside}
+
+
+def test_a_gain_is_the_median_of_neighbours_ratios():
+    # A machine that slows down to a third half way does not show: every pair stood under the same load.
+    record = {"latency": [entry([1.0, 1.0, 3.0], [2.0, 2.2, 6.0]), entry([1.0], [4.0], clock="cpu")]}
+    assert metrics.metric("latency_2x7_speedup").read([record]) == pytest.approx(2.0)
+    assert metrics.metric("cpu_latency_2x7_speedup").read([record]) == 4.0
+    assert metrics.metric("latency_2x7").read([record]) == 1.0
+    two = {"latency": [entry([1.0], [2.0]), entry([1.0], [3.0])]}
+    assert metrics.metric("latency_2x7_speedup").read([two]) == 2.5
+
+
+def test_a_gain_is_there_only_where_a_reference_was_timed():
+    alone, beside = {"latency": [entry([1.0])]}, {"latency": [entry([1.0], [2.0])]}
+    assert metrics.metric("latency_2x7_speedup").read([alone]) is None
+    assert not [each for each in metrics.measured([alone]) if each.name.endswith("_speedup")]
+    assert [each.name for each in metrics.measured([beside]) if each.name.endswith("_speedup")] == [
+        "latency_2x7_speedup"
+    ]
+    assert metrics.metric("latency_2x7_speedup").improvement(1.1)
+
+
+@pytest.mark.parametrize("name", ["time_per_token_2x7_speedup", "cpu_prefill_1x16_speedup"])
+def test_every_name_finds_its_metric(name):
+    assert metrics.metric(name).name == name
+
+
+def test_what_is_counted_is_exact_and_what_is_measured_is_not():
+    assert metrics.metric("weight_bytes").exact
+    assert not metrics.metric("train_peak_bytes").exact
+    assert not metrics.metric("latency_1x1").exact

@@ -1,0 +1,44 @@
+"""Inference of what a stage left, in this process."""
+
+import dataclasses
+
+import pytest
+
+from bench import serve
+from tests import jobs
+
+MEASURE = {"latency": [(1, 8), (2, 4)], "latency_samples": 3}
+
+
+def served(text, model, folder, **keys):
+    status, reason, _ = jobs.run(text, model, folder, measure=MEASURE, **keys)
+    assert status == "ok", reason
+    one = jobs.job(text, model, folder, measure=MEASURE, **keys)
+    return serve.run(dataclasses.replace(one, what="serve"), jobs.quiet)
+
+
+def test_a_model_that_nothing_compressed_is_timed_alone(tiny_bert, tmp_path):
+    found = served("full", tiny_bert, tmp_path)
+    assert [(entry["batch"], entry["length"], entry["clock"]) for entry in found["latency"]] == [
+        (1, 8, "wall"), (1, 8, "cpu"), (2, 4, "wall"), (2, 4, "cpu")
+    ]  # fmt: skip
+    assert not any("reference" in entry for entry in found["latency"])
+    assert found["inference"]["peak_bytes"] >= 0
+    assert found["inference"]["load_peak_bytes"] >= 0
+
+
+@pytest.mark.parametrize("text", ["full >> half", "half", "full >> distill(layers=1)"])
+def test_a_compressed_model_is_timed_in_turns_with_the_uncompressed_one(tiny_bert, tmp_path, text, monkeypatch):
+    loaded = []
+    real = serve.uncompressed_model
+    monkeypatch.setattr(serve, "uncompressed_model", lambda *given: loaded.append(real(*given)) or loaded[-1])
+    found = served(text, tiny_bert, tmp_path)
+    assert {len(entry["reference"]["values"]) for entry in found["latency"]} == {3}
+    (whole,) = loaded
+    assert {str(parameter.dtype) for parameter in whole.parameters()} == {"torch.float32"}
+    assert len(whole.bert.encoder.layer) == 2
+
+
+def test_a_decoder_has_a_reference_in_each_phase(tiny_llama, tmp_path):
+    found = served("full >> half", tiny_llama, tmp_path, task=jobs.prose(tmp_path))
+    assert {entry["phase"] for entry in found["latency"] if "reference" in entry} == {"prefill", "decode"}
