@@ -77,7 +77,7 @@ def parameter_counts(model: torch.nn.Module) -> dict[str, int]:
 
 
 class SavedActivations:
-    """What autograd saves; see :func:`saved_activations`. ``bytes`` is the most that was saved at one time."""
+    """What autograd saves; see :func:`saved_activations`. ``bytes`` is the most that a backward pass had waiting."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.bytes = 0
@@ -94,9 +94,16 @@ class SavedActivations:
         for key, size in storages.items():
             self._now += size if not self._holders[key] else 0
             self._holders[key] += 1
-        self.bytes = max(self.bytes, self._now)
         # An operation's own output would hold the operation that holds it, and neither would ever be freed.
         return _Saved(tensor if tensor.is_leaf else tensor.detach(), functools.partial(self._release, storages))
+
+    def look(self) -> None:
+        """Now is when what is saved counts."""
+        self.bytes = max(self.bytes, self._now)
+
+    def _unpack(self, held: _Saved) -> torch.Tensor:
+        self.look()
+        return held.tensor
 
     def _release(self, storages: _Storages) -> None:
         for key, size in storages.items():
@@ -119,7 +126,9 @@ class _Saved:
 def saved_activations(model: torch.nn.Module) -> Iterator[SavedActivations]:
     """Count what is saved for the backward pass inside, without the model's parameters and buffers.
 
-    The figure is the most at one time: micro-batches, each freed by its backward pass, do not add up. Inputs and
+    The figure is the most at one time that a backward pass takes something back, or at the end: micro-batches, each
+    freed by its backward pass, do not add up, and what is let go of during the forward pass was for no backward, as the
+    input of a checkpointed block that is frozen. Inputs and
     autocast's copies of weights count where autograd saves them; what a checkpointed region will compute again does
     not. Not seen is what a custom ``autograd.Function`` keeps as a plain attribute of its context, as bitsandbytes'
     8-bit matrix product does with its input.
@@ -127,8 +136,9 @@ def saved_activations(model: torch.nn.Module) -> Iterator[SavedActivations]:
     Source: :class:`torch.autograd.graph.saved_tensors_hooks`.
     """
     saved = SavedActivations(model)
-    with torch.autograd.graph.saved_tensors_hooks(saved._pack, lambda held: held.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(saved._pack, saved._unpack):
         yield saved
+    saved.look()
 
 
 class _Storages:
@@ -213,10 +223,14 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _unregistered(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """What a module keeps beside its parameters: bitsandbytes moves ``CB`` and ``SCB`` here at first use."""
+    """What a module keeps beside its parameters: bitsandbytes moves ``CB`` and ``SCB`` here at first use.
+
+    The numbers of the columns in which its last batch had outliers stay there too, and are no weights.
+    """
     if type(module).__module__.startswith("bitsandbytes."):
-        for name in ("state", "quant_state"):
-            yield from _tensors_in(getattr(module, name, None))
+        state = getattr(module, "state", None)
+        for held in (getattr(state, "CB", None), getattr(state, "SCB", None), getattr(module, "quant_state", None)):
+            yield from _tensors_in(held)
 
 
 def _packed(module: torch.nn.Module) -> Iterator[torch.Tensor]:

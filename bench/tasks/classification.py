@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import abc
-import functools
 import hashlib
-import itertools
 import json
 from array import array
 from collections import Counter
@@ -14,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from bench.tasks.base import Batch, Quality, Retention, Split, Task, TaskError, first, place, shuffled, split_of
+from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
+from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +77,10 @@ def divide(found: Iterable[Row]) -> Data:
     )
 
 
-class Classification(Task):
+class Classification(TextTask[Data, "Encoded"]):
     """Text classification on what :meth:`read` finds. See :func:`divide` for what becomes of it."""
 
     kind: ClassVar[str] = "classification"
-
-    def __init__(self) -> None:
-        self._encoded: dict[tuple[int, Split, int], Encoded] = {}
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -96,9 +92,8 @@ class Classification(Task):
             TaskError: the data cannot be used.
         """
 
-    @functools.cached_property
-    def data(self) -> Data:
-        """The items, read once.
+    def divided(self) -> Data:
+        """Every item in its split.
 
         Raises:
             TaskError: the data cannot be used.
@@ -127,29 +122,13 @@ class Classification(Task):
             if not data.texts[split]
         ]
 
-    def fingerprint(self) -> str:
-        """A SHA-256 over every text, label and split.
-
-        Raises:
-            TaskError: the data cannot be used.
-        """
-        return self.data.fingerprint
-
-    def splits(self) -> frozenset[Split]:
-        """Those that a text fell into: of a small table, validation may be empty."""
-        return frozenset(split for split, texts in self.data.texts.items() if texts)
-
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, sorted; a target is a position in them."""
         return self.data.labels
 
-    def texts(self, split: Split) -> tuple[str, ...]:
-        """The texts of a split, in the order that ``Batch.items`` counts in."""
-        return self.data.texts[split]
-
     def targets(self, split: Split) -> tuple[int, ...]:
-        """The right answers of a split, in the same order."""
+        """The right answers of a split, in the order of its texts."""
         return self.data.targets[split]
 
     # -- in a stage's own process ----------------------------------------------------------------------------
@@ -162,29 +141,6 @@ class Classification(Task):
             "label2id": {label: target for target, label in enumerate(self.labels)},
             "problem_type": "single_label_classification",
         }
-
-    def batches(
-        self,
-        split: Split,
-        tokenizer: Any,
-        *,
-        batch_size: int,
-        max_length: int,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Batch]:
-        """Batches on the CPU, padded on the right to their longest item.
-
-        With a generator the stream is endless: every epoch holds each item once in a new order, and batches
-        run on over the end of an epoch, so that all have exactly `batch_size` items. Without, it is one pass
-        in order and the last batch may be short.
-
-        Raises:
-            TaskError: the split has no items.
-        """
-        encoded = self.encoded(split, tokenizer, max_length)
-        order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded), generator)
-        while items := tuple(itertools.islice(order, batch_size)):
-            yield encoded.batch(items)
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross entropy in float32, in nats, the mean over items."""
@@ -210,7 +166,7 @@ class Classification(Task):
         """Accuracy and macro F1. An item whose logits are not numbers is predicted −1, which is never right.
 
         Raises:
-            TaskError: the split has no items.
+            TaskError: the split has no texts.
         """
         import torch
 
@@ -238,19 +194,9 @@ class Classification(Task):
         metrics |= retention.metrics() if reference is not None else {}
         return Quality(metrics, tuple(predictions), correct)
 
-    def encoded(self, split: Split, tokenizer: Any, max_length: int) -> Encoded:
-        """A split as token ids, made once for each tokenizer and length.
-
-        Raises:
-            TaskError: the split has no items.
-        """
-        key = (id(tokenizer), split, max_length)
-        # The value holds on to its tokenizer, so that no other can come by its id.
-        if key not in self._encoded:
-            if not self.texts(split):
-                raise TaskError(f"{self.name}: there are no {split} items")
-            self._encoded[key] = Encoded(tokenizer, self.texts(split), self.targets(split), max_length)
-        return self._encoded[key]
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> Encoded:
+        """Texts with their labels."""
+        return Encoded(tokenizer, self.texts(split), self.targets(split), max_length)
 
 
 class Encoded:

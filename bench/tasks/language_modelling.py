@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import functools
 import hashlib
 import itertools
 import json
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench import cache
 from bench.models.base import ENCODERS
-from bench.tasks.base import Batch, Quality, Retention, Split, Task, TaskError, first, place, shuffled, split_of
+from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
+from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
         yield text
 
 
-class LanguageModelling(Task):
+class LanguageModelling(TextTask[Data, "Blocks"]):
     """Causal language modelling on the texts that :meth:`read` finds. See :func:`divide` for what becomes of them.
 
     An item is a block of at most ``max_length`` tokens of one text. Each block begins with the tokenizer's token for a
@@ -90,9 +90,6 @@ class LanguageModelling(Task):
     """
 
     kind: ClassVar[str] = "causal_lm"
-
-    def __init__(self) -> None:
-        self._blocks: dict[tuple[int, Split, int], Blocks] = {}
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -104,9 +101,8 @@ class LanguageModelling(Task):
             TaskError: the data cannot be used.
         """
 
-    @functools.cached_property
-    def data(self) -> Data:
-        """The texts, read once.
+    def divided(self) -> Data:
+        """Every text in its split.
 
         Raises:
             TaskError: the data cannot be used.
@@ -128,18 +124,6 @@ class LanguageModelling(Task):
             if not texts[split]
         ]
 
-    def fingerprint(self) -> str:
-        """A SHA-256 over every text and split.
-
-        Raises:
-            TaskError: the data cannot be used.
-        """
-        return self.data.fingerprint
-
-    def splits(self) -> frozenset[Split]:
-        """Those that a text fell into: of few texts, validation may be empty."""
-        return frozenset(split for split, texts in self.data.texts.items() if texts)
-
     def unfit(self, model_type: str) -> str:
         """A model that reads in both directions has seen the token that it is to predict."""
         if model_type in ENCODERS:
@@ -149,37 +133,11 @@ class LanguageModelling(Task):
             )
         return ""
 
-    def texts(self, split: Split) -> tuple[str, ...]:
-        """The texts of a split."""
-        return self.data.texts[split]
-
     # -- in a stage's own process ----------------------------------------------------------------------------
 
     def model_options(self) -> tuple[str, dict[str, Any]]:
         """The language modelling head that the model was pretrained with."""
         return "AutoModelForCausalLM", {}
-
-    def batches(
-        self,
-        split: Split,
-        tokenizer: Any,
-        *,
-        batch_size: int,
-        max_length: int,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Batch]:
-        """Batches of blocks on the CPU, padded on the right to their longest.
-
-        With a generator the stream is endless: every epoch holds each block once in a new order, and batches run on
-        over the end of an epoch. Without, it is one pass in order and the last batch may be short.
-
-        Raises:
-            TaskError: the split has no texts.
-        """
-        blocks = self.blocks(split, tokenizer, max_length)
-        order = iter(range(len(blocks))) if generator is None else shuffled(len(blocks), generator)
-        while items := tuple(itertools.islice(order, batch_size)):
-            yield blocks.batch(items)
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross entropy in float32, in nats, the mean over predicted tokens."""
@@ -214,7 +172,7 @@ class LanguageModelling(Task):
 
         from bench.work import device_of
 
-        blocks = self.blocks(split, tokenizer, max_length)
+        blocks = self.encoded(split, tokenizer, max_length)
         device = device_of(model)
         nats = [0.0] * len(self.texts(split))
         hits = 0
@@ -240,19 +198,9 @@ class LanguageModelling(Task):
         quality = _quality(nats, hits, blocks.tokens, [len(text.encode("utf-8")) for text in self.texts(split)])
         return quality if reference is None else replace(quality, metrics={**quality.metrics, **retention.metrics()})
 
-    def blocks(self, split: Split, tokenizer: Any, max_length: int) -> Blocks:
-        """A split as blocks of token ids, made once for each tokenizer and length.
-
-        Raises:
-            TaskError: the split has no texts.
-        """
-        key = (id(tokenizer), split, max_length)
-        # The value holds on to its tokenizer, so that no other can come by its id.
-        if key not in self._blocks:
-            if not self.texts(split):
-                raise TaskError(f"{self.name}: there are no {split} texts")
-            self._blocks[key] = Blocks(tokenizer, self.texts(split), max_length)
-        return self._blocks[key]
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> Blocks:
+        """Texts in blocks."""
+        return Blocks(tokenizer, self.texts(split), max_length)
 
 
 def _predicting(outputs: Any, batch: Batch) -> torch.Tensor:

@@ -152,6 +152,16 @@ def test_bitsandbytes_eight_bits_to_the_byte_before_and_after_use() -> None:
     assert storage_bytes(layer) == expected
 
 
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
+def test_outliers_of_the_last_batch_are_no_weights() -> None:
+    bnb = bitsandbytes()
+    layer = bnb.nn.Linear8bitLt(64, 32, has_fp16_weights=False, threshold=6.0).to("cpu").eval()
+    with torch.no_grad():
+        layer(torch.ones(1, 64).index_fill(1, torch.arange(5), 50.0))
+    assert len(layer.state.idx) == 5
+    assert storage_bytes(layer) == 64 * 32 + 32 * 4 + 32 * 4
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao.*")
 @pytest.mark.filterwarnings("ignore::FutureWarning:torchao.*")
@@ -241,6 +251,15 @@ def test_checkpointing_saves_the_input_alone() -> None:
     assert saved.bytes == 3 * 10 * 4
     loss.backward()
     assert model.inner[0].weight.grad is not None
+
+
+def test_what_is_let_go_of_before_any_backward_pass_was_saved_for_none() -> None:
+    frozen = Block(checkpointed=True)
+    frozen.requires_grad_(False)  # the checkpoint holds its input until it is through, and nothing else needs it
+    head = nn.Linear(2, 1)
+    with saved_activations(nn.ModuleList([frozen, head])) as saved:
+        head(frozen(torch.ones(3, 10))).sum().backward()
+    assert saved.bytes == 3 * 2 * 4  # the head's input
 
 
 def test_counting_keeps_no_activation_alive() -> None:

@@ -174,7 +174,7 @@ class TestBatches:
         import torch
 
         task = Rows([("one", "a"), ("two", "b")])
-        with pytest.raises(TaskError, match="rows: there are no test items"):
+        with pytest.raises(TaskError, match="rows: there are no test texts"):
             next(task.batches("test", tokenizer, batch_size=4, max_length=16, generator=torch.Generator()))
 
     def test_texts_are_tokenized_once(self, task: Rows, tokenizer: Any) -> None:

@@ -92,7 +92,7 @@ class TestBatches:
         _, tokenizer = loaded
         task = Texts(some())
         by_text = [[] for _ in task.texts("train")]
-        blocks = task.blocks("train", tokenizer, 12)
+        blocks = task.encoded("train", tokenizer, 12)
         for batch in task.batches("train", tokenizer, batch_size=7, max_length=12):
             ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
             assert (ids[:, 0] == tokenizer.bos_token_id).all()
@@ -109,7 +109,7 @@ class TestBatches:
     def test_shuffled_epochs_hold_each_block_once(self, loaded):
         _, tokenizer = loaded
         task = Texts(some())
-        count = len(task.blocks("train", tokenizer, 16))
+        count = len(task.encoded("train", tokenizer, 16))
         stream = task.batches(
             "train", tokenizer, batch_size=count, max_length=16, generator=torch.Generator().manual_seed(1)
         )
@@ -126,10 +126,10 @@ class TestBatches:
         monkeypatch.setattr(type(tokenizer), "__call__", lambda self, *a, **k: asked.append(a) or real(self, *a, **k))
         texts = [f"only here {number}" for number in range(30)]
         before = set((own_cache / "tokens").glob("*"))
-        first = Texts(texts).blocks("train", tokenizer, 16)
+        first = Texts(texts).encoded("train", tokenizer, 16)
         assert asked
         asked.clear()
-        again = Texts(texts).blocks("train", tokenizer, 16)
+        again = Texts(texts).encoded("train", tokenizer, 16)
         assert not asked
         assert torch.equal(first._ids, again._ids)
         assert first.lengths == again.lengths
@@ -137,12 +137,12 @@ class TestBatches:
         whole = file.read_bytes()
         for damaged in (b"", whole[:40], whole[:-1] + bytes([whole[-1] ^ 1])):
             file.write_bytes(damaged)
-            assert torch.equal(Texts(texts).blocks("train", tokenizer, 16)._ids, first._ids)
+            assert torch.equal(Texts(texts).encoded("train", tokenizer, 16)._ids, first._ids)
             assert file.read_bytes() == whole
 
     def test_no_texts_is_an_error(self, loaded):
         with pytest.raises(TaskError, match="there are no test texts"):
-            Texts([]).blocks("test", loaded[1], 16)
+            Texts([]).encoded("test", loaded[1], 16)
 
 
 class TestCriterion:
@@ -199,7 +199,7 @@ class TestEvaluate:
         task = Texts(some(120))
         quality = task.evaluate(model, tokenizer, batch_size=5, max_length=12)
         by_text, hits, tokens = {}, 0, 0
-        blocks = task.blocks("test", tokenizer, 12)
+        blocks = task.encoded("test", tokenizer, 12)
         with torch.no_grad():
             for item in range(len(blocks)):
                 batch = blocks.batch([item])

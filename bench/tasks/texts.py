@@ -1,0 +1,117 @@
+"""What all tasks on texts share: the data in its splits, and batches of it as token ids."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from bench.tasks.base import Batch, Split, Task, TaskError, shuffled
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Data(Protocol):
+    """Texts in their splits, and a SHA-256 over all of them with all that belongs to them."""
+
+    @property
+    def texts(self) -> Mapping[Split, tuple[str, ...]]:
+        """The texts of each split, in an order that depends on the set of texts alone."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same set of texts."""
+
+
+class Encoded(Protocol):
+    """A split as token ids."""
+
+    def __len__(self) -> int:
+        """How many items."""
+
+    def batch(self, items: Sequence[int]) -> Batch:
+        """These items, in this order, on the CPU."""
+
+
+D = TypeVar("D", bound=Data)
+E = TypeVar("E", bound=Encoded)
+
+
+class TextTask(Task, Generic[D, E]):
+    """A task on texts, which are read once, and encoded once for each tokenizer and length."""
+
+    def __init__(self) -> None:
+        self._encoded: dict[tuple[int, Split, int], tuple[Any, E]] = {}
+
+    @abc.abstractmethod
+    def divided(self) -> D:
+        """Read the data and divide it.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+
+    @abc.abstractmethod
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> E:
+        """A split that is not empty, as token ids."""
+
+    @functools.cached_property
+    def data(self) -> D:
+        """The data, read once.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return self.divided()
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over every text, all that belongs to it, and its split.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return self.data.fingerprint
+
+    def texts(self, split: Split) -> tuple[str, ...]:
+        """The texts of a split."""
+        return self.data.texts[split]
+
+    def batches(
+        self,
+        split: Split,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Batch]:
+        """Batches on the CPU, padded on the right to their longest item.
+
+        With a generator the stream is endless: every epoch holds each item once in a new order, and batches
+        run on over the end of an epoch, so that all have exactly `batch_size` items. Without, it is one pass
+        in order and the last batch may be short.
+
+        Raises:
+            TaskError: the split has no texts.
+        """
+        encoded = self.encoded(split, tokenizer, max_length)
+        order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded), generator)
+        while items := tuple(itertools.islice(order, batch_size)):
+            yield encoded.batch(items)
+
+    def encoded(self, split: Split, tokenizer: Any, max_length: int) -> E:
+        """A split as token ids, made once for each tokenizer and length.
+
+        Raises:
+            TaskError: the split has no texts.
+        """
+        key = (id(tokenizer), split, max_length)
+        if key not in self._encoded:
+            if not self.texts(split):
+                raise TaskError(f"{self.name}: there are no {split} texts")
+            # Beside its tokenizer, so that no other can come by its id.
+            self._encoded[key] = tokenizer, self.encode(split, tokenizer, max_length)
+        return self._encoded[key][1]
