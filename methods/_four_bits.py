@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim
+from bench.method import Place, Transform
 from methods import _quantized
 
 if TYPE_CHECKING:
@@ -19,19 +21,42 @@ BLOCK = 64
 """Weights that share a scale: bitsandbytes' default, and the only one that transformers can ask for."""
 
 
-def apply(work: Work, quant_type: str, *, double_quant: bool, compute_dtype: str) -> None:
-    """Replace the blocks' linear layers."""
-    from methods import _bitsandbytes_layers as layers
+@dataclass(frozen=True)
+class FourBits(Transform):
+    """bitsandbytes' 4-bit layers, in the type of the method's name."""
 
-    options = {"double_quant": double_quant, "compute_dtype": compute_dtype}
-    _quantized.replace(work, quant_type, lambda layer: layers.four_bits(layer, quant_type, **options))  # type: ignore[arg-type]
-    layers.mark(
-        work.model,
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quant_type,
-        bnb_4bit_use_double_quant=double_quant,
-        bnb_4bit_compute_dtype=layers.DTYPES[compute_dtype],
-    )
+    needs = ("bitsandbytes",)
+    gives = frozenset({"quantized"})
+
+    double_quant: bool = True
+    compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It needs plain weights."""
+        yield from _quantized.problems(place, self.name)
+
+    def apply(self, work: Work) -> None:
+        """Replace the blocks' linear layers."""
+        from methods import _bitsandbytes_layers as layers
+
+        _quantized.replace(
+            work,
+            self.name,
+            lambda layer: layers.four_bits(
+                layer, self.name, double_quant=self.double_quant, compute_dtype=self.compute_dtype
+            ),
+        )
+        layers.mark(
+            work.model,
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.name,
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=layers.DTYPES[self.compute_dtype],
+        )
+
+    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        """The blocks' linear layers hold 4-bit codes, and multiply by their weights rounded to them."""
+        yield from claims(before, work, self.name, double_quant=self.double_quant, compute_dtype=self.compute_dtype)
 
 
 def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool, compute_dtype: str) -> Iterator[Claim]:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
-from bench.method import Place, Transform
-from methods import _four_bits, _quantized
-
-if TYPE_CHECKING:
-    from bench.evidence import Claim, Snapshot
-    from bench.work import Work
+from methods import _four_bits
 
 
 @dataclass(frozen=True)
-class NF4(Transform):
+class NF4(_four_bits.FourBits):
     """Store the blocks' linear layers in 4-bit NormalFloat, whose 16 values are the quantiles of a normal distribution.
 
     Weights are scaled by the largest of each 64; ``double_quant`` stores these scales in 8 bits, as QLoRA does. Each
@@ -29,22 +22,3 @@ class NF4(Transform):
     name = "nf4"
     paper = "https://arxiv.org/abs/2305.14314"
     example = "nf4 >> lora(r=16)"
-    needs = ("bitsandbytes",)
-    gives = frozenset({"quantized"})
-
-    double_quant: bool = True
-    compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-
-    def problems(self, place: Place) -> Iterator[str]:
-        """It needs plain weights."""
-        yield from _quantized.problems(place, self.name)
-
-    def apply(self, work: Work) -> None:
-        """Replace the blocks' linear layers."""
-        _four_bits.apply(work, self.name, double_quant=self.double_quant, compute_dtype=self.compute_dtype)
-
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The blocks' linear layers hold 4-bit codes, and multiply by their weights rounded to them."""
-        yield from _four_bits.claims(
-            before, work, self.name, double_quant=self.double_quant, compute_dtype=self.compute_dtype
-        )
