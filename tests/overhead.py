@@ -12,6 +12,7 @@ import copy
 import gc
 import io
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -245,10 +246,12 @@ def start(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
 def commands(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
     """Start-up of the commands that must not import torch."""
     methodbench = str(Path(sys.executable).parent / "methodbench")
+    # Whatever this shell says: a user's second start finds the bytecode that the first one left.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def seconds(*command: str) -> float:
         began = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env=environment)
         return time.perf_counter() - began
 
     for words in (["--help"], ["list", "methods"], ["plan", "suites/encoder.toml"]):
