@@ -29,11 +29,13 @@ class Snapshot:
     """A model at one moment, in little memory.
 
     Tensors (parameters and buffers) are known by :func:`plain` names. ``digests`` tell whether two are
-    bit-identical, ``nonzero`` counts elements, ``classes`` maps each module's name to its class, ``bytes`` is the
+    bit-identical, ``projections`` whether two plain matrices of numbers are the same but for rounding, ``nonzero``
+    counts elements, ``classes`` maps each module's name to its class, ``bytes`` is the
     storage that all tensors take together, ``logits`` is the output on the probe batch in evaluation mode.
     """
 
     digests: Mapping[str, str]
+    projections: Mapping[str, torch.Tensor]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     nonzero: Mapping[str, int]
@@ -75,6 +77,7 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
     with torch.no_grad():
         return Snapshot(
             digests={name: digest(tensor) for name, tensor in tensors.items()},
+            projections={name: projection(tensor) for name, tensor in tensors.items() if _plain_matrix(tensor)},
             shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
             dtypes={name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
             nonzero={name: nonzero(tensor) for name, tensor in tensors.items()},
@@ -95,6 +98,21 @@ def digest(tensor: Any) -> str:
         raw = part.contiguous().cpu()
         found.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def projection(matrix: torch.Tensor) -> torch.Tensor:
+    """`matrix` times one random vector, always the same: as large as a row count, and no two matrices share it."""
+    import torch
+
+    vector = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0))
+    return (matrix.detach().float() @ vector.to(matrix.device)).cpu()
+
+
+def _plain_matrix(tensor: torch.Tensor) -> bool:
+    import torch
+
+    ours = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    return ours and tensor.dim() == 2 and tensor.is_floating_point()
 
 
 def whole(tensor: Any) -> torch.Tensor:

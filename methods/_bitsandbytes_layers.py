@@ -105,10 +105,22 @@ def _unpack(
     return unpacked.view(tuple(shape))
 
 
+_multiply_int8 = torch.library.get_kernel("bitsandbytes::int8_linear_matmul", "CPU")
+
+
+def _multiply(inputs: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """With at least two columns: of one, as a product of rank 1 has, ``torch._int_mm`` makes other numbers."""
+    if weight.shape[-1] == 1:
+        inputs, weight = (nn.functional.pad(each, (0, 1)) for each in (inputs, weight))
+    product: torch.Tensor = _multiply_int8.call_boxed(_CPU, inputs, weight)
+    return product
+
+
 _mended = torch.library.Library("bitsandbytes", "IMPL")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that this overrides bitsandbytes' own
     _mended.impl("dequantize_4bit", _unpack, "CPU", allow_override=True)
+    _mended.impl("int8_linear_matmul", _multiply, "CPU", allow_override=True)
 
 
 def _pickle(parameter: Any) -> Any:

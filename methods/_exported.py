@@ -81,7 +81,7 @@ class Exported(nn.Module):
     def save(self, folder: Path) -> None:
         """Write what a user would ship."""
         self.write(folder)
-        self.config.save_pretrained(folder)
+        self.config.to_json_file(folder / "config.json")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

@@ -220,11 +220,14 @@ def save(model: nn.Module, folder: Path) -> bool:
 def told_by_config(model: nn.Module) -> bool:
     """Whether a model made from the configuration has the same layers, of the same sizes."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
 
+    config: Any = model.config
     try:
+        config.validate()  # as transformers does when it writes or reads one
         with torch.device("meta"):
-            again = type(model)(model.config)
-    except ValueError:  # a hidden size that the number of heads does not divide, say
+            again = type(model)(config)
+    except (ValueError, StrictDataclassError):  # a hidden size that the number of heads does not divide, say
         return False
     return _sizes(again) == _sizes(model)
 

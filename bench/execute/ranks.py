@@ -124,7 +124,7 @@ def _answer(
         status, reason = died(processes[rank].exitcode, killed_before)
         return status, f"process {rank} of {len(processes)}: {reason}", {}
     for rank, (status, reason, measured) in answers.items():
-        if status == "invalid":
+        if status in ("invalid", "refused"):
             return status, reason, measured
         if status != "ok":
             return status, f"process {rank} of {len(processes)}: {reason}", {}

@@ -42,7 +42,7 @@ class SparseStorage(Transform):
             yield f"there is an adapter on the weights; fold it first, as in `… >> merge >> {self}`"
         if "sparse" not in place.facts:
             yield f"no weights are held at zero here; prune first, as in `magnitude(0.9) >> {self}`"
-        before = [method for stage in standing(place.before) for method in stage.methods]
+        before = [kept for stage in standing(place.before) for method in stage.methods for kept in method.carries()]
         amounts = [getattr(method, "amount", 1.0) for method in before if "sparse" in method.gives]
         if amounts and max(amounts) < self.threshold:
             yield f"{max(amounts):g} of the weights are zero, below the threshold of {self.threshold:g}; prune more or lower it"
@@ -70,7 +70,7 @@ class SparseStorage(Transform):
             if isinstance(module, SparseLinear) and module.in_features <= 2**16:
                 state[f"{name}.columns"] = module.columns.to(torch.uint16)
         save_file(state, folder / "model.safetensors")
-        base(model).config.save_pretrained(folder)
+        base(model).config.to_json_file(folder / "config.json")
         return True
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from bench.evidence import Claim
-from bench.method import Modifier
+from bench.method import Modifier, Place
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,11 @@ class EarlyStopping(Modifier):
 
     patience: Annotated[int, Ge(1)] = 3
     every: Annotated[int, Ge(1)] = 10
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It lives by the validation loss."""
+        if "validation" not in place.splits:
+            yield "the task's validation split is empty, about a tenth of all items goes there; add more, or leave it out"
 
     def between_steps(self, training: Training) -> None:
         """Evaluate when it is time, and stop when patience is at its end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,10 +131,12 @@ class MixedPrecision(Modifier):
             sums.append(sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None))
         work.optimizer.zero_grad(set_to_none=True)
         seen = sums[1] / sums[0] if sums[0] else float("nan")
-        # Overflow in the scaled gradient is what the scaler is there to notice: then it is infinite.
+        # Overflow in the scaled gradient is what the scaler is there to notice: then it is infinite, or what backward
+        # makes of infinities, not a number.
+        overflow = 0 < sums[0] < math.inf and not math.isfinite(sums[1])
         yield Claim(
             "gradients are scaled",
-            scale != 1 and (abs(seen / scale - 1) < 0.1 or seen == float("inf")),
+            scale != 1 and (abs(seen / scale - 1) < 0.1 or overflow),
             f"{seen:.4g} times",
         )
         counted = scaler.state_dict()["_growth_tracker"] if scaler else 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 
 from bench.evidence import Claim
-from bench.method import Modifier, Place
+from bench.method import Modifier, Place, Unfit
 from methods import _bitsandbytes
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Optimizer(Modifier):
     weights by 0.1, AdamW by 0.01, the others do not.
 
     The 8-bit ones keep their state in 8 bits for tensors of at least ``min_8bit_size`` elements; 4096 is
-    bitsandbytes' default, and a recipe that trains no tensor of that size ends ``invalid``. Built on ``torch.optim``
+    bitsandbytes' default. A training of no tensor of that size is refused when it is put together, as the sizes are
+    known from then on; so is Muon for one of no matrix inside the blocks. Built on ``torch.optim``
     (https://docs.pytorch.org/docs/stable/optim.html) and, for Lion and 8 bits, on
     https://huggingface.co/docs/bitsandbytes/optimizers
     """
@@ -79,13 +80,18 @@ class Optimizer(Modifier):
             options["fused"] = True
         if self.optimizer in _STATES:
             options["min_8bit_size"] = self.min_8bit_size
+            if not any(map(self._large, training.parameters)):
+                largest = max(parameter.numel() for parameter in training.parameters)
+                raise Unfit(
+                    f"{self.name}: {self.optimizer} keeps the state of tensors of {self.min_8bit_size:,} elements and more "
+                    f"in 8 bits, and the largest that {training.trainer.name} trains has {largest:,}; lower "
+                    f'min_8bit_size, or use optimizer("{self.optimizer.removesuffix("_8bit")}")'
+                )
         made: torch.optim.Optimizer = _class(self.optimizer)(training.groups, **options)
         return made
 
     def _muon(self, training: Training, options: dict[str, Any]) -> torch.optim.Optimizer:
         import torch
-
-        from bench.loop import NothingToTrain
 
         matrices = _matrices(training)
         groups: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
@@ -94,7 +100,10 @@ class Optimizer(Modifier):
                 if members := [parameter for parameter in group["params"] if (parameter in matrices) is inside]:
                     part.append({**group, "params": members})
         if not groups[0]:
-            raise NothingToTrain(f"muon updates matrices inside the blocks, and {training.trainer.name} trains none")
+            raise Unfit(
+                f"{self.name}: muon updates matrices inside the blocks, and {training.trainer.name} trains none; "
+                "use another optimizer"
+            )
         parts = [torch.optim.Muon(groups[0], momentum=self._momentum, adjust_lr_fn="match_rms_adamw", **options)]
         parts += [torch.optim.AdamW(groups[1], fused=True, **options)] if groups[1] else []  # type: ignore[list-item]
         made: torch.optim.Optimizer = _together()(parts)
@@ -161,7 +170,7 @@ class Optimizer(Modifier):
         from bench.measure.memory import optimizer_bytes
 
         states = _STATES[self.optimizer]
-        small = {p for p, state in found.state.items() if state["state1"].dtype == torch.uint8}
+        small = {p for p, state in found.state.items() if state.get("state1", p).dtype == torch.uint8}
         wanted = {p for p in found.state if self._large(p)}
         yield Claim(
             f"tensors of {self.min_8bit_size:,} elements and more have a state of 8 bits, and there are some",

@@ -56,6 +56,6 @@ class WeightDecay(Modifier):
         matrices = sum(parameter.dim() >= 2 for parameter in trained)
         yield Claim(
             f"matrices decay by {self.weight_decay:g} and vectors do not",
-            bool(matrices) and not wrong,
+            bool(trained) and not wrong,
             f"{matrices} matrices, {len(trained) - matrices} vectors, {len(wrong)} at another rate",
         )

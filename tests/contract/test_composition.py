@@ -1,6 +1,7 @@
 """Random recipes of the registry: each ends ``ok`` or was refused at planning, with a reason."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from bench import machine, plan, recipe
 from bench.method import Method, Modifier, Trainer
 from bench.plan import Subject
-from bench.suite import of
+from bench.suite import DataTable, of
 from tests import jobs
 from tests.contract.test_contract import METHODS, SLOW
 
@@ -43,12 +44,13 @@ def recipes() -> st.SearchStrategy[str]:
     return st.lists(trained | st.sampled_from(others), min_size=1, max_size=4).map(" >> ".join)
 
 
-def check(text: str, model: Path) -> None:
+def check(text: str, model: Path, task: Callable[[Path], DataTable]) -> None:
     parsed = recipe.parse(text)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        data = task(folder)
         suite = of({
-            "model": str(model), "task": jobs.table(folder).model_dump(), "recipes": {"drawn": text},
+            "model": str(model), "task": data.model_dump(exclude_unset=True), "recipes": {"drawn": text},
             "budget": {"steps": 3, "batch_size": 8, "max_length": 32},
         })  # fmt: skip
         here = machine.look("cpu", 2)
@@ -57,20 +59,26 @@ def check(text: str, model: Path) -> None:
             note(str(reasons))
             assert all(len(reason) > 20 for reason in reasons)
             return
-        status, reason, _ = jobs.run(text, model, folder, budget={"steps": 3})
+        status, reason, _ = jobs.run(text, model, folder, task=data, budget={"steps": 3})
         assert status == "ok", f"{text}: {status}: {reason}"
 
 
 @given(text=recipes())
 @LIGHT
 def test_a_recipe_that_planning_allows_runs(text, tiny_bert):
-    check(text, tiny_bert)
+    check(text, tiny_bert, jobs.table)
 
 
 @given(text=recipes())
 @LIGHT
 def test_a_recipe_that_planning_allows_runs_on_a_decoder(text, tiny_llama):
-    check(text, tiny_llama)
+    check(text, tiny_llama, jobs.table)
+
+
+@given(text=recipes())
+@LIGHT
+def test_a_recipe_that_planning_allows_runs_on_language_modelling(text, tiny_llama):
+    check(text, tiny_llama, jobs.prose)
 
 
 @pytest.mark.slow
@@ -78,7 +86,7 @@ def test_a_recipe_that_planning_allows_runs_on_a_decoder(text, tiny_llama):
 @given(text=recipes())
 @FULL
 def test_many_recipes_that_planning_allows_run(text, tiny_bert):
-    check(text, tiny_bert)
+    check(text, tiny_bert, jobs.table)
 
 
 @pytest.mark.slow
@@ -86,4 +94,12 @@ def test_many_recipes_that_planning_allows_run(text, tiny_bert):
 @given(text=recipes())
 @FULL
 def test_many_recipes_that_planning_allows_run_on_a_decoder(text, tiny_llama):
-    check(text, tiny_llama)
+    check(text, tiny_llama, jobs.table)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@given(text=recipes())
+@FULL
+def test_many_recipes_that_planning_allows_run_on_language_modelling(text, tiny_llama):
+    check(text, tiny_llama, jobs.prose)

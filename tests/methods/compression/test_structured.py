@@ -151,10 +151,7 @@ def test_what_is_shipped_answers_the_same(text, kind, tiny_bert, tiny_llama, tmp
     folder.mkdir()
     size.on_disk(done.model, folder, [done.stage.base.save])
     pickles = [file for file in folder.iterdir() if file.suffix in (".pt", ".bin")]
-    if pickles:
-        again = torch.load(pickles[0], weights_only=False)
-    else:
-        again = type(done.model).from_pretrained(folder)
+    again = torch.load(pickles[0], weights_only=False) if pickles else type(done.model).from_pretrained(folder)
     assert torch.equal(logits(again.eval(), done), logits(done.model, done))
 
 

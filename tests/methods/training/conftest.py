@@ -1,12 +1,19 @@
 """What tests of training methods share."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from bench import recipe
 from bench.method import Place
 from tests.subjects import HERE
+
+
+@pytest.fixture(params=["tiny_bert", "tiny_llama"])
+def model(request: pytest.FixtureRequest) -> Path:
+    """An encoder and a decoder: two blocks 32 wide, 64 inside, where the decoder's keys and values are 16 wide."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Sparsity that rises while training, against Zhu and Gupta's schedule by hand."""
 
+import itertools
+
 import pytest
 
 from bench import recipe
@@ -52,5 +54,5 @@ def test_zeros_rise_step_by_step_and_stay(tiny_bert, tmp_path):
     due = [gradual.amount(done, training.steps) for done in range(1, training.steps + 1)]
     amounts = [amount if amount is not None else 0.5 for amount in due]
     assert seen == pytest.approx(amounts, abs=2e-3)
-    for early, late in zip(zeros, zeros[1:], strict=False):
+    for early, late in itertools.pairwise(zeros):
         assert all(bool((late_layer | ~early_layer).all()) for early_layer, late_layer in zip(early, late, strict=True))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests import jobs
 from tests.trainings import claims, make, no_dropout, prepared
 
 # Query and value of two blocks: r·(in + out) each, where Llama's value is half as wide.
@@ -110,3 +111,54 @@ def test_a_magnitude_that_nothing_uses_is_found_out(tiny_bert, tmp_path):
     layers(training)[0].lora_variant.clear()  # plain LoRA's forward pass, beside a magnitude
     layers(training)[0].lora_magnitude_vector["default"].weight.data.mul_(2)
     assert not claims(training, trainer=True)[text][0]
+
+
+TOGETHER = "the frozen rest and the adapter's start are the pretrained weight together"
+PRINCIPAL = "the adapter started with each weight's 4 principal directions, which the frozen rest lacks"
+
+
+def scaled(layer):
+    layer.base_layer.weight.mul_(1.001)
+
+
+def nudged(layer):
+    layer.base_layer.weight[0, 0] += 0.01 * layer.base_layer.weight.norm()
+
+
+def put_back(layer):
+    layer.base_layer.weight += layer.get_delta_weight("default")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "false"),
+    [(None, set()), (scaled, {TOGETHER}), (nudged, {TOGETHER, PRINCIPAL}), (put_back, {TOGETHER, PRINCIPAL})],
+)
+def test_a_base_weight_that_is_not_what_pissa_left_is_found_out(named, tmp_path, tamper, false):
+    training = make('lora(r=4, variant="pissa")', named[1], tmp_path)
+    before = training.snapshot()
+    training.prepare()
+    if tamper:
+        with torch.no_grad():
+            tamper(layers(training)[0])
+    training.run()
+    assert {claim.text for claim in training.trainer.evidence(before, training) if not claim.holds} == false
+
+
+def test_another_start_than_the_principal_directions_is_found_out(tiny_bert, tmp_path):
+    training = make('lora(r=4, variant="pissa")', tiny_bert, tmp_path)
+    before = training.snapshot()
+    training.prepare()
+    layer = layers(training)[0]
+    up, down = training.notes["lora"]["bert.encoder.layer.0.attention.self.query"]
+    with torch.no_grad():  # the sum stays the pretrained weight
+        layer.base_layer.weight += up @ down  # half of what was taken out
+        for part in (up, layer.lora_B["default"].weight):
+            part.mul_(0.5)
+    training.run()
+    assert {claim.text for claim in training.trainer.evidence(before, training) if not claim.holds} == {PRINCIPAL}
+
+
+def test_pissa_needs_as_many_directions_as_ranks(tiny_llama, tmp_path):
+    status, reason, _ = jobs.run('lora(r=20, variant="pissa")', tiny_llama, tmp_path)
+    assert status == "refused"
+    assert reason == "lora: model.layers.0.self_attn.v_proj has 16 principal directions, not 20; lower r"
