@@ -168,11 +168,17 @@ def run_(
     device: Device = None,
     threads: Threads = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run what is recorded already, too.")] = False,
+    jobs: Annotated[
+        str, typer.Option("--jobs", metavar="N|auto", help="Stages that may run side by side; auto: one a GPU.")
+    ] = "1",
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")
     ] = None,
 ) -> None:
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
+    if jobs != "auto" and not (jobs.isdecimal() and int(jobs)):
+        _fail(f"--jobs {jobs}: it is a whole number of at least 1, or auto")
+    side_by_side = None if jobs == "auto" else int(jobs)
     from bench.execute.forkserver import ForkServer
     from bench.plan import needs
     from bench.record import Store
@@ -191,7 +197,7 @@ def run_(
     )
     try:
         with store.lock(_say), watcher(whole) as watching:
-            result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh)
+            result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, jobs=side_by_side)
     except KeyboardInterrupt:
         _say(
             f"\nInterrupted. Everything that ended is recorded in {folder}; the same command goes on from there.",

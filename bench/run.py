@@ -9,7 +9,8 @@ import contextlib
 import datetime
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from bench import checkpoint, machine, plan, pyperf_file
 from bench.execute.base import Executor, Job, Outcome, Progress
 from bench.plan import Cell, Node, Plan
 from bench.record import Records, Store
+from bench.slots import slots
 
 
 class Watcher(Protocol):
@@ -58,11 +60,13 @@ def run(
     *,
     timeout: float | None = None,
     fresh: bool = False,
+    jobs: int | None = 1,
 ) -> Result:
     """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
 
     Args:
         timeout: seconds that one process of a node may take.
+        jobs: nodes that may run side by side; None for one a GPU. The timings of those that did are marked.
 
     Raises:
         RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
@@ -80,25 +84,72 @@ def run(
 
     watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
     statuses: dict[str, str] = {}
-    for id_ in todo:
-        node = chosen.nodes[id_]
-        if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
-            statuses[id_] = ended[0]
-            continue
-        record = _node_line(run_id, node, whole) | {"environment": environment}
-        record |= _measured(node, whole, store, executor, timeout, watcher)
-        store.append(record)
-        statuses[id_] = record["status"]
-        watcher.ended(node, record)
-        if record["status"] == "ok":
-            recorded.add(id_)
-        _tidy(chosen, store, recorded)
+
+    def measured(node: Node, gpus: tuple[str, ...]) -> dict[str, Any]:
+        line = _node_line(run_id, node, whole) | {"environment": environment}
+        return line | _measured(node, whole, store, executor, timeout, watcher, gpus)
+
+    waiting = [chosen.nodes[id_] for id_ in todo]
+    room = slots(whole.machine, jobs)
+    running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
+    accompanied: set[str] = set()
+    with _threads(executor, jobs or whole.machine.gpus or 1) as threads:
+        while waiting or running:
+            for node in list(waiting):
+                unfinished = {other.id for other in [*waiting, *(each for each, _ in running.values())]}
+                if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
+                    statuses[node.id] = ended[0]
+                    waiting.remove(node)
+                elif not node.stands_on & unfinished and (gpus := room.take(node.processes)) is not None:
+                    waiting.remove(node)
+                    running[threads.submit(measured, node, gpus)] = node, gpus
+            assert running or not waiting, "planning allowed what there is no room for"
+            if len(running) > 1:
+                accompanied |= {node.id for node, _ in running.values()}
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                node, gpus = running.pop(future)
+                room.give(gpus)
+                record = future.result()
+                if node.id in accompanied:
+                    _mark(record)
+                store.append(record)
+                statuses[node.id] = record["status"]
+                watcher.ended(node, record)
+                if record["status"] == "ok":
+                    recorded.add(node.id)
+                _tidy(chosen, store, recorded)
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     return Result(statuses, tuple(cell for cell in whole.cells if cell.refused and cell.name in names))
 
 
+@contextlib.contextmanager
+def _threads(executor: Executor, number: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that wait for nodes. Where all is to end, as on Ctrl-C, the nodes end first."""
+    threads = ThreadPoolExecutor(number)
+    try:
+        yield threads
+    except BaseException:
+        executor.stop()
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _mark(record: dict[str, Any]) -> None:
+    """Another node ran meanwhile, so that timings are not of a quiet machine, whatever its load said."""
+    for found in record.get("trust", {}).values():
+        said = [reason for reason in (found.get("reason"), "another stage ran beside it") if reason]
+        found.update(contended=True, reason="; ".join(said))
+
+
 def _measured(
-    node: Node, whole: Plan, store: Store, executor: Executor, timeout: float | None, watcher: Watcher
+    node: Node,
+    whole: Plan,
+    store: Store,
+    executor: Executor,
+    timeout: float | None,
+    watcher: Watcher,
+    gpus: tuple[str, ...],
 ) -> dict[str, Any]:
     """Run a node's processes: one for the stage, then those that measure inference."""
     progress = watcher.node(node)
@@ -119,6 +170,7 @@ def _measured(
         reference=checkpoint.path(store.folder, node.reference) if node.reference else None,
         output=checkpoint.path(store.folder, node.id),
         log=store.folder / "logs" / f"{node.id}.log",
+        gpus=gpus,
     )
     if making := node.subject.model.to_make():
         # In a process of its own, so that no stage's time and timeout has it in.

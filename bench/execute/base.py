@@ -23,7 +23,8 @@ class Job:
     ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference) or
     "make" (make the model that stages begin with).
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``reference`` that of
-    the uncompressed model, where a stage made it.
+    the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
+    them; all where none is named.
     """
 
     what: Literal["stage", "serve", "make"]
@@ -41,6 +42,7 @@ class Job:
     log: Path
     process: int = 0
     reference: Path | None = None
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Runs jobs, each in a process of its own."""
+    """Runs jobs, each in a process of its own. Several threads may ask for one each at the same time."""
 
     def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
         """Run `job` to its end, whatever that is; stop it after `timeout` seconds. Raises nothing of the job's."""
+
+    def stop(self) -> None:
+        """End the jobs that run in other threads: their calls return."""
 
     def close(self) -> None:
         """Let go of processes that wait for jobs."""

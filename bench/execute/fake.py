@@ -22,5 +22,8 @@ class Fake:
             job.output.write_bytes(b"")
         return outcome
 
+    def stop(self) -> None:
+        """Nothing is running."""
+
     def close(self) -> None:
         """Nothing is held."""

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -26,10 +27,12 @@ LOG_TAIL = 4000
 
 
 class ForkServer:
-    """Runs jobs one at a time. `preload` are modules to hold besides torch and transformers."""
+    """Runs each job in a process of its own. `preload` are modules to hold besides torch and transformers."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
         self._context = prepared(preload)
+        self._starting = threading.Lock()
+        self._running: set[ForkServerProcess] = set()
 
     def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
         """Run `job` in a process of its own and wait without polling."""
@@ -37,14 +40,16 @@ class ForkServer:
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker.main, args=(theirs, job))
         killed_before = kernel_kills()
-        with _without_main():
+        with self._starting, _without_main():
             process.start()
         theirs.close()
+        self._running.add(process)
         try:
             answer = _answer(process, ours, timeout, progress)
             process.join(30)
         finally:
             # On Ctrl-C too: nothing of the job outlives this call.
+            self._running.discard(process)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -57,6 +62,11 @@ class ForkServer:
             return Outcome(status, reason, "" if status == "ok" else tail(job.log), measured)
         status, reason = died(process.exitcode, killed_before)
         return Outcome(status, reason, tail(job.log))
+
+    def stop(self) -> None:
+        """Kill the processes of the jobs that run."""
+        for process in list(self._running):
+            process.kill()
 
     def close(self) -> None:
         """The server ends by itself with this process."""

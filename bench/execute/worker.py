@@ -26,6 +26,8 @@ def main(connection: Connection, job: Job) -> None:
     follow(os.getppid())
     # Ctrl-C reaches the whole group; what becomes of this process is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if job.gpus:  # CUDA looks at it when it is first used, which nobody has done yet
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
     with job.log.open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -33,7 +33,9 @@ class AdaLoRA(Trainer):
     Ranks are pruned where they matter least, over all layers together. The schedule follows the training's steps: 15 %
     with all ranks, then fewer and fewer, and the last half with those that are left, about the shares in the paper's
     table of GLUE. Ranks, ``orth_reg_weight`` (what keeps P and Q near orthogonal) and the layers are PEFT's defaults;
-    ``alpha`` is twice ``init_r`` where it is not given, and the rate is LoRA's. Built on PEFT's ``AdaLoraConfig``:
+    ``alpha`` is twice ``init_r`` where it is not given. The rate is three times LoRA's, for P and Q begin small and Λ at
+    zero: on the default model, 60 steps of 16, the accuracy was .57 at 3e-3, .77 at 1e-2 and .78 at 3e-2 (one seed each).
+    Built on PEFT's ``AdaLoraConfig``:
     https://huggingface.co/docs/peft/package_reference/adalora
     """
 
@@ -49,7 +51,7 @@ class AdaLoRA(Trainer):
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     orth_reg_weight: Annotated[float, Gt(0)] = 0.5
     targets: tuple[str, ...] | None = None
-    lr: Annotated[float, Gt(0)] = 3e-3
+    lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, place: Place) -> Iterator[str]:

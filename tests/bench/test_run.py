@@ -1,9 +1,12 @@
+import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from bench.execute.base import Outcome
 from bench.execute.fake import Fake
 from bench.record import Store
 from bench.run import run
-from tests.subjects import make_plan
+from tests.subjects import HERE, make_plan
 
 RECIPES = {"int8": "full >> dynamic_int8", "sparse": "full >> magnitude(0.5)", "full": "full", "bad": "merge"}
 
@@ -34,10 +37,10 @@ class Silent:
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
-    def start(behave=lambda job: Outcome("ok"), recipes=RECIPES, names=None, fresh=False, **keys):
+    def start(behave=lambda job: Outcome("ok"), recipes=RECIPES, names=None, fresh=False, jobs=1, **keys):
         whole = make_plan(monkeypatch, recipes, **keys)
         executor, store = Fake(behave), Store(tmp_path / "out")
-        result = run(whole, names or set(recipes), store, executor, Silent(), fresh=fresh)
+        result = run(whole, names or set(recipes), store, executor, Silent(), fresh=fresh, jobs=jobs)
         return result, executor, store
 
     return start
@@ -152,6 +155,80 @@ def test_a_chain_gets_the_uncompressed_model_beside_its_parent(start):
     assert full.reference is None
     assert sparse.reference == int8.reference == full.output
     assert int8.input == sparse.output
+
+
+class Together:
+    """Answers a stage when as many others as can run beside it have begun, and notes who ran beside whom."""
+
+    def __init__(self, number):
+        self.barrier = threading.Barrier(number)
+        self.lock, self.now, self.most, self.gpus = threading.Lock(), set(), 0, []
+
+    def __call__(self, job):
+        name = job.recipe.split(" >> ")[-1].split("(")[0]
+        if job.what == "stage":
+            with self.lock:
+                assert not {gpu for _, gpus in self.now for gpu in gpus} & set(job.gpus), "two nodes on one GPU"
+                self.now.add((job.node, job.gpus))
+                self.most = max(self.most, len(self.now))
+                self.gpus.append((name, job.gpus))
+            if name != "full":
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    self.barrier.wait(10)
+            with self.lock:
+                self.now.remove((job.node, job.gpus))
+        measured = {"trust": {"training": {"contended": False, "reason": ""}}} if job.what == "stage" else {}
+        return Outcome("ok", measured=measured)
+
+
+BRANCHES = {"int8": "full >> dynamic_int8", "sparse": "full >> magnitude(0.5)"}
+
+
+def test_branches_run_side_by_side_after_what_they_stand_on(start):
+    together = Together(2)
+    result, executor, store = start(together, BRANCHES, jobs=2)
+    assert result.ok
+    assert together.most == 2
+    assert jobs(executor)[0] == "full"
+    trust = {record["stage"]: record["trust"]["training"] for record in store.read().nodes.values()}
+    assert trust.pop("full") == {"contended": False, "reason": ""}
+    assert {found["reason"] for found in trust.values()} == {"another stage ran beside it"}
+    assert all(found["contended"] for found in trust.values())
+
+
+def test_one_job_at_a_time_is_the_default(start):
+    together = Together(1)
+    start(together, BRANCHES)
+    assert together.most == 1
+
+
+def test_no_two_nodes_share_a_gpu(start, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    here = dataclasses.replace(HERE, device="cuda", gpus=3)
+    together = Together(1)
+    recipes = {f"lr{n}": f"full(lr={n})" for n in range(1, 5)} | {"two": "full + data_parallel(2)"}
+    result, executor, _ = start(together, recipes, machine=here, jobs=None)
+    assert result.ok
+    given = {job.recipe: job.gpus for job in executor.jobs}
+    assert {len(gpus) for text, gpus in given.items() if "data_parallel" not in text} == {1}
+    assert [len(gpus) for text, gpus in given.items() if "data_parallel" in text] == [2]
+    assert {gpu for gpus in given.values() for gpu in gpus} <= {"4", "5", "6"}
+
+
+def test_where_all_is_to_end_the_jobs_end_first(start, monkeypatch):
+    stopped = threading.Event()
+    monkeypatch.setattr(Fake, "stop", lambda self: stopped.set())
+
+    def behave(job):
+        if "magnitude" in job.recipe:
+            raise KeyboardInterrupt
+        if "int8" in job.recipe:
+            assert stopped.wait(10)
+        return Outcome("ok")
+
+    with pytest.raises(KeyboardInterrupt):
+        start(behave, BRANCHES, jobs=2)
+    assert stopped.is_set()
 
 
 def test_only_runs_what_is_named_and_the_record_knows_all(start):

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,23 @@ def test_a_job_over_its_time_is_stopped(server, tiny_bert, tmp_path):
     assert outcome.status == "timeout"
     assert "4 s" in outcome.reason
     assert time.monotonic() - started < 60
+
+
+def test_jobs_that_run_in_other_threads_can_be_ended(server, tiny_bert, tmp_path):
+    begun = threading.Barrier(3)
+    folders = [tmp_path / name for name in "ab"]
+    with ThreadPoolExecutor(2) as threads:
+        found = []
+        for folder in folders:
+            folder.mkdir()
+            job = jobs.job("full", tiny_bert, folder, budget={"steps": 100_000})
+            first = iter([begun.wait])
+            found.append(threads.submit(server.run, job, 120, lambda *now, first=first: next(first, lambda: None)()))
+        begun.wait(60)
+        began = time.monotonic()
+        server.stop()
+        assert {future.result(30).reason for future in found} == {"the process was killed by SIGKILL"}
+    assert time.monotonic() - began < 10
 
 
 def test_what_a_job_prints_is_not_on_the_terminal(server, tiny_bert, tmp_path, capfd):
