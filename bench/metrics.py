@@ -391,7 +391,7 @@ def show(value: float | None, unit: str) -> str:
             for factor, name in names:
                 if abs(value) >= factor or factor == names[-1][0]:
                     return f"{_three(value / factor)} {name}"
-    return f"{_three(value)} {unit}"
+    return f"{_three(value)}×" if unit == "×" else f"{_three(value)} {unit}"
 
 
 _PREFIXES: dict[str, list[tuple[float, str]]] = {
@@ -405,5 +405,7 @@ _PREFIXES: dict[str, list[tuple[float, str]]] = {
 def _three(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}"
     digits = 2 - math.floor(math.log10(abs(value)))
     return f"{value:.{min(max(digits, 0), 6)}f}"

@@ -99,16 +99,23 @@ class Retention:
 
         Logits that are not numbers predict nothing, and diverge without end.
         """
+        # In double precision, or small divergences are noise; some predictions at a time, for that takes memory.
+        rows = max(1, 2**22 // logits.shape[-1])
+        for start in range(0, len(labels), rows):
+            part = slice(start, start + rows)
+            self._add(logits[part], reference[part], labels[part])
+
+    def _add(self, logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> None:
         import torch
 
-        ours, theirs = (each.float().log_softmax(-1) for each in (logits, reference))
+        ours, theirs = (each.double().log_softmax(-1) for each in (logits, reference))
         mine, other = (torch.where(each.isnan().any(-1), -1, each.argmax(-1)) for each in (ours, theirs))
         self._count += len(labels)
         self._agreeing += int(((mine == other) & (mine >= 0)).sum())
         self._won += int(((mine == labels) & (other != labels)).sum())
         self._lost += int(((mine != labels) & (other == labels)).sum())
         each = torch.nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
-        self._divergence += float(each.sum(dtype=torch.float64))
+        self._divergence += float(each.sum())
 
     def metrics(self) -> dict[str, float]:
         """As :mod:`bench.metrics` names them."""

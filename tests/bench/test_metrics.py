@@ -35,6 +35,14 @@ def test_every_name_finds_its_metric(name):
     assert metrics.metric(name).name == name
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.3751, "×", "0.375×"), (4.28, "×", "4.28×"), (3.14e-7, "nats", "3.14e-07 nats"), (2e-4, "nats", "0.000200 nats")],
+)
+def test_small_figures_and_ratios_can_be_read(value, unit, text):
+    assert metrics.show(value, unit) == text
+
+
 def test_what_is_counted_is_exact_and_what_is_measured_is_not():
     assert metrics.metric("weight_bytes").exact
     assert not metrics.metric("train_peak_bytes").exact

@@ -110,7 +110,7 @@ def test_a_compressed_model_is_scored_beside_the_one_it_was_made_from(tiny_bert,
     ((_, tokenizer), *_) = models
     (batch,) = task.batches("test", tokenizer, batch_size=1000, max_length=32)
     with torch.no_grad():
-        first, *others = (model.eval()(**batch.inputs).logits.softmax(-1) for model, _ in models)
+        first, *others = (model.eval()(**batch.inputs).logits.double().softmax(-1) for model, _ in models)
     assert "agreement" not in records[0]["quality"]["metrics"]
     for record, ours in zip(records[1:], others, strict=True):
         found = record["quality"]["metrics"]

@@ -9,7 +9,7 @@ from bench.tasks.base import Retention
 
 
 def logits(*rows):
-    return torch.tensor(rows).log()
+    return torch.tensor(rows, dtype=torch.double).log()
 
 
 def test_retention_is_that_of_a_hand_computation():
@@ -24,7 +24,18 @@ def test_retention_is_that_of_a_hand_computation():
     assert (found["won"], found["lost"]) == (1, 1)
     p, q = theirs.double().exp(), ours.double().exp()
     by_hand = math.fsum(float(a * math.log(a / b)) for a, b in zip(p.flatten(), q.flatten(), strict=True)) / 4
-    assert found["kl_divergence"] == pytest.approx(by_hand, rel=1e-5)
+    assert found["kl_divergence"] == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_small_divergences_are_no_noise_and_parts_add_up():
+    generator = torch.Generator().manual_seed(0)
+    theirs = torch.randn(3000, 3001, generator=generator)  # more than one part
+    ours = theirs + 1e-4 * torch.randn(theirs.shape, generator=generator)
+    kept = Retention()
+    kept.add(ours, theirs, torch.zeros(3000, dtype=torch.long))
+    p, q = theirs.double().softmax(-1), ours.double().softmax(-1)
+    assert kept.metrics()["kl_divergence"] == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-6)
+    assert 1e-9 < kept.metrics()["kl_divergence"] < 1e-8
 
 
 def test_a_model_diverges_from_itself_by_nothing():
