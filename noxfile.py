@@ -27,7 +27,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all."""
-    install(session, "tests", what=".[onnx,openvino]")
+    install(session, "tests", what=".[onnx,openvino,cluster]")
     session.run("pytest", *session.posargs)
 
 

@@ -43,6 +43,14 @@ def save(file: Path, model: torch.nn.Module, tokenizer: Any) -> None:
     half.replace(file)
 
 
+def write(file: Path, content: bytes) -> None:
+    """Write a checkpoint that was saved elsewhere, in the same way."""
+    half = file.with_suffix(".part")
+    half.write_bytes(content)
+    half.chmod(0o600)
+    half.replace(file)
+
+
 def load(file: Path) -> tuple[torch.nn.Module, Any]:
     """Read a checkpoint.
 

@@ -18,7 +18,9 @@ import typer
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from bench.execute.base import Executor
     from bench.plan import Node, Plan
+    from bench.slots import Slots
 
 app = typer.Typer(
     help="Which training or compression method should I use? A benchmark whose numbers can be trusted.",
@@ -45,6 +47,20 @@ class Format(StrEnum):
     md = "md"
     csv = "csv"
     json = "json"
+
+
+class Where(StrEnum):
+    """Where stages run."""
+
+    local = "local"
+    ray = "ray"
+
+
+class Through(StrEnum):
+    """How checkpoints reach the machines of a cluster."""
+
+    store = "object-store"
+    folder = "shared-folder"
 
 
 SuiteArgument = Annotated[
@@ -171,6 +187,13 @@ def run_(
     jobs: Annotated[
         str, typer.Option("--jobs", metavar="N|auto", help="Stages that may run side by side; auto: one a GPU.")
     ] = "1",
+    where: Annotated[
+        Where,
+        typer.Option("--executor", help="This machine, or a Ray cluster: RAY_ADDRESS's, or one that is made here."),
+    ] = Where.local,
+    through: Annotated[
+        Through, typer.Option("--checkpoints", help="With --executor ray: how they reach other machines.")
+    ] = Through.store,
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")
     ] = None,
@@ -179,7 +202,6 @@ def run_(
     if jobs != "auto" and not (jobs.isdecimal() and int(jobs)):
         _fail(f"--jobs {jobs}: it is a whole number of at least 1, or auto")
     side_by_side = None if jobs == "auto" else int(jobs)
-    from bench.execute.forkserver import ForkServer
     from bench.plan import needs
     from bench.record import Store
     from bench.run import run
@@ -192,12 +214,12 @@ def run_(
     preload = {name for node in nodes for method in node.stage.methods for name in needs(method)}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is under nohup
         signal.signal(signal.SIGINT, _interrupt)
-    executor = ForkServer(
-        [*sorted(preload), *(f"transformers.models.{m}" for m in sorted({n.subject.model.model_type() for n in nodes}))]
-    )
+    types = sorted({node.subject.model.model_type() for node in nodes})
+    held = [*sorted(preload), *(f"transformers.models.{model_type}" for model_type in types)]
+    executor, room = _executor(where, held, through, side_by_side, whole)
     try:
         with store.lock(_say), watcher(whole) as watching:
-            result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, jobs=side_by_side)
+            result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, room=room)
     except KeyboardInterrupt:
         _say(
             f"\nInterrupted. Everything that ended is recorded in {folder}; the same command goes on from there.",
@@ -355,6 +377,29 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _say(text: str, error: bool = False) -> None:
     print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def _executor(
+    where: Where, preload: list[str], through: Through, jobs: int | None, whole: Plan
+) -> tuple[Executor, Slots]:
+    """What runs the stages, and room for how many side by side."""
+    from bench.slots import Slots, slots
+
+    if where is Where.local:
+        from bench.execute.forkserver import ForkServer
+
+        return ForkServer(preload), slots(whole.machine, jobs)
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        _fail("--executor ray needs the package ray; pip install 'methodbench[cluster]'")
+    from bench.execute.cluster import Cluster
+
+    try:
+        cluster = Cluster(preload, through.value)
+    except ConnectionError as error:
+        _fail(f"--executor ray: no cluster answers ({error}); start one with `ray start`, or unset RAY_ADDRESS")
+    return cluster, Slots(cluster.room(whole.machine.threads) if jobs is None else jobs)
 
 
 def _fail(text: str) -> None:

@@ -19,7 +19,7 @@ from bench import checkpoint, machine, plan, pyperf_file
 from bench.execute.base import Executor, Job, Outcome, Progress
 from bench.plan import Cell, Node, Plan
 from bench.record import Records, Store
-from bench.slots import slots
+from bench.slots import Slots, slots
 
 
 class Watcher(Protocol):
@@ -60,13 +60,13 @@ def run(
     *,
     timeout: float | None = None,
     fresh: bool = False,
-    jobs: int | None = 1,
+    room: Slots | None = None,
 ) -> Result:
     """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
 
     Args:
         timeout: seconds that one process of a node may take.
-        jobs: nodes that may run side by side; None for one a GPU. The timings of those that did are marked.
+        room: for nodes side by side; for one alone by default. The timings of those that were not alone are marked.
 
     Raises:
         RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
@@ -90,10 +90,10 @@ def run(
         return line | _measured(node, whole, store, executor, timeout, watcher, gpus)
 
     waiting = [chosen.nodes[id_] for id_ in todo]
-    room = slots(whole.machine, jobs)
+    room = room or slots(whole.machine, 1)
     running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
     accompanied: set[str] = set()
-    with _threads(executor, jobs or whole.machine.gpus or 1) as threads:
+    with _threads(executor, room.jobs) as threads:
         while waiting or running:
             for node in list(waiting):
                 unfinished = {other.id for other in [*waiting, *(each for each, _ in running.values())]}
@@ -274,6 +274,7 @@ def _node_line(run_id: str, node: Node, whole: Plan) -> dict[str, Any]:
         "kind": "node",
         "id": node.id,
         "parent": node.parent,
+        "alone": node.alone,
         "run": run_id,
         "recipe": str(node.recipe),
         "stage": str(node.stage),

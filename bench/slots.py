@@ -12,14 +12,14 @@ class Slots:
     """Room for `jobs` stages. Where stages run on `gpus`, each process of a stage takes one of them for itself."""
 
     def __init__(self, jobs: int, gpus: Sequence[str] | None = None) -> None:
-        self._jobs = jobs
+        self.jobs = self._free = jobs
         self._gpus = None if gpus is None else list(gpus)
 
     def take(self, processes: int) -> tuple[str, ...] | None:
         """The GPUs for a stage of so many processes, none where it runs on a CPU; None where there is no room now."""
-        if not self._jobs or (self._gpus is not None and len(self._gpus) < processes):
+        if not self._free or (self._gpus is not None and len(self._gpus) < processes):
             return None
-        self._jobs -= 1
+        self._free -= 1
         if self._gpus is None:
             return ()
         taken, self._gpus = self._gpus[:processes], self._gpus[processes:]
@@ -27,7 +27,7 @@ class Slots:
 
     def give(self, gpus: Sequence[str]) -> None:
         """A stage ended."""
-        self._jobs += 1
+        self._free += 1
         if self._gpus is not None:
             self._gpus += gpus
 

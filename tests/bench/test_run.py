@@ -16,6 +16,7 @@ from bench.execute.base import Outcome
 from bench.execute.fake import Fake
 from bench.record import Store
 from bench.run import run
+from bench.slots import slots
 from tests.subjects import HERE, make_plan
 
 RECIPES = {"int8": "full >> dynamic_int8", "sparse": "full >> magnitude(0.5)", "full": "full", "bad": "merge"}
@@ -40,7 +41,7 @@ def start(monkeypatch, tmp_path):
     def start(behave=lambda job: Outcome("ok"), recipes=RECIPES, names=None, fresh=False, jobs=1, **keys):
         whole = make_plan(monkeypatch, recipes, **keys)
         executor, store = Fake(behave), Store(tmp_path / "out")
-        result = run(whole, names or set(recipes), store, executor, Silent(), fresh=fresh, jobs=jobs)
+        result = run(whole, names or set(recipes), store, executor, Silent(), fresh=fresh, room=slots(whole.machine, jobs))
         return result, executor, store
 
     return start
