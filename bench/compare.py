@@ -319,7 +319,8 @@ def front(
 def _comparison(
     run: Mapping[str, Any], model: str, task: str, cells: Sequence[Mapping[str, Any]], records: Records
 ) -> Comparison:
-    nodes = {id_: records.nodes[id_] for cell in cells for id_ in cell["path"] if id_ in records.nodes}
+    every = records.nodes
+    nodes = {id_: metrics.paired(every[id_], every) for cell in cells for id_ in cell["path"] if id_ in every}
     known = metrics.measured(list(nodes.values()))
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
@@ -436,7 +437,10 @@ def _contention(metric: Metric, paths: Iterable[Sequence[Record]]) -> str | None
     what = {"throughput": "training", "time": "training", "latency": "latency"}.get(metric.family)
     for path in paths if what else ():
         # A path's latency is its last stage's; its training, that of all stages.
-        for node in path if what == "training" else path[-1:]:
+        nodes = path if what == "training" else path[-1:]
+        if metric.name == "scaling_efficiency":
+            nodes = [*nodes, *(node["alone"] for node in nodes if node.get("alone"))]
+        for node in nodes:
             trust = (node.get("trust") or {}).get(what) or {}
             if trust.get("contended"):
                 return str(trust.get("reason") or "the machine was busy")

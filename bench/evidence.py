@@ -7,6 +7,7 @@ report. A stage with one claim that does not hold ends ``invalid``.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,7 @@ def digest(tensor: Any) -> str:
     from bench.measure.memory import parts
 
     found = hashlib.blake2b(digest_size=16)
-    for part in parts(whole(tensor.detach())):
+    for part in parts(whole(tensor).detach()):
         raw = part.contiguous().cpu()
         found.update((raw.reshape(-1) if raw.dim() else raw.reshape(1)).view(torch.uint8).numpy().data)
     return found.hexdigest()
@@ -118,3 +119,8 @@ def _plain_matrix(tensor: torch.Tensor) -> bool:
 def whole(tensor: Any) -> torch.Tensor:
     """The tensor that `tensor` is one process's shard of, which all of them must ask for; itself where it is none."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]
+
+
+def whole_numel(tensor: Any) -> int:
+    """How many elements it has."""
+    return math.prod(getattr(tensor, "full_shape", tensor.shape))

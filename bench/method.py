@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bench.evidence import Claim, Snapshot
     from bench.loop import ComputeGradients, ComputeLoss, Criterion, Training, Update
     from bench.machine import Machine
+    from bench.models.base import Model
     from bench.recipe import Recipe, Stage
     from bench.tasks.base import Batch
     from bench.work import Work
@@ -51,6 +52,7 @@ Fact = Literal[
 Split = Literal[
     "replicas",  # the batch; each process holds the whole model
     "shards",  # the batch; parameters, gradients and optimizer state are divided too
+    "tensors",  # the blocks' layers, by outputs and inputs; each process sees the whole batch, or slice
 ]
 """What several processes divide among them when they work on one stage."""
 
@@ -80,11 +82,20 @@ class Place:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the model as it was before the recipe
     base: Path = Path()  # the suite's folder: what its paths are relative to
     splits: frozenset[str] = frozenset({"train", "validation", "test"})  # of the task's, those that have items
+    given: Model | None = None  # the model before the recipe
 
     @property
     def facts(self) -> frozenset[Fact]:
         """What is true of the model that arrives here."""
         return facts_after(self.before)
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks the model that arrives here has; None where planning cannot tell."""
+        count: int | None = self.config.get("num_hidden_layers")
+        for stage in self.before:
+            count = stage.base.leaves_blocks(count)
+        return count
 
     @property
     def trained(self) -> bool:
@@ -119,9 +130,9 @@ class Method(abc.ABC):
         """What else decides the result, each with its fingerprint: another model that is read, say. Paths are from `base`."""
         return {}
 
-    def load_options(self, place: Place) -> Mapping[str, Any]:
-        """Options for the model's ``from_pretrained``, asked of the transforms that come before any trainer."""
-        return {}
+    def leaves_blocks(self, count: int | None) -> int | None:
+        """How many blocks a model of `count` has after this; None where planning cannot tell."""
+        return count
 
     # -- in a stage's own process --------------------------------------------------------------------------------
 
@@ -257,6 +268,8 @@ class Modifier(Method):
     """Where several wrap one hook, the lower is the inner. So the order in which a recipe names them is free."""
     split: ClassVar[Split | None] = None
     """What it divides among processes."""
+    for_several: ClassVar[bool] = False
+    """Whether it has a meaning among several processes alone, though it does not itself divide."""
 
     @property
     def processes(self) -> int:
@@ -268,6 +281,8 @@ class Transform(Method):
     """Maps a model to a model with no gradient loop. Its loop hooks are called while a later stage trains."""
 
     kind = "transform"
+    at_load: ClassVar[bool] = False
+    """Whether who loads the model that arrives can ask transformers for the same, as for bitsandbytes' weights."""
 
     @abc.abstractmethod
     def apply(self, work: Work) -> None:
@@ -305,6 +320,18 @@ def standing(stages: Sequence[Stage]) -> Sequence[Stage]:
     """The stages whose work the model at the end of `stages` still carries: those since another model took its place."""
     replaced = [depth for depth, stage in enumerate(stages) if isinstance(stage.base, Trainer) and stage.base.replaces]
     return stages[replaced[-1] :] if replaced else stages
+
+
+def ships_alone(stages: Sequence[Stage]) -> bool:
+    """Whether what `stages` end with can be had without its base: an adapter on a model as it was published.
+
+    Quantizing a model while it is loaded can be done again by whoever loads it. All else that came before the adapter
+    made another base, which has to be shipped too.
+    """
+    if "adapter" not in facts_after(stages):
+        return False
+    adapted = max(depth for depth, stage in enumerate(stages) if "adapter" in stage.base.gives)
+    return all(isinstance(stage.base, Transform) and stage.base.at_load for stage in stages[:adapted])
 
 
 def uncompressed(stages: Sequence[Stage]) -> int | None:

@@ -84,6 +84,21 @@ def _at(record: Record, *keys: str) -> Any:
     return value
 
 
+def paired(record: Record, nodes: Mapping[str, Record]) -> Record:
+    """`record` with the same stage's in one process under ``alone``, where it was divided and `nodes` have that."""
+    alone = nodes.get(record.get("alone") or "")
+    return {**record, "alone": alone if alone is not None and alone.get("status") == "ok" else None}
+
+
+def _scaling(path: Path) -> float | None:
+    trained = [record for record in path if record.get("training")]
+    ranks, alone = (_at(trained[-1], *keys) if trained else None for keys in (("training", "ranks"), ("alone",)))
+    if not ranks or not isinstance(alone, Mapping):
+        return None
+    ours, theirs = _steady(trained[-1:], "tokens"), _steady([alone], "tokens")
+    return None if ours is None or theirs is None else ours / (len(ranks) * theirs)
+
+
 def _final_loss(path: Path) -> float | None:
     losses = _last_training(path, "losses")
     if not losses:
@@ -243,6 +258,12 @@ _TABLE = [
         "train_samples_per_second", "Training samples", "samples/s", "higher", "throughput",
         "items of the steady steps of all training stages, over the sum of those steps' times",
         lambda path: _steady(path, "samples"),
+    ),
+    Metric(
+        "scaling_efficiency", "Scaling efficiency", "fraction", "higher", "throughput",
+        "real tokens a second of the steady steps of the last training stage, if n processes divide it, over n times those "
+        "of the same stage in one process, with the same batch; processes on CPUs share the machine's threads, so that "
+        "about 1/n is all that they can reach there", _scaling,
     ),
     Metric(
         "train_seconds", "Training time", "s", "lower", "time",

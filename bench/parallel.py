@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from bench.tasks.base import Batch
 
-TOGETHER: frozenset[frozenset[Split]] = frozenset()
-"""What can be divided in two ways at once. Nothing yet."""
+TOGETHER: frozenset[frozenset[Split]] = frozenset({frozenset({"replicas", "tensors"})})
+"""What can be divided in two ways at once."""
 
 RENDEZVOUS = timedelta(seconds=60)
 """How long processes wait for each other at the start."""
@@ -115,15 +115,15 @@ class Group:
         mine = batch.split(self.slices)[self.slice]
         return mine, self.slices * mine.weight / batch.weight
 
-    def everyone(self, value: Any) -> list[Any]:
-        """What each process has to say, by rank. All must call this."""
+    def everyone(self, value: Any, along: Split | None = None) -> list[Any]:
+        """What each process has to say, by rank, or each of those `along` a dimension of the mesh. All must call this."""
         if self.mesh is None:
             return [value]
         import torch.distributed as dist
 
         said: list[Any] = [None] * self.size
         dist.all_gather_object(said, value)
-        return said
+        return said if along is None else [said[rank] for rank in dist.get_process_group_ranks(self.processes(along))]
 
     def close(self) -> None:
         """Part, after all have come this far."""

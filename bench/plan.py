@@ -48,7 +48,8 @@ class Node:
     """One stage of the tree: the last of ``recipe``, on the result of ``parent``.
 
     ``reference`` is the node that left the uncompressed model, which this one's is measured beside; None where nothing
-    was compressed, or the model that the recipe began with is the uncompressed one.
+    was compressed, or the model that the recipe began with is the uncompressed one. ``alone`` is what this stage's node
+    would be in one process; None where it is that.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Node:
     recipe: Recipe
     seed: int
     reference: str | None = None
+    alone: str | None = None
 
     @property
     def stage(self) -> Stage:
@@ -149,6 +151,7 @@ def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -
             model=subject.model.model_type(),
             config=subject.model.config(),
             base=subject.base,
+            given=subject.model,
             splits=subject.task.splits(),
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
@@ -160,7 +163,7 @@ def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -
             ]
             problems = list(method.problems(place))
             if method is stage.base and not problems and "inference_only" in place.facts - method.takes:
-                problems = ["the model that arrives is made for inference only; nothing like this can come after that"]
+                problems = ["the model that arrives is made for inference only; put this before what made it so"]
             if method is stage.base and "ensemble" in place.facts:
                 problems = [
                     "an ensemble is the end of a recipe; put `ensemble` on the last training, and compress before it"
@@ -212,7 +215,8 @@ def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Ma
         prefix = Recipe(recipe.stages[: depth + 1])
         node_id = _identity(prefix, subject, seed, suite, machine)
         reference = path[whole - 1].id if (whole := uncompressed(prefix.stages)) else None
-        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed, reference))
+        alone = _identity(prefix.alone, subject, seed, suite, machine) if prefix.stages[-1].layout else None
+        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed, reference, alone))
     return tuple(path)
 
 

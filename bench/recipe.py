@@ -46,6 +46,11 @@ class Stage:
         """How many processes work on it together."""
         return math.prod(self.layout.values())
 
+    @property
+    def alone(self) -> Stage:
+        """The same in one process."""
+        return Stage(self.base, tuple(each for each in self.modifiers if not each.split and not each.for_several))
+
     def spell(self, *, defaults: bool) -> str:
         """The stage as recipe text; with `defaults`, every argument is written out."""
         return " + ".join(method.spell(defaults=defaults) for method in self.methods)
@@ -59,6 +64,11 @@ class Recipe:
     """Stages, one after the other."""
 
     stages: tuple[Stage, ...]
+
+    @property
+    def alone(self) -> Recipe:
+        """The same, each stage in one process."""
+        return Recipe(tuple(stage.alone for stage in self.stages))
 
     def __add__(self, other: Method) -> Recipe:
         return join(self, other)

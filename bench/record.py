@@ -255,12 +255,13 @@ def frame(folder: str | os.PathLike[str]) -> pandas.DataFrame:
     rows = []
     for id_, record in records.nodes.items():
         path = records.path(id_)
+        paired = [metrics.paired(step, records.nodes) for step in path]
         ok = all(step["status"] == "ok" for step in path)
         machine = (record.get("environment") or {}).get("machine") or {}
         rows.append(
             [record.get(name) for name in _IDENTITY]
             + [machine.get(name) for name in _MACHINE]
-            + [metric.read(path) if ok else None for metric in columns]
+            + [metric.read(paired) if ok else None for metric in columns]
         )
     names = [metric.name for metric in columns]
     table = pandas.DataFrame(rows, columns=[*_IDENTITY, *_MACHINE, *names])

@@ -19,12 +19,12 @@ import numpy
 import torch
 
 from bench import checkpoint, recipe
-from bench.evidence import Claim, Snapshot
+from bench.evidence import Claim, Snapshot, whole_numel
 from bench.execute.base import Job, Progress
 from bench.loop import Training
 from bench.measure import flops, memory, size, trust
 from bench.measure.wire import Wire
-from bench.method import Place, Trainer, Transform, standing, uncompressed
+from bench.method import Trainer, Transform, facts_after, ships_alone, standing, uncompressed
 from bench.models import open_model
 from bench.parallel import Group
 from bench.tasks import open_task
@@ -47,7 +47,7 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     progress("load", 0, 1)
     seed_everything(job.seed)
     with seconds("load"):
-        model, tokenizer = _load(job, task, stages[-1])
+        model, tokenizer = _load(job, task)
         model.to(job.machine.device)
     # Each stage draws its own order of data; the same one for all recipes that share the seed.
     seed = job.seed * 1000 + len(stages)
@@ -110,6 +110,8 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
         measured["parameters"] = memory.parameter_counts(work.model)
         if job.measure.size:
             savers = [method.save for stage in reversed(standing(stages)) for method in stage.methods]
+            if "adapter" in facts_after(stages) and not ships_alone(stages):
+                savers.insert(0, size.whole)
             with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(work.model, Path(folder), savers)
         checkpoint.save(job.output, work.model, tokenizer)
@@ -181,23 +183,10 @@ def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) 
     return None if whole == 0 and trained_since else uncompressed_model(job, task)
 
 
-def _load(job: Job, task: Task, stage: recipe.Stage) -> tuple[torch.nn.Module, Any]:
+def _load(job: Job, task: Task) -> tuple[torch.nn.Module, Any]:
     if job.input is not None:
         return checkpoint.load(job.input)
-    source = open_model(job.model, job.base)
-    auto_class, options = task.model_options()
-    place = Place(
-        before=(),
-        stage=stage,
-        machine=job.machine,
-        task=task.kind,
-        model=source.model_type(),
-        config=source.config(),
-        base=job.base,
-        batch_size=job.budget.batch_size,
-        steps=job.budget.steps,
-    )
-    return source.load(auto_class, {**options, **stage.base.load_options(place)})
+    return open_model(job.model, job.base).load(*task.model_options())
 
 
 def _train(
@@ -222,7 +211,7 @@ def _train(
         "losses": [float(loss) for loss in training.losses],
         # A short training still has steady steps left after its warm-up.
         "warmup": min(job.budget.warmup_steps, len(training.losses) // 2),
-        "trainable": sum(parameter.numel() for parameter in training.parameters),
+        "trainable": sum(map(whole_numel, training.parameters)),
         "data_seconds": training.data_seconds,
         "figures": training.figures,
     }

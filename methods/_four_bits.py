@@ -27,6 +27,7 @@ class FourBits(Transform):
 
     needs = ("bitsandbytes",)
     gives = frozenset({"quantized"})
+    at_load = True
 
     double_quant: bool = True
     compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -211,10 +211,9 @@ def save(model: nn.Module, folder: Path) -> bool:
     """
     if hasattr(model, "peft_config") or told_by_config(model):
         return False
-    import torch
+    from bench.measure import size
 
-    torch.save(model, folder / "model.pt")
-    return True
+    return size.whole(model, folder)
 
 
 def told_by_config(model: nn.Module) -> bool:

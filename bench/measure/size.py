@@ -14,6 +14,12 @@ Saver = Callable[[torch.nn.Module, Path], bool]
 """Saves a model in a folder and says True, or leaves it to others and says False."""
 
 
+def whole(model: torch.nn.Module, folder: Path) -> bool:
+    """Pickle all of it, which ``torch.load(folder / "model.pt", weights_only=False)`` reads back."""
+    torch.save(model, folder / "model.pt")
+    return True
+
+
 def on_disk(model: torch.nn.Module, folder: Path, savers: Sequence[Saver] = ()) -> dict[str, Any]:
     """Save `model` in `folder` and weigh it: ``{"bytes": total, "files": {relative name: bytes}}``.
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
+from torch.distributed import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 _RING: Mapping[str, Callable[[int, int], float]] = {
@@ -46,9 +47,10 @@ _NOTHING = {"wait_tensor", "_wrap_tensor_autograd", "recv_", "recv_any_source_",
 class _OneThread(TorchDispatchMode):
     """What is called in this thread."""
 
-    def __init__(self, calls: dict[tuple[str, int, int], int] | None = None) -> None:
+    def __init__(self, among: ProcessGroup | None, calls: dict[tuple[str, int, int], int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: dict[tuple[str, int, int], int] = {} if calls is None else calls
+        self.among = among
+        self.calls = calls
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace in ("c10d", "_c10d_functional"):
@@ -59,7 +61,10 @@ class _OneThread(TorchDispatchMode):
 
     def _note(self, operation: str, function: Any, args: Any) -> None:
         sizes = [tensor.numel() * tensor.element_size() for tensor in _tensors(args)]
-        members = next(_members(args), 1)
+        group = next(_groups(args), None)
+        if self.among is not None and (group is None or group.group_name != self.among.group_name):
+            return
+        members = group.size() if group is not None else 1
         # Where a part is handed over beside the whole, the whole is the largest.
         scattered = operation in ("all_gather", "reduce_scatter")
         whole = max(sizes) if scattered else sum(sizes)
@@ -74,8 +79,11 @@ class Wire(_OneThread):
 
     ``calls`` maps ``(operation, processes, bytes of the whole tensor)`` to how often. Sizes are those of the tensors
     that were really handed over; bytes sent follow from them by the formula of a ring, which NCCL and gloo use for
-    large tensors.
+    large tensors. With a group, only what is sent `among` that group's processes counts.
     """
+
+    def __init__(self, among: ProcessGroup | None = None) -> None:
+        super().__init__(among, {})
 
     def __enter__(self) -> Self:
         # Modes are a thread's own. A communication hook goes on in the threads that finish its first collective.
@@ -84,7 +92,7 @@ class Wire(_OneThread):
         def all_reduce(*args: Any, **kwargs: Any) -> Any:
             if any(isinstance(mode, _OneThread) for mode in _get_current_dispatch_mode_stack()):
                 return original(*args, **kwargs)
-            with _OneThread(self.calls):
+            with _OneThread(self.among, self.calls):
                 return original(*args, **kwargs)
 
         dist.all_reduce = all_reduce
@@ -115,13 +123,12 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(inner)
 
 
-def _members(args: Any) -> Iterator[int]:
-    """The size of the group that a collective is called with: an object of torch's, or a name."""
-    from torch.distributed import ProcessGroup
+def _groups(args: Any) -> Iterator[ProcessGroup]:
+    """The group that a collective is called with: an object of torch's, or a name."""
     from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 
     for arg in args:
         if isinstance(arg, torch.ScriptObject):
-            yield ProcessGroup.unbox(arg).size()
+            yield ProcessGroup.unbox(arg)
         elif isinstance(arg, str) and arg not in ("sum", "avg", "max", "min"):
-            yield _resolve_process_group(arg).size()  # type: ignore[arg-type]
+            yield _resolve_process_group(arg)  # type: ignore[arg-type]

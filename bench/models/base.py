@@ -47,6 +47,10 @@ class Model(abc.ABC):
         """What is in ``config.json``, where there is one: what planning knows of the model's shape."""
         return {}
 
+    def vocabulary(self) -> Mapping[str, int]:
+        """Its tokenizer's tokens and their numbers; empty where planning cannot tell."""
+        return {}
+
     def to_make(self) -> str:
         """Say that :meth:`make` has something to do, and about how long it takes; empty where all is there."""
         return ""

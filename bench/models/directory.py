@@ -103,6 +103,21 @@ class Directory(Model):
         """
         return _json(self.path / "config.json", "save the model there with its save_pretrained")
 
+    def vocabulary(self) -> Mapping[str, int]:
+        """What ``tokenizer.json`` says, if that is there.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        file = self.path / "tokenizer.json"
+        if not file.is_file():
+            return {}
+        found = _json(file, "copy it again")
+        pieces = (found.get("model") or {}).get("vocab") or {}
+        if isinstance(pieces, list):  # a unigram model's, each with its score
+            pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
+        return {**pieces, **{token["content"]: token["id"] for token in found.get("added_tokens") or ()}}
+
     def _weights(self) -> list[Path]:
         """The weights' files, whether they are there or not.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import cache
-from bench.tasks.base import TaskError
+from bench.tasks.base import Task, TaskError
 from bench.tasks.language_modelling import HELD_OUT, PASSAGE, LanguageModelling
 from bench.tasks.stdlib_topics import sources
 
@@ -68,6 +68,8 @@ class StdlibCode(LanguageModelling):
             f"{self.name}: {self.root} has no sources of {', '.join(missing)}; "
             "use a Python with its whole standard library"
         ]
+
+    splits = Task.splits  # of so many texts all have some, and planning need not read them
 
     def fingerprint(self) -> str:
         """A SHA-256 over every text and split; from the cache where it can be.

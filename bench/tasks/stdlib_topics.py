@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import cache
-from bench.tasks.base import TaskError
+from bench.tasks.base import Task, TaskError
 from bench.tasks.classification import Classification, Data, Row, divide
 
 PACKAGES = (
@@ -64,6 +64,8 @@ class StdlibTopics(Classification):
             f"{self.name}: {self.root} has no sources of {', '.join(missing)}; "
             "use a Python with its whole standard library"
         ]
+
+    splits = Task.splits  # of so many texts all have some, and planning need not read them
 
     def fingerprint(self) -> str:
         """A SHA-256 over every docstring, package and split; from the cache where it can be.

@@ -75,6 +75,10 @@ class TextTask(Task, Generic[D, E]):
         """
         return self.data.fingerprint
 
+    def splits(self) -> frozenset[Split]:
+        """The splits that a text fell into: of few texts, validation may be empty."""
+        return frozenset(split for split, texts in self.data.texts.items() if texts)
+
     def texts(self, split: Split) -> tuple[str, ...]:
         """The texts of a split."""
         return self.data.texts[split]

@@ -36,6 +36,7 @@ class Int8(Transform):
     example = "full >> int8"
     needs = ("bitsandbytes",)
     gives = frozenset({"quantized"})
+    at_load = True
 
     threshold: Annotated[float, Ge(0)] = 6.0
 

@@ -30,7 +30,7 @@ class Adapter(Trainer):
     second alone, with ReLU for GELU, and leaves the normalizations as they are. A new head trains with both. Adapters
     start as the identity, exactly. The size is that of Houlsby et al.'s code; they try rates from 3e-5 to 3e-3, and
     short budgets want the upper end. What is shipped is the adapter and what trained with it, without its base;
-    ``methods._adapter.load`` puts them back on the pretrained model.
+    ``methods._adapter.load`` puts them back on the pretrained model that its ``adapter_config.json`` names.
     """
 
     name = "adapter"

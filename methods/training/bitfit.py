@@ -60,7 +60,7 @@ class BitFit(Trainer):
         if "adapter" in place.facts:
             yield "there is an adapter on the model; fold it first, as in `>> merge >> bitfit`"
         if "inference_only" in place.facts:
-            yield "no gradient flows through a model that was made for inference only"
+            yield "no gradient flows through a model that was made for inference only; train before what made it so"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze them."""

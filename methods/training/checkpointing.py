@@ -36,7 +36,7 @@ class Checkpointing(Modifier):
     def problems(self, place: Place) -> Iterator[str]:
         """What is handed to blocks through their key-value cache is lost."""
         if place.stage.base.name == "prefix":
-            yield "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without"
+            yield "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without; leave checkpointing out, or use lora"
 
     def on_model(self, training: Training) -> None:
         """Turn it on."""

@@ -40,6 +40,7 @@ class CompressedGradients(Modifier):
     paper = "https://arxiv.org/abs/1905.13727"
     example = 'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)'
     across = frozenset({"replicas"})
+    for_several = True
     order = 81  # once the replicas are there
 
     to: Literal["bf16", "fp16", "powersgd"]

@@ -84,21 +84,19 @@ class DataParallel(Modifier):
         from bench.measure.wire import Wire
 
         assert isinstance(work, Training)
-        yield from _parallel.claims(work, self.name, self.n)
+        yield from _parallel.claims(work, self.name, "replicas")
         trained = [digest(parameter) for parameter in work.parameters]
-        everyone = work.group.everyone(trained)
+        everyone = work.group.everyone(trained, "replicas")
         same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
         yield Claim(
             "replicas agree bit for bit", same == len(trained) > 0, f"{same} of {len(trained)} trained tensors do"
         )
-        with Wire() as wire:
+        with Wire(work.group.processes("replicas")) as wire:
             work.gradients(work.probe, 1.0)
         work.optimizer.zero_grad(set_to_none=True)
         if work.exact:
             expected = sum(p.numel() * p.element_size() for p in work.parameters)
-            found = sum(
-                size * calls for (what, n, size), calls in wire.calls.items() if (what, n) == ("all_reduce", self.n)
-            )
+            found = sum(size * calls for (what, _, size), calls in wire.calls.items() if what == "all_reduce")
             # Where some weights may be unused, processes also tell each other which were: four bytes each.
             once = found - expected in (0, 4 * len(work.parameters))
             yield Claim("a step exchanges each gradient once", once, f"{found:,} of {expected:,} bytes")

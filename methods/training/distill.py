@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from bench.evidence import Claim, take
-from bench.method import Place, Trainer, facts_after
+from bench.method import Fact, Place, Trainer, facts_after
+from methods import _structured
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from bench.tasks.base import Batch
     from bench.work import Work
     from methods._distillation import Teaching
+
+
+_TEACHERS: frozenset[Fact] = frozenset({"adapter", "mergeable", "quantized", "inference_only", "exported", "sparse"})
+_SHAPES: frozenset[Fact] = frozenset({"factored", "reshaped", "uneven"})
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,6 @@ class Distill(Trainer):
     name = "distill"
     paper = "https://arxiv.org/abs/1503.02531"
     example = "full >> distill(layers=3)"
-    takes = frozenset(
-        {"adapter", "mergeable", "quantized", "inference_only", "exported", "sparse", "factored", "reshaped", "uneven"}
-    )
     whole = True
     replaces = True
 
@@ -58,6 +60,11 @@ class Distill(Trainer):
     match: Literal["logits", "hidden", "attention"] = "logits"
     lr: Annotated[float, Gt(0)] = 2e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    @property
+    def takes(self) -> frozenset[Fact]:  # type: ignore[override]
+        """The teacher's own; a student that is made of its blocks has their shapes."""
+        return _TEACHERS if self.student is None else _TEACHERS | _SHAPES
 
     def problems(self, place: Place) -> Iterator[str]:
         """A teacher that knows the task, and a student that can be made."""
@@ -70,12 +77,14 @@ class Distill(Trainer):
             yield f"the student copies plain blocks; fold the adapter first, as in `lora >> merge >> {self}`, or name a `student`"
         elif place.facts & {"quantized", "inference_only"}:
             yield f"the student copies blocks that must train; distill first, as in `full >> {self} >> …`, or name a `student`"
-        elif self.layers is not None and (count := _blocks(place)) is not None and self.layers > count:
+        elif self.layers is not None and (count := place.blocks) is not None and self.layers > count:
             yield f"the teacher has {count} blocks, of which the student cannot have {self.layers}"
         if any(modifier.name == "label_smoothing" for modifier in place.stage.modifiers):
             yield "the teacher's answers are soft already, and label_smoothing would smooth these too; leave it out"
         if self.match != "logits" and "exported" in place.facts:
             yield f'the teacher runs in another runtime, which shows its logits alone; leave out match="{self.match}"'
+        if self.match == "attention" and "exported" not in place.facts and place.facts & {"factored", "inference_only"}:
+            yield 'its attention is not made of plain layers here, whose maps could be compared; distill before that, or match="hidden"'
         if self.match == "attention" and "adapter" in place.facts:
             yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
 
@@ -89,15 +98,29 @@ class Distill(Trainer):
         try:
             model = open_model(self.student, place.base)
             problems, ours, theirs = model.problems(), model.config(), place.config
+            tokens = [each.vocabulary() for each in (model, place.given) if each is not None]
         except ModelError as error:
-            problems, ours, theirs = [str(error)], {}, {}
+            problems, ours, theirs, tokens = [str(error)], {}, {}, []
         yield from (f"student: {problem}" for problem in problems)
+        if all(tokens) and any(each != tokens[0] for each in tokens):
+            yield (
+                f"the student {self.student} has another tokenizer than the model, and would read other tokens; "
+                f"name a student with the same one, or give `layers`"
+            )
         if place.task == "causal_lm" and ours.get("model_type") in ENCODERS:
             yield f"the student {self.student} reads in both directions, and cannot predict the next token"
         same = {"causal_lm": ["vocab_size"]}.get(place.task, []) + ["num_attention_heads"] * (self.match == "attention")
+        if self.match == "attention" and "uneven" in place.facts:
+            yield 'the model may have other heads than the student after such pruning; leave out match="attention"'
         for key in same:
             if ours.get(key) != theirs.get(key):
                 yield f"the student has {key} = {ours.get(key)} and the model {theirs.get(key)}; they must be the same"
+
+    def leaves_blocks(self, count: int | None) -> int | None:
+        """The student's."""
+        if self.student is not None:
+            return None
+        return self.layers or (count and max(1, count // 2))
 
     def reads(self, base: Path) -> Mapping[str, str]:
         """The student's weights."""
@@ -145,6 +168,10 @@ class Distill(Trainer):
         """Let the teacher go, and what was only for training."""
         if (match := training.notes.pop(self.name).match) is not None:
             match.remove()
+
+    def save(self, model: nn.Module, folder: Path) -> bool:
+        """Pickle a student of blocks whose shape the configuration cannot tell."""
+        return _structured.save(model, folder)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The teacher is bit-identical, the student as small as said, trained, and its gradient is the teacher's doing."""
@@ -242,15 +269,3 @@ class Distill(Trainer):
         if tokenizer.get_vocab() != training.tokenizer.get_vocab():
             raise ValueError(f"the student {self.student} has another tokenizer than the teacher")
         return student.to(training.device)
-
-
-def _blocks(place: Place) -> int | None:
-    """How many blocks the model that arrives has; None where its configuration is not known before it is there."""
-    count: int | None = place.config.get("num_hidden_layers")
-    for stage in place.before:
-        base = stage.base
-        if isinstance(base, Distill):
-            count = None if base.student else base.layers or (count and max(1, count // 2))
-        elif count and base.name == "drop_layers":
-            count -= getattr(base, "n", 0)
-    return count

@@ -59,7 +59,7 @@ class Ensemble(Modifier):
         for stage in standing(place.before):
             for kept in (kept for method in stage.methods for kept in method.carries()):
                 if _overrides(kept, "on_model", "on_start", "on_step", "on_end"):
-                    yield f"{kept.name} holds on to one model's weights in training, and here are several"
+                    yield f"{kept.name} holds on to one model's weights in training, and here are several; leave one of the two out"
         if place.trained and not place.stage.base.gives and not _dropout.present(place):
             yield (
                 "its members would all be the same: they start from one trained model, and without dropout nothing in "

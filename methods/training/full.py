@@ -28,7 +28,7 @@ class Full(Trainer):
     name = "full"
     paper = "https://arxiv.org/abs/1810.04805"
     example = "full"
-    across = frozenset({"replicas", "shards"})
+    across = frozenset({"replicas", "shards", "tensors"})
     whole = True
 
     lr: Annotated[float, Gt(0)] = 2e-4
@@ -36,8 +36,10 @@ class Full(Trainer):
 
     def problems(self, place: Place) -> Iterator[str]:
         """A quantized or folded weight has no gradient of its own."""
-        if place.facts & {"quantized", "inference_only"}:
-            yield "full trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
+        if "inference_only" in place.facts:
+            yield "no gradient flows through a model that was made for inference only; train before what made it so"
+        elif "quantized" in place.facts:
+            yield "it trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
         if "adapter" in place.facts:
             yield "there is an adapter on the weights, and both would train; fold it first, as in `>> merge >> full`"
 

@@ -85,7 +85,7 @@ class FullySharded(Modifier):
         from bench.measure.wire import Wire
 
         assert isinstance(work, Training)
-        yield from _parallel.claims(work, self.name, self.n)
+        yield from _parallel.claims(work, self.name, "shards")
         weights = list(work.model.parameters())
         rank = work.group.rank
         right = sum(_is_shard(weight, self.n, rank) for weight in weights)

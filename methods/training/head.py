@@ -27,7 +27,7 @@ class Head(Trainer):
     name = "head"
     paper = "https://arxiv.org/abs/1610.01644"
     example = "head"
-    across = frozenset({"replicas", "shards"})
+    across = frozenset({"replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -37,7 +37,7 @@ class Head(Trainer):
         if place.facts & {"adapter"}:
             yield "the head of a model with an adapter on it belongs to the adapter; fold it first, as in `>> merge >> head`"
         if place.facts & {"inference_only"}:
-            yield "no gradient flows through a model that was made for inference only"
+            yield "no gradient flows through a model that was made for inference only; train before what made it so"
         if place.task == "causal_lm" and place.config.get("tie_word_embeddings"):
             yield "the head of this model is its embeddings, which are its body's; train more of it, as in `top_layers(1)`"
 

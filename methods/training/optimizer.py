@@ -64,7 +64,7 @@ class Optimizer(Modifier):
             yield 'without momentum there is no state to keep in 8 bits; use optimizer("sgd", momentum=0.0)'
         trainer = place.stage.base.name
         if self.optimizer == "muon" and trainer in ("head", "bitfit", "ia3", "prefix", "prompt"):
-            yield f"muon updates matrices inside the blocks, and {trainer} trains none"
+            yield f"muon updates matrices inside the blocks, and {trainer} trains none; use another optimizer"
 
     def on_optimizer(self, training: Training) -> torch.optim.Optimizer:
         """Make it."""

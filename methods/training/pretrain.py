@@ -72,12 +72,15 @@ class Pretrain(Trainer):
         if self.objective == "mlm" and not encoder:
             yield f'a {place.model} model reads from the left alone and cannot fill gaps; use pretrain("clm")'
         if self.objective == "nsp" and place.model not in NEXT_SENTENCE:
-            yield f"transformers has no next sentence head for a {place.model} model"
+            other = "mlm" if encoder else "clm"
+            yield f'transformers has no next sentence head for a {place.model} model; use pretrain("{other}")'
         if self.objective == "nsp" and place.batch_size < 2:
             yield "the other text comes out of the same batch; raise budget.batch_size to 2 or more"
         if "adapter" in place.facts:
             yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> pretrain`"
-        if place.facts & {"quantized", "inference_only"}:
+        if "inference_only" in place.facts:
+            yield "no gradient flows through a model that was made for inference only; train before what made it so"
+        elif "quantized" in place.facts:
             yield "it trains every weight, and the weights are quantized here; put it first"
         if self.weights == "random" and "sparse" in place.facts:
             yield "random weights would fill what was pruned; put the pruning behind it"
@@ -277,7 +280,14 @@ class _Objective(Task):
         return logits[labels != IGNORED]
 
     def evaluate(
-        self, model: nn.Module, tokenizer: Any, *, batch_size: int, max_length: int, split: Split = "test"
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        split: Split = "test",
+        reference: nn.Module | None = None,
     ) -> Quality:
         import torch
 

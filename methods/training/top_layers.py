@@ -30,7 +30,7 @@ class TopLayers(Trainer):
     name = "top_layers"
     paper = "https://arxiv.org/abs/1911.03090"
     example = "top_layers(2)"
-    across = frozenset({"replicas", "shards"})
+    across = frozenset({"replicas", "shards", "tensors"})
 
     n: Annotated[int, Ge(1)]
     lr: Annotated[float, Gt(0)] = 2e-4
@@ -40,9 +40,11 @@ class TopLayers(Trainer):
         """It trains plain weights, of blocks that are there."""
         if "adapter" in place.facts:
             yield "there is an adapter on the model; fold it first, as in `>> merge >> top_layers(2)`"
-        if place.facts & {"quantized", "inference_only"}:
+        if "inference_only" in place.facts:
+            yield "no gradient flows through a model that was made for inference only; train before what made it so"
+        elif "quantized" in place.facts:
             yield "it trains weights, and the weights are quantized here; put an adapter on them, as in `>> lora`"
-        blocks = place.config.get("num_hidden_layers")
+        blocks = place.blocks
         if blocks and self.n > blocks:
             yield f"the model has {blocks} blocks, not {self.n}; lower n"
 

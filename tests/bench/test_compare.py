@@ -203,6 +203,32 @@ def test_contended_timings_are_marked_and_nothing_else():
     assert found["full"].contended == []
 
 
+def divided(**keys):
+    methods = {"full": Method("full"), "two": Method("full + data_parallel(2)", step=0.625)}
+    found = synthetic.records(methods, noise=0.0, **keys)
+    for seed in (0, 1, 2):
+        record = node(found, seed, "full + data_parallel(2)")
+        record["alone"] = node(found, seed, "full")["id"]
+        record["training"]["ranks"] = [{}, {}]
+    return found
+
+
+def test_several_processes_are_measured_by_one():
+    found = divided()
+    figure = rows(found)["two"].figures["scaling_efficiency"]
+    speeds = [rows(found)[name].figures["train_tokens_per_second"].by_seed for name in ("two", "full")]
+    assert figure.by_seed == pytest.approx({seed: speeds[0][seed] / (2 * speeds[1][seed]) for seed in (0, 1, 2)})
+    assert 0.7 < figure.value < 0.9  # 1 / 0.625 times as fast
+    assert "scaling_efficiency" not in rows(found)["full"].figures
+    assert METRICS["scaling_efficiency"] in only(found).metrics
+
+
+def test_a_contended_single_process_marks_the_efficiency():
+    figures = rows(divided(contended=("full",)))["two"].figures
+    assert figures["scaling_efficiency"].contended
+    assert not figures["train_tokens_per_second"].contended
+
+
 def test_a_contended_reference_marks_every_ratio_to_it():
     found = rows(synthetic.records(contended=("full",)))
     assert found["lora r=8"].changes["latency_1x16"].contended.startswith("full: ")

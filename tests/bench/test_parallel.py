@@ -6,7 +6,7 @@ import torch
 from bench.parallel import Group
 from bench.recipe import parse
 from bench.tasks.base import Batch
-from tests.subjects import HERE, make_plan
+from tests.subjects import HERE, NoModel, make_plan
 
 
 def refusals(monkeypatch, recipe, machine=HERE, **keys):
@@ -43,6 +43,15 @@ def refusals(monkeypatch, recipe, machine=HERE, **keys):
             "compressed_gradients: a gradient that overflows",
         ),
         ("sparsegpt(0.5) >> full + data_parallel(2)", "sparsegpt: it is not known to be right"),
+        ("full + fully_sharded(2) + tensor_parallel(2)", "cannot be divided in these ways at once"),
+        ("full + data_parallel(2) + fully_sharded(2) + tensor_parallel(2)", "cannot be divided in these ways at once"),
+        ("full + data_parallel(3) + tensor_parallel(2)", "a batch of 16 cannot be divided into 3 equal slices"),
+        ("lora + tensor_parallel(2)", "lora: it is not known to be right in a training that tensor_parallel divides"),
+        ("nf4 >> head + tensor_parallel(2)", "tensor_parallel: packed weights cannot be divided"),
+        ("low_rank(2) >> full + tensor_parallel(2)", "tensor_parallel: layers that are products of two"),
+        ("magnitude(0.5) >> full + tensor_parallel(2)", "magnitude: it is not known to be right"),
+        ('full + tensor_parallel(2) + mixed_precision("fp16")', "mixed_precision: in fp16"),
+        ("full + gradient_clip + tensor_parallel(2)", "gradient_clip: it is not known to be right"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
@@ -59,15 +68,47 @@ def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
         "magnitude(0.5) >> full + data_parallel(2)",
         "full >> prune_ffn(0.5) >> full + fully_sharded(2)",
         'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)',
+        "full + tensor_parallel(3)",
+        "top_layers(1) + data_parallel(2) + tensor_parallel(2) + accumulate(8)",
     ],
 )
 def test_what_can_be_divided_is_not(monkeypatch, recipe):
     assert refusals(monkeypatch, recipe) == ()
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            {"num_attention_heads": 6, "intermediate_size": 64},
+            "6 attention heads cannot be divided among 4 processes; take an n that divides 2",
+        ),
+        (
+            {"num_attention_heads": 8, "num_key_value_heads": 1},
+            "1 heads of keys and values cannot be divided among 4 processes; use data_parallel",
+        ),
+        ({"num_attention_heads": 4, "intermediate_size": 70}, "70 features inside the feed-forward layers"),
+    ],
+)
+def test_layers_are_divided_evenly(monkeypatch, config, says):
+    monkeypatch.setattr(NoModel, "config", lambda self: config)
+    assert says in refusals(monkeypatch, "full + tensor_parallel(4)")[0]
+    # How many heads are left is known when the model is there.
+    assert not any(says in reason for reason in refusals(monkeypatch, "prune_heads(0.5) >> full + tensor_parallel(4)"))
+
+
+def test_unknown_models_are_not_divided(monkeypatch):
+    monkeypatch.setattr(NoModel, "model_type", lambda self: "qwen3")
+    (reason,) = refusals(monkeypatch, "full + tensor_parallel(2)")
+    assert reason.startswith("tensor_parallel: a model of type qwen3")
+
+
 def test_a_gpu_for_each_process(monkeypatch):
     machine = dataclasses.replace(HERE, device="cuda", gpus=2)
     assert refusals(monkeypatch, "full + data_parallel(2)", machine) == ()
+    assert refusals(monkeypatch, "full + tensor_parallel(2)", machine) == ()
+    (reason,) = refusals(monkeypatch, "full + data_parallel(2) + tensor_parallel(2)", machine)
+    assert "data_parallel + tensor_parallel: it takes 4 GPUs, and this machine shows 2" in reason
     (reason,) = refusals(monkeypatch, "full + data_parallel(4)", machine)
     assert "takes 4 GPUs, and this machine shows 2" in reason
     assert refusals(monkeypatch, "full + data_parallel(4)") == ()  # more than cores is allowed
@@ -77,6 +118,21 @@ def test_a_node_knows_its_processes(monkeypatch):
     plan = make_plan(monkeypatch, {"x": "full + data_parallel(4) >> full"})
     assert [node.processes for node in plan.nodes.values()] == [4, 1]
     assert parse("full").stages[0].layout == {}
+
+
+def test_a_divided_node_knows_what_it_is_in_one_process(monkeypatch):
+    recipes = {
+        "alone": "full + accumulate(2) >> prune_ffn(0.5) >> full",
+        "divided": "full + data_parallel(2) + tensor_parallel(2) + accumulate(2) >> prune_ffn(0.5) >> full",
+        "sent": 'full + accumulate(2) + compressed_gradients("fp16") + data_parallel(2)',
+        "no counterpart": "full + data_parallel(2)",
+    }
+    plan = make_plan(monkeypatch, recipes)
+    paths = {cell.name: cell.path for cell in plan.cells}
+    assert [node.alone for node in paths["alone"]] == [None, None, None]
+    assert [node.alone for node in paths["divided"]] == [paths["alone"][0].id, None, None]
+    assert [node.alone for node in paths["sent"]] == [paths["alone"][0].id]
+    assert paths["no counterpart"][0].alone not in plan.nodes
 
 
 def batch(*terms):

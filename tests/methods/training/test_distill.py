@@ -8,6 +8,7 @@ import torch
 
 from bench import checkpoint
 from bench.method import standing
+from bench.models.directory import Directory
 from bench.recipe import parse
 from bench.tasks.base import Batch
 from methods import _distillation
@@ -132,6 +133,22 @@ def test_a_named_student_of_another_width(before, tiny_bert, tmp_path):
     assert student.config.hidden_size == 16
 
 
+def test_a_student_with_another_tokenizer_is_refused(tiny_bert, tmp_path, place):
+    narrow(tmp_path / "same", tiny_bert)
+    narrow(tmp_path / "other", tiny_bert)
+    file = tmp_path / "other" / "tokenizer.json"
+    file.write_text(file.read_text().replace('"##a"', '"##aa"'))
+    said = {}
+    for name in ("same", "other"):
+        where = place(f'full >> distill(student="{name}")', base=tmp_path, given=Directory(tiny_bert))
+        said[name] = list(where.stage.base.problems(where))
+    assert not said["same"]
+    assert "another tokenizer" in said["other"][0]
+    (status, reason, _) = jobs.run('full >> distill(student="other")', tiny_bert, tmp_path)
+    assert status == "failed", "planning tells what a run would find out"
+    assert "another tokenizer" in reason
+
+
 def test_a_students_weights_are_in_a_nodes_identity(tiny_bert, tmp_path):
     narrow(tmp_path / "narrow", tiny_bert)
     method = parse('distill(student="narrow")').stages[0].base
@@ -175,6 +192,18 @@ def test_refusals(recipe, said, monkeypatch):
 def test_a_pruned_teachers_zeros_do_not_bind_the_student(tiny_bert, tmp_path):
     status, reason, _ = jobs.run("full >> magnitude(0.5) >> distill(layers=1) >> full", tiny_bert, tmp_path)
     assert status == "ok", reason
+
+
+def test_a_student_of_the_teachers_blocks_has_their_shapes(place):
+    for student, shapes in (("", {"reshaped", "factored"}), ('student="other"', set())):
+        where = place(f"full >> prune_ffn(0.5) >> low_rank(4) >> distill({student}) >> full")
+        assert where.facts == shapes
+
+
+def test_a_student_whose_shape_the_configuration_cannot_tell_is_saved_whole(tiny_bert, tmp_path):
+    status, reason, records = jobs.run("full >> prune_hidden(0.3) >> distill(layers=1)", tiny_bert, tmp_path)
+    assert status == "ok", reason
+    assert set(records[-1]["size"]["files"]) == {"model.pt"}
 
 
 def test_a_teacher_that_moved_is_seen(tiny_bert, tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from bench import recipe
 from bench.architecture import blocks
 from bench.measure.memory import optimizer_bytes
 from bench.method import RecipeError
-from tests import jobs
 from methods.training.optimizer import Optimizer
+from tests import jobs
 from tests.trainings import claims, make, prepared
 
 RECIPES = [
@@ -237,3 +237,10 @@ def test_importing_bitsandbytes_is_silent():
     code = "from methods import _bitsandbytes; _bitsandbytes.imported().optim.AdamW8bit"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "gemm_4bit" not in ran.stdout + ran.stderr
+
+
+def test_several_processes_are_refused_alike(tiny_bert, tmp_path):
+    text = 'bitfit + optimizer("adamw_8bit") + data_parallel(2)'
+    status, reason, _ = jobs.run(text, tiny_bert, tmp_path)
+    assert status == "refused"
+    assert reason.startswith("optimizer: adamw_8bit keeps the state")

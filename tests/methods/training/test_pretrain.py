@@ -328,7 +328,7 @@ def place(text, *, task="classification", model="bert", batch_size=8):
         ('pretrain("nsp")', {"batch_size": 1}, "raise budget.batch_size to 2"),
         ('pretrain("mlm")', {"task": "retrieval"}, "this one is retrieval"),
         ('lora >> pretrain("mlm")', {}, "fold it first"),
-        ('dynamic_int8 >> pretrain("mlm")', {}, "the weights are quantized here"),
+        ('dynamic_int8 >> pretrain("mlm")', {}, "no gradient flows"),
         ('magnitude(0.5) >> pretrain("mlm", weights="random")', {}, "fill what was pruned"),
     ],
 )
