@@ -73,7 +73,7 @@ def problems(place: Place, method: str = "", *, targets: object = None) -> Itera
     if "adapter" in place.facts:
         yield "there is an adapter on the model already; fold it first with `>> merge`"
     if "inference_only" in place.facts:
-        yield "no gradient flows through a model that was made for inference only"
+        yield "no gradient flows through a model that was made for inference only; train before what made it so"
     if method and "factored" in place.facts:
         yield "PEFT takes whole linear layers, and here each is the product of two; train with full, or leave low_rank out"
     if method and not targets and place.model not in CHOSEN[method]:

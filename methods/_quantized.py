@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, digest, plain
+from bench.method import standing
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,13 @@ def problems(place: Place, name: str) -> Iterator[str]:
     if "adapter" in place.facts:
         yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {name}`"
     if "quantized" in place.facts:
-        yield "the weights are quantized already"
+        yield "the weights are quantized already; leave one of the two out"
+
+
+def one_input(place: Place) -> Iterator[str]:
+    """What keeps torchao's int8 from a layer with a single input."""
+    if any(getattr(stage.base, "rank", None) == 1 for stage in standing(place.before)):
+        yield "torchao cannot scale the rows of layers with a single input, as factors of rank 1 are; use int8 or dynamic_int8"
 
 
 def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:

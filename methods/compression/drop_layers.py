@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 from bench.evidence import Claim, digest, named_tensors
-from bench.method import Place, Trainer, Transform
+from bench.method import Place, Transform
 from methods import _statistics
 
 if TYPE_CHECKING:
@@ -43,14 +43,13 @@ class DropLayers(Transform):
             yield f"there is an adapter in the blocks; fold it first, as in `lora >> merge >> {self}`"
         if "quantized" in place.facts:
             yield f"the blocks are quantized; drop first, as in `{self} >> dynamic_int8`"
-        count = place.config.get("num_hidden_layers")
-        for stage in place.before:
-            if isinstance(stage.base, Trainer) and stage.base.replaces:
-                count = getattr(stage.base, "layers", None)  # no more is known of a student before it is there
-            if isinstance(stage.base, DropLayers) and count:
-                count -= stage.base.n
+        count = place.blocks
         if count and self.n > self._most(count):
-            yield f"the model has {count} blocks here, of which {self._most(count)} can be dropped by {self.by}"
+            yield f"of the blocks, {count} here, {self._most(count)} can be dropped by {self.by}, and not {self.n}; drop fewer"
+
+    def leaves_blocks(self, count: int | None) -> int | None:
+        """Without those that it drops."""
+        return count and count - self.n
 
     def apply(self, work: Work) -> None:
         """Choose, drop, count anew."""

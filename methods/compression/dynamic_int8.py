@@ -39,7 +39,7 @@ class DynamicInt8(Transform):
         if "adapter" in place.facts:
             yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> dynamic_int8`"
         if "quantized" in place.facts:
-            yield "the weights are quantized already"
+            yield "the weights are quantized already; leave one of the two out"
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

@@ -38,7 +38,7 @@ class Half(Transform):
         if "adapter" in place.facts:
             yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
         if "quantized" in place.facts:
-            yield "the weights are in fewer bits than 16 already"
+            yield "the weights are in fewer bits than 16 already; leave one of the two out"
 
     def apply(self, work: Work) -> None:
         """Cast."""

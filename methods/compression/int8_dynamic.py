@@ -38,6 +38,7 @@ class Int8Dynamic(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.one_input(place)
 
     def apply(self, work: Work) -> None:
         """Quantize the blocks' linear layers in place."""

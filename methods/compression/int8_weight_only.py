@@ -37,6 +37,7 @@ class Int8WeightOnly(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.one_input(place)
 
     def apply(self, work: Work) -> None:
         """Quantize the blocks' linear layers in place."""

@@ -32,7 +32,7 @@ class Merge(Transform):
         if "adapter" not in place.facts:
             yield "there is no adapter to fold; it comes after one, as in `lora(r=8) >> merge`"
         elif "mergeable" not in place.facts:
-            yield "the adapter before it is not a change of weights and cannot be folded into them"
+            yield "the adapter before it is not a change of weights and cannot be folded into them; leave merge out"
         if "quantized" in place.facts:
             yield (
                 "the weights beneath are quantized, and rounding what it folds in would lose most of it; "

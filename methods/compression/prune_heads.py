@@ -48,12 +48,12 @@ class PruneHeads(Transform):
         heads = place.config.get("num_attention_heads", 0)
         shared = place.config.get("num_key_value_heads") or heads
         for stage in place.before:
-            if isinstance(stage.base, Trainer) and stage.base.replaces:
+            if isinstance(stage.base, Trainer) and "reshaped" in stage.base.takes:
                 return  # its configuration is not known before it is there
             if isinstance(stage.base, PruneHeads) and heads > 1:
                 heads, shared = stage.base._left(heads, shared)
         if heads == 1:
-            yield "the model has one attention head, and that has to stay"
+            yield "the model has one attention head here, and that has to stay; leave this out"
 
     def apply(self, work: Work) -> None:
         """Rank, cut; modules and configuration follow."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench import machine, plan, recipe
@@ -56,11 +56,11 @@ def check(text: str, model: Path, task: Callable[[Path], DataTable]) -> None:
         here = machine.look("cpu", 2)
         subject: Subject = plan.make(suite, folder, here).cells[0].subject
         if reasons := plan.refusals(parsed, subject, suite, here):
-            note(str(reasons))
-            assert all(len(reason) > 20 for reason in reasons)
+            assert all(len(reason) > 20 for reason in reasons), reasons
             return
         status, reason, _ = jobs.run(text, model, folder, task=data, budget={"steps": 3})
-        assert status == "ok", f"{text}: {status}: {reason}"
+        # What planning cannot know, as the sizes of what is trained, is refused when the training is put together.
+        assert status == "ok" or (status == "refused" and len(reason) > 20), f"{text}: {status}: {reason}"
 
 
 @given(text=recipes())
@@ -103,3 +103,19 @@ def test_many_recipes_that_planning_allows_run_on_a_decoder(text, tiny_llama):
 @FULL
 def test_many_recipes_that_planning_allows_run_on_language_modelling(text, tiny_llama):
     check(text, tiny_llama, jobs.prose)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "low_rank(1) >> dynamic_int8",  # scales outweigh what such layers save
+        "low_rank(1) >> int8",  # torch's product of a single column
+        "full + gradual(magnitude(0.9)) >> sparse_storage",
+        "full >> prune_hidden(0.3) >> distill(layers=1)",  # a hidden size that the heads do not divide
+        'ia3 + mixed_precision("fp16")',  # an overflow that is not a number
+        'full >> low_rank(2) >> distill(layers=1, match="attention")',
+        "drop_layers(1) >> top_layers(2)",
+    ],
+)
+def test_recipes_that_random_draws_once_broke(text, tiny_llama):
+    check(text, tiny_llama, jobs.table)

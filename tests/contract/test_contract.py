@@ -111,6 +111,7 @@ METHODS: dict[str, dict[str, str]] = {
         "on_model": "sparsegpt(0.5, samples=16) >> full",
         "on_step": "sparsegpt(0.5, samples=16) >> full",
     },
+    "tensor_parallel": {"": "full + tensor_parallel(2)", "both": "full + data_parallel(2) + tensor_parallel(2)"},
     "top_layers": {"": "top_layers(1)"},
     "wanda": {
         "": "wanda(0.5, samples=16)",
