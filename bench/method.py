@@ -89,6 +89,12 @@ class Place:
         """What is true of the model that arrives here."""
         return facts_after(self.before)
 
+    def fold(self, method: object) -> str:
+        """What to do about the adapter that arrives, in a refusal's words, to have `method` run."""
+        if "mergeable" in self.facts:
+            return f"fold it first, as in `… >> merge >> {method}`"
+        return f"it cannot be folded into the weights, so put `{method}` before it"
+
     @property
     def blocks(self) -> int | None:
         """How many blocks the model that arrives here has; None where planning cannot tell."""

@@ -46,7 +46,7 @@ class Masking(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It looks at plain weights, and one pattern of zeros is no start for another."""
         if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> dynamic_int8`"
         for earlier in carried(place):

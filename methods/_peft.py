@@ -71,7 +71,7 @@ CHOSEN = {"ADALORA": _ADALORA, "IA3": _IA3, "LORA": _LORA}
 def problems(place: Place, method: str = "", *, targets: object = None) -> Iterator[str]:
     """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers."""
     if "adapter" in place.facts:
-        yield "there is an adapter on the model already; fold it first with `>> merge`"
+        yield f"there is an adapter on the model already; {place.fold(place.stage.base)}"
     if "inference_only" in place.facts:
         yield "no gradient flows through a model that was made for inference only; train before what made it so"
     if method and "factored" in place.facts:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def problems(place: Place, name: str) -> Iterator[str]:
     """What keeps the method called `name` from finding plain weights."""
     if "adapter" in place.facts:
-        yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {name}`"
+        yield f"there is an adapter on the weights; {place.fold(name)}"
     if "quantized" in place.facts:
         yield "the weights are quantized already; leave one of the two out"
 

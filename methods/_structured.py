@@ -33,7 +33,7 @@ SAMPLES = 128
 def problems(place: Place, method: str) -> Iterator[str]:
     """What keeps plain weights from being cut."""
     if "adapter" in place.facts:
-        yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {method}`"
+        yield f"there is an adapter on the weights; {place.fold(method)}"
     if "quantized" in place.facts:
         yield f"quantized weights cannot be cut; prune first, as in `{method} >> dynamic_int8`"
     if "factored" in place.facts:

@@ -40,7 +40,7 @@ class DropLayers(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """Enough blocks must be there, and plain."""
         if "adapter" in place.facts:
-            yield f"there is an adapter in the blocks; fold it first, as in `lora >> merge >> {self}`"
+            yield f"there is an adapter in the blocks; {place.fold(self)}"
         if "quantized" in place.facts:
             yield f"the blocks are quantized; drop first, as in `{self} >> dynamic_int8`"
         count = place.blocks

@@ -37,7 +37,7 @@ class DynamicInt8(Transform):
         if place.machine.device != "cpu":
             yield 'its kernels are for CPUs only; run the suite with device = "cpu"'
         if "adapter" in place.facts:
-            yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> dynamic_int8`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield "the weights are quantized already; leave one of the two out"
 

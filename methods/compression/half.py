@@ -36,7 +36,7 @@ class Half(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It casts plain weights."""
         if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield "the weights are in fewer bits than 16 already; leave one of the two out"
 

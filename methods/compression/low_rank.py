@@ -49,7 +49,7 @@ class LowRank(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It factors plain, dense weights, by a rank that saves something."""
         if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield f"quantized weights cannot be factored; factor first, as in `{self} >> dynamic_int8`"
         if "sparse" in place.facts:

@@ -46,7 +46,7 @@ class OpenVino(Transform):
         if place.task != "classification":
             yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
         if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; fold it first, as in `lora >> merge >> {self}`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield 'the weights are quantized for torch; quantize in the runtime instead, as in `openvino("int8")`'
         if self.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & {*place.machine.cpu_features}:

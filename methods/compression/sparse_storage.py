@@ -39,7 +39,7 @@ class SparseStorage(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """There must be zeros, enough of them, in plain weights."""
         if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; fold it first, as in `… >> merge >> {self}`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "sparse" not in place.facts:
             yield f"no weights are held at zero here; prune first, as in `magnitude(0.9) >> {self}`"
         before = [kept for stage in standing(place.before) for method in stage.methods for kept in method.carries()]

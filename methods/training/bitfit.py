@@ -58,7 +58,7 @@ class BitFit(Trainer):
         if place.model in BIAS_FREE and not biased:
             yield f"the blocks of a {place.model} model have no biases; for few weights there are ia3 and lora(r=1)"
         if "adapter" in place.facts:
-            yield "there is an adapter on the model; fold it first, as in `>> merge >> bitfit`"
+            yield f"there is an adapter on the model; {place.fold(self)}"
         if "inference_only" in place.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
 

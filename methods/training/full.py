@@ -41,7 +41,7 @@ class Full(Trainer):
         elif "quantized" in place.facts:
             yield "it trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
         if "adapter" in place.facts:
-            yield "there is an adapter on the weights, and both would train; fold it first, as in `>> merge >> full`"
+            yield f"there is an adapter on the weights, and both would train; {place.fold(self)}"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze everything."""

@@ -35,7 +35,7 @@ class Head(Trainer):
     def problems(self, place: Place) -> Iterator[str]:
         """A classifier's head is the task's own; a causal model's may be its embeddings."""
         if place.facts & {"adapter"}:
-            yield "the head of a model with an adapter on it belongs to the adapter; fold it first, as in `>> merge >> head`"
+            yield f"the head of a model with an adapter on it belongs to the adapter; {place.fold(self)}"
         if place.facts & {"inference_only"}:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
         if place.task == "causal_lm" and place.config.get("tie_word_embeddings"):

@@ -77,7 +77,7 @@ class Pretrain(Trainer):
         if self.objective == "nsp" and place.batch_size < 2:
             yield "the other text comes out of the same batch; raise budget.batch_size to 2 or more"
         if "adapter" in place.facts:
-            yield "there is an adapter on the weights; fold it first, as in `lora >> merge >> pretrain`"
+            yield f"there is an adapter on the weights; {place.fold(self)}"
         if "inference_only" in place.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
         elif "quantized" in place.facts:

@@ -39,7 +39,7 @@ class TopLayers(Trainer):
     def problems(self, place: Place) -> Iterator[str]:
         """It trains plain weights, of blocks that are there."""
         if "adapter" in place.facts:
-            yield "there is an adapter on the model; fold it first, as in `>> merge >> top_layers(2)`"
+            yield f"there is an adapter on the model; {place.fold(self)}"
         if "inference_only" in place.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
         elif "quantized" in place.facts:

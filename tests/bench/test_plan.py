@@ -122,3 +122,20 @@ def test_select_leaves_what_others_need(monkeypatch):
         "full >> magnitude(amount=0.5)",
     ]
     assert len(found.select({"b"}).cells) == 4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ("lora >> magnitude(0.5)", "fold it first, as in `… >> merge >> magnitude(amount=0.5)`"),
+        (
+            "prompt(4) >> magnitude(0.5)",
+            "it cannot be folded into the weights, so put `magnitude(amount=0.5)` before it",
+        ),
+        ("adapter(8) >> full", "it cannot be folded into the weights, so put `full` before it"),
+        ("prefix(4) >> lora", "it cannot be folded into the weights, so put `lora` before it"),
+    ],
+)
+def test_folding_is_advised_where_it_can_be_done(monkeypatch, recipe, says):
+    (cell,) = make_plan(monkeypatch, {"x": recipe}).cells
+    assert says in cell.refused[0]
