@@ -231,11 +231,16 @@ class Comparison:
     def mains(self) -> list[Metric]:
         """The metrics of the short table: quality, training speed and memory, inference latency and memory,
         size; of compression, what it cost in divergence and brought in speed."""
-        training_memory = next((each for each in self.metrics if each.name == "train_peak_bytes"), None)
-        inference_memory = next((each for each in self.metrics if each.name == "inference_peak_bytes"), None)
-        divergence = next((each for each in self.metrics if each.name == "kl_divergence"), None)
-        families = [self.primary, divergence, self.main("throughput"), training_memory, self.main("latency"), self.gain]
-        return [each for each in [*families, inference_memory, self.main("size")] if each is not None]
+        named = {each.name: each for each in self.metrics}
+        training = [] if self.trained_once else [self.main("throughput"), named.get("train_peak_bytes")]
+        found = [self.primary, named.get("kl_divergence"), *training, self.main("latency"), self.gain]
+        return [each for each in [*found, named.get("inference_peak_bytes"), self.main("size")] if each is not None]
+
+    @property
+    def trained_once(self) -> bool:
+        """Whether most recipes go on from the reference's training, so that its cost does not tell them apart."""
+        base = next((row for row in self.rows if row.is_reference), None)
+        return base is not None and 2 * sum(row.training == base.training for row in self.rows) > len(self.rows)
 
     @property
     def gain(self) -> Metric | None:

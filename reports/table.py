@@ -31,7 +31,7 @@ _SHORT = {
     "throughput": "train\nspeed",
     "train_peak_bytes": "train\nmemory",
     "latency": "latency",
-    "inference_peak_bytes": "run\nmemory",
+    "kl_divergence": "diver-\ngence",
     "size": "size",
 }
 
@@ -50,19 +50,19 @@ def render(comparisons: Sequence[Comparison]) -> str:
 def renderable(comparison: Comparison) -> RenderableType:
     """A comparison for a rich console: heading, answer, table, legend, and why recipes gave no result."""
     primary = comparison.primary
-    left_out = (primary, comparison.gain)  # and what is compared with the reference by no ratio: there are 80 columns
-    ratios = [
-        metric
-        for metric in comparison.mains
-        if metric not in left_out and metric.family != "quality" and metric.name != "inference_peak_bytes"
-    ]
+    # There are 80 columns: what training cost, or what compression did.
+    left_out = {"inference_peak_bytes"} if comparison.trained_once else {"inference_peak_bytes", "kl_divergence"}
+    ratios = [metric for metric in comparison.mains if metric != primary and metric.name not in left_out]
+    if not comparison.trained_once:
+        ratios = [metric for metric in ratios if metric != comparison.gain]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     table.add_column("recipe", overflow="fold", min_width=14, max_width=30)
     table.add_column("status", no_wrap=True)
     if primary is not None:
         table.add_column(primary.title.lower(), justify="right", no_wrap=True)
     for metric in ratios:
-        table.add_column(_SHORT.get(metric.name) or _SHORT[metric.family], justify="right", no_wrap=True)
+        short = "gain" if metric == comparison.gain else _SHORT.get(metric.name) or _SHORT[metric.family]
+        table.add_column(short, justify="right", no_wrap=True)
     for row in comparison.rows:
         cells: list[RenderableType] = [Text(row.name), Text(row.status, style="" if row.ok else "red")]
         if primary is not None:
@@ -80,6 +80,7 @@ def renderable(comparison: Comparison) -> RenderableType:
         Text(
             f"×: ratio to `{comparison.reference}` (the first row). ✓ better  ✗ worse  "
             "= tie: inside the 95 % interval  ? no interval"
+            + ("  divergence, gain: from the model that it was made from" if comparison.gain in ratios else "")
             + ("  ⚠ taken while the machine was busy" if any(r.contended for r in comparison.rows) else ""),
             style="dim",
         ),
@@ -105,8 +106,8 @@ def _ratio(row: Row, metric: Metric) -> Text:
         return Text("–", style="dim")
     if row.is_reference:
         return Text("1×  ")
-    if change is None:
-        return Text("–", style="dim")
+    if change is None:  # what the reference has no figure of
+        return Text(f"{str(figure).removesuffix(' nats')}{'⚠' if figure.contended else ''}")
     return Text(f"{change}{'⚠' if change.contended else ''}") + _mark(change)
 
 

@@ -135,6 +135,20 @@ def records(
     return found
 
 
+def compressed(gains, **options):
+    """Records of ways to compress one trained model: recipes with how much faster than that model they answer."""
+    methods = {"full": Method("full")} | {name: Method(f"full >> {name}", 0.7) for name in gains}
+    found = records(methods, **options)
+    for node in found.nodes.values():
+        if node["depth"]:
+            for entry in node["latency"]:
+                values = [seconds * gains[node["stage"]] for seconds in entry["values"]]
+                entry["reference"] = {"loops": 1, "warmups": [], "values": values}
+            node["quality"]["metrics"] |= {"agreement": 0.96, "kl_divergence": 0.0123, "won": 3, "lost": 9}
+            node["transform"] = {"peak_bytes": 300_000_000}
+    return found
+
+
 def sized(nodes, items=200, **options):
     """About `nodes` records, in matrices of recipes × seeds × tasks as large sweeps have them."""
     methods = {f"recipe {i}": Method(f"full(lr={1e-5 * (i + 1)})", 0.6 + 0.15 * (i % 17) / 17) for i in range(100)}

@@ -331,6 +331,38 @@ def test_smaller_but_slower_is_said():
     assert "`int8` (0.65× size on disk, but 1.73× latency 1×16)" in text
 
 
+def test_who_is_slower_than_what_it_was_made_from_is_said():
+    records = synthetic.compressed({"int8": 0.5, "nf4": 0.8, "half": 1.5})
+    text = " ".join(headline(only(records)))
+    assert "2 of 3 compressed models are slower than the one they were made from" in text
+    assert "(latency 1×16, timed in turns): `int8` (0.500×) and `nf4` (0.800×)." in text
+    assert "slower than the one" not in " ".join(headline(only(synthetic.compressed({"half": 1.5}))))
+    assert "slower than the one" not in " ".join(headline(only(synthetic.records())))
+
+
+def test_where_all_share_one_training_its_cost_is_left_out_of_the_short_table():
+    shared = only(synthetic.compressed({"int8": 0.5, "half": 1.5}))
+    assert [metric.name for metric in shared.mains] == [
+        "accuracy", "kl_divergence", "latency_1x16", "latency_1x16_speedup", "inference_peak_bytes", "size_on_disk",
+    ]  # fmt: skip
+    apart = only(synthetic.records())
+    assert "train_peak_bytes" in [metric.name for metric in apart.mains]
+    assert apart.gain is None
+
+
+def test_a_chain_has_the_quality_after_each_stage():
+    found = only(synthetic.compressed({"int8": 0.5}))
+    row = next(row for row in found.rows if row.name == "int8")
+    assert [stage for stage, _ in row.chain] == ["full", "int8"]
+    (_, first), (_, last) = row.chain
+    full = next(row for row in found.rows if row.is_reference)
+    assert first["accuracy"].value == full.figures["accuracy"].value
+    assert last["accuracy"].value == row.figures["accuracy"].value
+    assert "agreement" not in first
+    assert last["agreement"].value == 0.96
+    assert "final_loss" not in first
+
+
 def test_one_seed_is_said_to_leave_training_noise_out():
     assert any("training noise is not covered" in text for text in headline(only(synthetic.records(seeds=(0,)))))
     assert not any("training noise" in text for text in headline(only(synthetic.records())))

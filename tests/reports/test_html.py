@@ -217,3 +217,8 @@ def test_embedded_json_reads_back():
     text = str(html.embedded(value))
     assert not re.search(r"[<>&\u2028]", text)
     assert json.loads(text) == value
+
+
+def test_the_quality_after_each_stage_of_a_chain_is_there():
+    text = html.render(compare(synthetic.compressed({"int8": 0.5})))
+    assert text.count("<h4>Quality after each stage</h4>") == 1

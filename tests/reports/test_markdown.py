@@ -60,3 +60,11 @@ def test_metrics_evidence_and_environment_are_there():
 
 def test_nothing_recorded_is_said():
     assert "Nothing is recorded here." in markdown.render([])
+
+
+def test_the_quality_after_each_stage_of_a_chain_is_there():
+    text = markdown.render(compare(synthetic.compressed({"int8": 0.5})))
+    part = text[text.index("## Quality after each stage") :]
+    assert "| recipe | stage | Accuracy | Macro F1 | Agreement | KL divergence | Won | Lost |" in part
+    assert "| int8 | int8 | " in part
+    assert "Quality after each stage" not in markdown.render(compare(synthetic.records({"full": Method("full")})))

@@ -58,3 +58,13 @@ def test_without_quality_the_column_is_left_out():
     text = table.render(compare(records))
     assert "accuracy" not in text
     assert "0.31× ✓" in line(text, "qlora")
+
+
+def test_of_compression_it_shows_what_was_lost_and_gained_in_80_columns():
+    text = table.render(compare(synthetic.compressed({"int8": 0.5, "half": 1.5})))
+    assert max(map(len, text.splitlines())) <= 80
+    head = next(line for line in text.splitlines() if line.startswith("recipe"))
+    assert head.split() == ["recipe", "status", "accuracy", "gence", "latency", "gain", "size"]
+    assert "0.500×" in line(text, "int8 ")
+    assert "0.0123" in line(text, "half")
+    assert "divergence, gain: from the model that it was made from" in " ".join(text.split())
