@@ -82,8 +82,10 @@ class Int4WeightOnly(Transform):
 
         def bound(rows: torch.Tensor) -> torch.Tensor:
             step = (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)) / 15
-            # Scale and zero point are bfloat16, and as large as the largest weight.
-            return step / 2 + rows.abs().amax(1, keepdim=True) * torch.finfo(torch.bfloat16).eps
+            eps = torch.finfo(torch.bfloat16).eps
+            # The zero point is a bfloat16 as large as the largest weight, and codes, 8 on either side of it, are
+            # themselves computed in bfloat16.
+            return step / 2 + (8 * step + rows.abs().amax(1, keepdim=True)) * eps
 
         def size(layer: torch.nn.Linear) -> int:
             # Tiles are 1024 wide. Scale and zero point are bfloat16.
