@@ -439,7 +439,8 @@ def _evidence(paths: Iterable[Sequence[Record]]) -> tuple[Proof, ...]:
 
 
 def _contention(metric: Metric, paths: Iterable[Sequence[Record]]) -> str | None:
-    what = {"throughput": "training", "time": "training", "latency": "latency"}.get(metric.family)
+    timed = {"throughput": "training", "time": "training", "latency": "latency"}
+    what = None if metric.exact else timed.get(metric.family)
     for path in paths if what else ():
         # A path's latency is its last stage's; its training, that of all stages.
         nodes = path if what == "training" else path[-1:]
@@ -656,6 +657,8 @@ def _traps(comparison: Comparison, good: Sequence[Row]) -> list[str]:
             continue
         found = []
         for row in good:
+            if slow is latency and comparison.gain and comparison.gain.name in row.figures:
+                continue  # timed in turns, which says more
             saves, costs = row.changes.get(cheap.name), row.changes.get(slow.name)
             if saves and costs and _gains(saves) and _loses(costs):
                 doubt = ", no interval" if costs.verdict == "unclear" else ""

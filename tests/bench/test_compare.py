@@ -210,6 +210,7 @@ def divided(**keys):
         record = node(found, seed, "full + data_parallel(2)")
         record["alone"] = node(found, seed, "full")["id"]
         record["training"]["ranks"] = [{}, {}]
+        record["training"]["communicated_bytes"] = 1000
     return found
 
 
@@ -221,6 +222,12 @@ def test_several_processes_are_measured_by_one():
     assert 0.7 < figure.value < 0.9  # 1 / 0.625 times as fast
     assert "scaling_efficiency" not in rows(found)["full"].figures
     assert METRICS["scaling_efficiency"] in only(found).metrics
+
+
+def test_what_is_counted_is_not_contended():
+    figures = rows(divided(contended=("two",)))["two"].figures
+    assert figures["train_tokens_per_second"].contended
+    assert figures["communicated_bytes"].contended is None
 
 
 def test_a_contended_single_process_marks_the_efficiency():
@@ -336,6 +343,7 @@ def test_who_is_slower_than_what_it_was_made_from_is_said():
     text = " ".join(headline(only(records)))
     assert "2 of 3 compressed models are slower than the one they were made from" in text
     assert "(latency 1×16, timed in turns): `int8` (0.500×) and `nf4` (0.800×)." in text
+    assert "Smaller is not faster" not in text
     assert "slower than the one" not in " ".join(headline(only(synthetic.compressed({"half": 1.5}))))
     assert "slower than the one" not in " ".join(headline(only(synthetic.records())))
 
