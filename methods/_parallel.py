@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.loop import ComputeGradients, Training
+    from bench.method import Split
     from bench.tasks.base import Batch
 
 
@@ -26,15 +27,21 @@ def sliced(training: Training, name: str, compute: ComputeGradients) -> ComputeG
     return gradients
 
 
-def claims(work: Training, name: str, n: int) -> Iterator[Claim]:
-    """`n` processes are alive, each works on its own items, and together on all of the batch, to its gradient."""
+def alive(work: Training, split: Split) -> Claim:
+    """As many processes are alive as divide the stage so."""
+    n = work.stage.layout[split]
+    pids = [pid for pid in work.group.everyone(os.getpid(), split) if _alive(pid)]
+    return Claim(f"{n} processes train together", len(set(pids)) == n, f"{len(set(pids))} are alive")
+
+
+def claims(work: Training, name: str, split: Split) -> Iterator[Claim]:
+    """The processes are alive, each works on its own items, and together on all of the batch, to its gradient."""
     import torch
 
     from bench.work import evaluating
 
     group = work.group
-    pids = [pid for pid in group.everyone(os.getpid()) if _alive(pid)]
-    yield Claim(f"{n} processes train together", len(set(pids)) == n, f"{len(set(pids))} are alive")
+    yield alive(work, split)
 
     seen: list[list[int]] = []
     hook = work.model.register_forward_pre_hook(
@@ -45,13 +52,13 @@ def claims(work: Training, name: str, n: int) -> Iterator[Claim]:
         hook.remove()
         # All processes with the whole batch: where they exchange gradients, the mean of equal ones is the same.
         all_of_it = gradient(work, work.notes.get(name, work.gradients))
-    everyone = [sorted(rows) for rows in group.everyone(seen)]
+    everyone = [sorted(rows) for rows in group.everyone(seen, split)]
     everything = sorted(row for rows in everyone for row in rows)
     expected = sorted(work.probe.inputs["input_ids"].tolist())
     sizes = ", ".join(str(len(rows)) for rows in everyone)
     yield Claim(
         "each process works on its own items, and all on each item once",
-        everything == expected and all(len(rows) * n == len(expected) for rows in everyone),
+        everything == expected and all(len(rows) * len(everyone) == len(expected) for rows in everyone),
         f"{sizes} of {len(expected)} items",
     )
     if work.exact:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
-from bench.evidence import Claim
+from bench.evidence import Claim, whole
 from bench.method import Modifier
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.evidence import Snapshot
     from bench.loop import Training, Update
     from bench.work import Work
@@ -28,14 +31,15 @@ class GradientClip(Modifier):
     name = "gradient_clip"
     paper = "https://arxiv.org/abs/1211.5063"
     example = "full + gradient_clip(1.0)"
-    across = frozenset({"replicas", "shards"})
+    across = frozenset({"replicas", "shards", "tensors"})
     order = 0  # within mixed precision's update, whose fp16 gradients are scaled outside of it
 
     max_norm: Annotated[float, Gt(0)] = 1.0
 
     def on_update(self, training: Training, update: Update) -> Update:
         """Clip, then update."""
-        from torch.nn.utils import clip_grad_norm_
+        import torch.distributed as dist
+        from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
         parameters, max_norm = training.parameters, self.max_norm
 
@@ -43,7 +47,16 @@ class GradientClip(Modifier):
             clip_grad_norm_(parameters, max_norm)
             update()
 
-        return clipped
+        def together() -> None:
+            """The others' parts belong to the norm, and what all hold belongs to it once."""
+            alone, parts = (
+                get_total_norm(gradients).square().to(training.device) for gradients in _gradients(training)
+            )
+            dist.all_reduce(parts, group=training.group.processes("tensors"))
+            clip_grads_with_norm_(parameters, max_norm, (alone + parts).sqrt())
+            update()
+
+        return together if "tensors" in training.group.layout else clipped
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """A gradient of four times the norm reaches the optimizer with the norm."""
@@ -77,8 +90,21 @@ class GradientClip(Modifier):
                 parameter.grad *= 4 * self.max_norm / length
 
 
+def _gradients(training: Training) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The gradients of weights that this process holds, and of those of which it holds a part by inputs or outputs."""
+    found: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
+    for parameter in training.parameters:
+        if parameter.grad is not None:
+            found[hasattr(parameter, "full_shape")].append(parameter.grad)
+    return found
+
+
 def _norm(training: Training) -> float:
     import torch
 
-    gradients = [parameter.grad for parameter in training.parameters if parameter.grad is not None]
-    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])))
+    alone, parts = (
+        [float(whole(torch.linalg.vector_norm(gradient))) for gradient in gradients]
+        for gradients in _gradients(training)
+    )
+    others = training.group.everyone(parts, "tensors") if "tensors" in training.group.layout else [parts]
+    return math.hypot(*alone, *(norm for each in others for norm in each))

@@ -48,7 +48,7 @@ class Optimizer(Modifier):
     name = "optimizer"
     paper = "https://arxiv.org/abs/2110.02861"
     example = 'full + optimizer("adamw_8bit")'
-    across = frozenset({"replicas"})
+    across = frozenset({"replicas", "tensors"})
     needs = ("bitsandbytes",)
 
     optimizer: Literal["sgd", "adam", "adamw", "adafactor", "lion", "muon", "sgd_8bit", "adamw_8bit", "lion_8bit"]
@@ -62,6 +62,8 @@ class Optimizer(Modifier):
             yield f"{self.optimizer} takes no momentum; leave it out"
         if self.optimizer == "sgd_8bit" and self.momentum == 0:
             yield 'without momentum there is no state to keep in 8 bits; use optimizer("sgd", momentum=0.0)'
+        if self.optimizer in ("adafactor", "muon", *_STATES) and "tensors" in place.stage.layout:
+            yield f"{self.optimizer} works on whole weights, and here each process holds parts; use adamw, adam, sgd or lion"
         trainer = place.stage.base.name
         if self.optimizer == "muon" and trainer in ("head", "bitfit", "ia3", "prefix", "prompt"):
             yield f"muon updates matrices inside the blocks, and {trainer} trains none; use another optimizer"

@@ -51,7 +51,8 @@ def refusals(monkeypatch, recipe, machine=HERE, **keys):
         ("low_rank(2) >> full + tensor_parallel(2)", "tensor_parallel: layers that are products of two"),
         ("magnitude(0.5) >> full + tensor_parallel(2)", "magnitude: it is not known to be right"),
         ('full + tensor_parallel(2) + mixed_precision("fp16")', "mixed_precision: in fp16"),
-        ("full + gradient_clip + tensor_parallel(2)", "gradient_clip: it is not known to be right"),
+        ('full + optimizer("muon") + tensor_parallel(2)', "optimizer: muon works on whole weights"),
+        ('full + optimizer("lion_8bit") + tensor_parallel(2)', "optimizer: lion_8bit works on whole weights"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
@@ -69,7 +70,7 @@ def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
         "full >> prune_ffn(0.5) >> full + fully_sharded(2)",
         'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)',
         "full + tensor_parallel(3)",
-        "top_layers(1) + data_parallel(2) + tensor_parallel(2) + accumulate(8)",
+        'top_layers(1) + data_parallel(2) + tensor_parallel(2) + accumulate(8) + optimizer("lion") + checkpointing',
     ],
 )
 def test_what_can_be_divided_is_not(monkeypatch, recipe):

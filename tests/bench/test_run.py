@@ -41,7 +41,9 @@ def start(monkeypatch, tmp_path):
     def start(behave=lambda job: Outcome("ok"), recipes=RECIPES, names=None, fresh=False, jobs=1, **keys):
         whole = make_plan(monkeypatch, recipes, **keys)
         executor, store = Fake(behave), Store(tmp_path / "out")
-        result = run(whole, names or set(recipes), store, executor, Silent(), fresh=fresh, room=slots(whole.machine, jobs))
+        result = run(
+            whole, names or set(recipes), store, executor, Silent(), fresh=fresh, room=slots(whole.machine, jobs)
+        )
         return result, executor, store
 
     return start
