@@ -48,7 +48,10 @@ class Pretrain(Trainer):
     On a classification task the objective's head stands on the model's body for this training alone. The classifier
     is as untrained afterwards as before, so the quality right after it is that of a guess: go on, as in
     ``pretrain("mlm") >> full``. With ``weights="random"`` everything is drawn anew first, as the architecture does it.
-    The default rate is RoBERTa-base's and GPT-3's smallest model's, 6e-4. Documentation:
+    The default rate, 1e-4, is that of going on from given weights with a task's own small texts (Gururangan et al. 2020,
+    https://arxiv.org/abs/2004.10964); on the default model, 20 steps of 16 and then ``full``, the accuracy was .68 at
+    3e-5, .65 at 1e-4 and .21 at 6e-4, and .71 without (one seed each). From random weights give more: RoBERTa-base and
+    GPT-3's smallest took 6e-4, with far larger batches. Documentation:
     https://huggingface.co/docs/transformers/tasks/masked_language_modeling
     """
 
@@ -59,7 +62,7 @@ class Pretrain(Trainer):
 
     objective: Literal["mlm", "clm", "nsp"]
     weights: Literal["given", "random"] = "given"
-    lr: Annotated[float, Gt(0)] = 6e-4
+    lr: Annotated[float, Gt(0)] = 1e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, place: Place) -> Iterator[str]:
