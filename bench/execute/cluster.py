@@ -50,7 +50,7 @@ class Cluster:
         """How many jobs of so many threads the machines have room for now."""
         import ray
 
-        return max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)  # type: ignore[no-untyped-call]
+        return max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
 
     def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
         """Run `job` on some machine. How far it is, nobody is told."""
@@ -66,6 +66,8 @@ class Cluster:
         names = list(files) if self._through == "object-store" else None
         reference = task.remote(job, self._preload, timeout, names, *files.values())
         self._running.add(reference)
+        outcome: Outcome
+        made: bytes | None
         try:
             outcome, made = ray.get(reference)
         except RayError as error:
