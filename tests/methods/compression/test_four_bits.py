@@ -193,7 +193,7 @@ def test_folding_into_it_would_change_the_outputs(tiny_bert, tmp_path):
     [
         ("nf4 >> fp4", "quantized already"),
         ("int8 >> nf4", "quantized already"),
-        ("lora(r=2) >> nf4", "lora >> merge >> nf4"),
+        ("lora(r=2) >> nf4", "… >> merge >> nf4"),
         ("nf4 >> full", "put an adapter on them"),
         ("nf4 >> lora(r=2) >> merge", "leave the adapter on"),
     ],

@@ -79,7 +79,7 @@ def test_a_pickle_and_what_is_shipped_give_back_what_it_was(fixture, text, reque
         ("prune_ffn(0.5) >> int4_weight_only(group_size=32)", "the layers were cut before"),
         ("int8_dynamic >> int8_weight_only", "quantized already"),
         ("int8_dynamic >> lora(r=2)", "inference only"),
-        ("lora(r=2) >> int8_dynamic", "lora >> merge >> int8_dynamic"),
+        ("lora(r=2) >> int8_dynamic", "… >> merge >> int8_dynamic"),
     ],
 )
 def test_what_cannot_be_is_refused(text, why, tiny_bert, tmp_path):
