@@ -65,28 +65,24 @@ def test_every_other_layer_goes_from_the_second_on(tiny_bert, tmp_path):
 # -- the same answers as by hand -----------------------------------------------------------------------------------
 
 
-def test_a_pruned_feed_forward_answers_as_the_dense_one_with_those_neurons_at_nothing(tiny_bert, tmp_path):
-    original, done = applied("prune_ffn(0.5)", tiny_bert, tmp_path)
+@pytest.mark.parametrize("text", ["prune_ffn(0.5)", "prune_heads(0.5)"])
+def test_it_answers_as_the_dense_model_whose_cut_columns_are_at_nothing(tiny_bert, tmp_path, text):
+    original, done = applied(text, tiny_bert, tmp_path)
     masked = copy.deepcopy(original)
-    for dense, cut in zip(blocks(masked), blocks(done.model), strict=True):
-        rows = {tuple(row.tolist()) for row in cut.intermediate.dense.weight}
-        gone = [n for n, row in enumerate(dense.intermediate.dense.weight) if tuple(row.tolist()) not in rows]
-        assert len(gone) == BERT["inner"] // 2
+    for dense, cut in zip(narrowing(masked, text), narrowing(done.model, text), strict=True):
+        kept = {tuple(column.tolist()) for column in cut.weight.T}
+        gone = [n for n, column in enumerate(dense.weight.T) if tuple(column.tolist()) not in kept]
+        assert len(gone) == dense.in_features // 2
         with torch.no_grad():
-            dense.output.dense.weight[:, gone] = 0
+            dense.weight[:, gone] = 0
     assert torch.allclose(logits(done.model, done), logits(masked, done), atol=1e-5)
 
 
-def test_pruned_heads_answer_as_the_dense_ones_whose_output_is_at_nothing(tiny_bert, tmp_path):
-    original, done = applied("prune_heads(0.5)", tiny_bert, tmp_path)
-    masked = copy.deepcopy(original)
-    for dense, cut in zip(attention(masked), attention(done.model), strict=True):
-        columns = {tuple(column.tolist()) for column in cut.output.weight.T}
-        gone = [n for n, column in enumerate(dense.output.weight.T) if tuple(column.tolist()) not in columns]
-        assert len(gone) == BERT["hidden"] // 2
-        with torch.no_grad():
-            dense.output.weight[:, gone] = 0
-    assert torch.allclose(logits(done.model, done), logits(masked, done), atol=1e-5)
+def narrowing(model, text):
+    """The layers that lose columns, one a block."""
+    if text.startswith("prune_heads"):
+        return [found.output for found in attention(model)]
+    return [block.output.dense for block in blocks(model)]
 
 
 def test_the_least_important_by_the_norm_of_its_weights_goes(tiny_bert, tmp_path):
