@@ -6,8 +6,10 @@ nobody else can write to. It is no format to keep: the node's identity, which ho
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +39,20 @@ def save(file: Path, model: torch.nn.Module, tokenizer: Any) -> None:
     """Write a checkpoint; a reader sees all of it or none."""
     import torch
 
-    half = file.with_suffix(".part")
-    torch.save({"model": model, "tokenizer": tokenizer}, half)
-    half.chmod(0o600)
-    half.replace(file)
+    with _whole(file) as half:
+        torch.save({"model": model, "tokenizer": tokenizer}, half)
 
 
 def write(file: Path, content: bytes) -> None:
     """Write a checkpoint that was saved elsewhere, in the same way."""
+    with _whole(file) as half:
+        half.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
     half = file.with_suffix(".part")
-    half.write_bytes(content)
+    yield half
     half.chmod(0o600)
     half.replace(file)
 

@@ -95,8 +95,8 @@ def run(
     accompanied: set[str] = set()
     with _threads(executor, room.jobs) as threads:
         while waiting or running:
+            unfinished = {node.id for node in [*waiting, *(other for other, _ in running.values())]}
             for node in list(waiting):
-                unfinished = {other.id for other in [*waiting, *(each for each, _ in running.values())]}
                 if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
                     statuses[node.id] = ended[0]
                     waiting.remove(node)

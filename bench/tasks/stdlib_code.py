@@ -18,7 +18,7 @@ from typing import ClassVar
 from bench import cache
 from bench.tasks.base import Task, TaskError
 from bench.tasks.language_modelling import HELD_OUT, PASSAGE, LanguageModelling
-from bench.tasks.stdlib_topics import sources
+from bench.tasks.stdlib_topics import sources, without_sources
 
 MODULES = """
     __future__ _collections_abc _compat_pickle _markupbase _osx_support _py_abc _pydecimal _pyio _sitebuiltins
@@ -62,12 +62,7 @@ class StdlibCode(LanguageModelling):
         """Name modules whose sources are missing."""
         files = {entry.name for entry in os.scandir(self.root)} if self.root.is_dir() else set()
         missing = [name for name in MODULES if name not in files and f"{name}.py" not in files]
-        if not missing:
-            return []
-        return [
-            f"{self.name}: {self.root} has no sources of {', '.join(missing)}; "
-            "use a Python with its whole standard library"
-        ]
+        return without_sources(self.name, self.root, missing)
 
     splits = Task.splits  # of so many texts all have some, and planning need not read them
 

@@ -13,7 +13,7 @@ import os
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -58,12 +58,7 @@ class StdlibTopics(Classification):
     def problems(self) -> list[str]:
         """Name packages whose sources are missing."""
         missing = [name for name in PACKAGES if not (self.root / name / "__init__.py").is_file()]
-        if not missing:
-            return []
-        return [
-            f"{self.name}: {self.root} has no sources of {', '.join(missing)}; "
-            "use a Python with its whole standard library"
-        ]
+        return without_sources(self.name, self.root, missing)
 
     splits = Task.splits  # of so many texts all have some, and planning need not read them
 
@@ -125,6 +120,13 @@ class StdlibTopics(Classification):
         )
         identity = repr((_FORMAT, sys.version, stats)).encode("utf-8", "surrogateescape")
         return cache.folder() / "stdlib-topics" / f"{hashlib.blake2b(identity, digest_size=16).hexdigest()}.jsonl"
+
+
+def without_sources(name: str, root: Path, missing: Sequence[str]) -> list[str]:
+    """What the task called `name` says of modules whose sources are `missing`; nothing where none is."""
+    if not missing:
+        return []
+    return [f"{name}: {root} has no sources of {', '.join(missing)}; use a Python with its whole standard library"]
 
 
 def sources(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench.evidence import Claim
 from bench.method import Place, Transform, facts_after, standing
+from methods import _compiler
 
 if TYPE_CHECKING:
     import torch
@@ -41,14 +41,7 @@ class Compiled(Transform):
 
     def problems(self, place: Place) -> Iterator[str]:
         """Kernels are built by the machine's own compiler, for torch's own operators."""
-        if place.machine.device == "cpu":
-            compiler = os.environ.get("CXX", "g++")
-            if shutil.which(compiler) is None:
-                yield f"it builds its kernels with a C++ compiler, and there is no `{compiler}`; install one or set CXX"
-            if self.mode == "reduce-overhead":
-                yield 'mode "reduce-overhead" is CUDA graphs, which a CPU does not have; leave the mode out'
-        elif shutil.which(compiler := os.environ.get("CC", "gcc")) is None and shutil.which("clang") is None:
-            yield f"Triton builds its launchers with a C compiler, and there is no `{compiler}`; install one or set CC"
+        yield from _compiler.problems(place, self.mode)
         if "exported" in place.facts:
             yield "another runtime than torch runs the model, which compiles it in its own way"
         if any(stage.base.name == "sparse_storage" for stage in standing(place.before)):

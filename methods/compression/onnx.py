@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bench.evidence import Claim
-from bench.method import Place, Transform
+from methods import _runtime
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Onnx(Transform):
+class Onnx(_runtime.Runtime):
     """Export the model to ONNX and run it in onnxruntime, which is what many deploy with: it is measured there.
 
     ``"int8"`` is onnxruntime's dynamic quantization: weights and embeddings in 8 bits, a scale for each output channel,
@@ -30,35 +29,14 @@ class Onnx(Transform):
     paper = "https://onnxruntime.ai/docs/"
     example = 'full >> onnx("int8")'
     needs = ("onnx", "onnxruntime", "onnxscript")
-    gives = frozenset({"inference_only", "exported"})
 
     precision: Literal["fp32", "int8"] = "fp32"
-
-    def problems(self, place: Place) -> Iterator[str]:
-        """It exports the plain forward pass of a classifier."""
-        if place.machine.device != "cpu":
-            yield 'it is measured on the CPU; run the suite with device = "cpu"'
-        if place.task != "classification":
-            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
-            yield 'the weights are quantized for torch; quantize in the runtime instead, as in `onnx("int8")`'
 
     def apply(self, work: Work) -> None:
         """Export, and put the runtime's model in the place of torch's."""
         from methods._onnx import export
 
         work.model = export(work, self.precision)
-
-    def save(self, model: torch.nn.Module, folder: Path) -> bool:
-        """The file and the configuration."""
-        model.save(folder)  # type: ignore[operator]
-        return True
-
-    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
-        """Open the file, as a server would."""
-        model.serve(folder)  # type: ignore[operator]
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The runtime holds the model, answers as torch did, and its graph has the operators of the precision."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
 from bench.evidence import Claim
-from bench.method import Place, Transform
+from bench.method import Place
+from methods import _runtime
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OpenVino(Transform):
+class OpenVino(_runtime.Runtime):
     """Export the model to OpenVINO, Intel's runtime for CPUs, and run it there: it is measured there.
 
     Left to itself OpenVINO computes in bfloat16 where the CPU can, without a word; here the precision is asked for, and
@@ -34,21 +34,13 @@ class OpenVino(Transform):
     paper = "https://docs.openvino.ai"
     example = 'full >> openvino("bf16")'
     needs = ("openvino", "nncf")
-    gives = frozenset({"inference_only", "exported"})
 
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     samples: Annotated[int, Ge(1)] = 300
 
     def problems(self, place: Place) -> Iterator[str]:
-        """It exports the plain forward pass of a classifier."""
-        if place.machine.device != "cpu":
-            yield 'it is measured on the CPU; run the suite with device = "cpu"'
-        if place.task != "classification":
-            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
-            yield 'the weights are quantized for torch; quantize in the runtime instead, as in `openvino("int8")`'
+        """It exports the plain forward pass of a classifier, to a precision that the CPU has."""
+        yield from super().problems(place)
         if self.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & {*place.machine.cpu_features}:
             yield "this CPU has no instructions for bfloat16, and OpenVINO would compute in float32"
 
@@ -57,15 +49,6 @@ class OpenVino(Transform):
         from methods._openvino import export
 
         work.model = export(work, self.precision, self.samples)
-
-    def save(self, model: torch.nn.Module, folder: Path) -> bool:
-        """The files and the configuration."""
-        model.save(folder)  # type: ignore[operator]
-        return True
-
-    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
-        """Open the files, as a server would."""
-        model.serve(folder)  # type: ignore[operator]
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The runtime holds the model, answers as torch did, and computes in the precision that was asked for."""

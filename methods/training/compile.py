@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim
 from bench.method import Modifier, Place
+from methods import _compiler
 
 if TYPE_CHECKING:
     import torch
@@ -45,14 +44,7 @@ class Compile(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """Kernels are built by the machine's own compiler."""
-        if place.machine.device == "cpu":
-            compiler = os.environ.get("CXX", "g++")
-            if shutil.which(compiler) is None:
-                yield f"it builds its kernels with a C++ compiler, and there is no `{compiler}`; install one or set CXX"
-            if self.mode == "reduce-overhead":
-                yield 'mode "reduce-overhead" is CUDA graphs, which a CPU does not have; leave the mode out'
-        elif shutil.which(compiler := os.environ.get("CC", "gcc")) is None and shutil.which("clang") is None:
-            yield f"Triton builds its launchers with a C compiler, and there is no `{compiler}`; install one or set CC"
+        yield from _compiler.problems(place, self.mode)
 
     def on_start(self, training: Training) -> None:
         """Compile, and go through batches of different shapes, so that no clock ever waits for the compiler."""

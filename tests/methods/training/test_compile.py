@@ -1,5 +1,7 @@
 """Compiled training against the same in eager code, and what planning says."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -62,7 +64,7 @@ def test_batches_of_all_lengths_are_gone_through_first(tiny_bert, tmp_path):
 )
 def test_refusals(text, found, reason, place, monkeypatch):
     monkeypatch.setenv("CXX", "no-such")
-    monkeypatch.setattr(module.shutil, "which", lambda name: found)
+    monkeypatch.setattr(shutil, "which", lambda name: found)
     at = place(text, machine=CPU)
     (problem,) = at.stage.modifiers[0].problems(at)
     assert problem.startswith(reason)
