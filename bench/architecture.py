@@ -129,7 +129,15 @@ def attention(model: nn.Module) -> list[Attention]:
 
 
 def _linears(block: nn.Module) -> dict[str, nn.Linear]:
-    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    """A block's own linear layers by the names that they had before an adapter was put on, whose layers are left out."""
+    found: dict[str, nn.Linear] = {}
+    for name, child in block.named_children():
+        own = getattr(child, "base_layer", child)
+        if isinstance(own, nn.Linear):
+            found[name] = own
+        else:
+            found |= {f"{name}.{rest}": layer for rest, layer in _linears(own).items()}
+    return found
 
 
 def _in_attention(name: str) -> bool:

@@ -113,6 +113,7 @@ def _plain_matrix(tensor: torch.Tensor) -> bool:
     import torch
 
     ours = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+    ours = ours and not hasattr(tensor, "full_shape")
     return ours and tensor.dim() == 2 and tensor.is_floating_point()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, digest, named_tensors
+from bench.evidence import Claim, digest, named_tensors, whole_numel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +45,9 @@ def claims(before: Snapshot, work: Work, mark: str, also: Set[str] = frozenset()
     yield Claim(
         "the base's weights are bit-identical", bool(base) and kept == base, f"{len(kept)} of {len(base)} tensors"
     )
-    count = sum(tensors[name].numel() for name in trained)
+    count = sum(whole_numel(tensors[name]) for name in trained)
     total = sum(
-        parameter.numel() for name, parameter in work.model.named_parameters() if ".original_module." not in name
+        whole_numel(parameter) for name, parameter in work.model.named_parameters() if ".original_module." not in name
     )
     yield Claim(
         "the adapter and the head train, and nothing else",

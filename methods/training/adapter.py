@@ -36,6 +36,7 @@ class Adapter(Trainer):
     name = "adapter"
     paper = "https://arxiv.org/abs/1902.00751"
     example = "adapter(size=64)"
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
     gives = frozenset({"adapter"})
 
     size: Annotated[int, Ge(1)] = 64

@@ -29,7 +29,7 @@ class FullySharded(Modifier):
     backward pass, and its gradients are summed where their shard is; so too with what is outside of the blocks. This
     happens for every micro-batch of ``accumulate``, since whole gradients are what must not be held. ``offload`` keeps
     the shards in the CPU's memory, where the optimizer's step then is. ``budget.batch_size`` is the batch over all
-    processes. Built on FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+    processes. With ``data_parallel(r)`` there are r replicas of the n shards, which exchange their gradients. Built on FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
     """
 
     name = "fully_sharded"
@@ -58,24 +58,30 @@ class FullySharded(Modifier):
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         from bench.architecture import blocks
+        from methods import _tensors
 
         assert training.group.mesh is not None
+        mesh = training.group.mesh[("replicas", "shards") if "replicas" in training.group.layout else "shards"]
         policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
-        for module in (*blocks(training.model), training.model):
-            fully_shard(module, mesh=training.group.mesh["shards"], reshard_after_forward=True, offload_policy=policy)
+        with _tensors.known(training.model):
+            for module in (*blocks(training.model), training.model):
+                fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
 
     def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Take this process's slice."""
-        return _parallel.sliced(training, self.name, compute)
+        return _parallel.sliced(training, self.name, "shards", compute)
 
     def on_end(self, training: Training) -> None:
         """Gather the weights, and make plain modules of the sharded ones."""
+        from methods import _tensors
+
         gathered: dict[int, nn.Parameter] = {}  # tied ones stay tied
-        for module in training.model.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                if id(parameter) not in gathered:
-                    gathered[id(parameter)] = _plain(parameter, training.device)
-                setattr(module, name, gathered[id(parameter)])
+        with _tensors.known(training.model):
+            for module in training.model.modules():
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    if id(parameter) not in gathered:
+                        gathered[id(parameter)] = _plain(parameter, training.device)
+                    setattr(module, name, gathered[id(parameter)])
         for module in training.model.modules():
             _unwrap(module)
 
@@ -87,12 +93,12 @@ class FullySharded(Modifier):
         assert isinstance(work, Training)
         yield from _parallel.claims(work, self.name, "shards")
         weights = list(work.model.parameters())
-        rank = work.group.rank
+        rank = work.group.place("shards")
         right = sum(_is_shard(weight, self.n, rank) for weight in weights)
         yield Claim(
             f"weights are divided into {self.n}", right == len(weights), f"{right} of {len(weights)} tensors, by rows"
         )
-        with Wire() as wire:
+        with Wire(work.group.processes("shards")) as wire:
             work.gradients(work.probe, 1.0)
         held = [weight.grad for weight in work.parameters if weight.grad is not None]
         held += [
@@ -106,11 +112,14 @@ class FullySharded(Modifier):
         yield Claim(
             "gradients and optimizer state are divided too", right == len(held) > 0, f"{right} of {len(held)} tensors"
         )
-        calls = [what for (what, n, _), count in wire.calls.items() for _ in range(count) if n == self.n]
+        calls = [what for (what, _, _), count in wire.calls.items() for _ in range(count)]
         gathered, reduced = calls.count("all_gather"), calls.count("reduce_scatter")
+        several = self.n > 1
         yield Claim(
-            "weights are gathered to be used, and gradients scattered",
-            gathered > 0 < reduced,
+            "weights are gathered to be used, and gradients scattered"
+            if several
+            else "the one shard is the whole, and nothing is gathered or scattered",
+            (gathered > 0) is (reduced > 0) is several,
             f"{gathered} gathers and {reduced} scatters a step",
         )
 

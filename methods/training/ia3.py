@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Le
 
-from bench.evidence import Claim
+from bench.evidence import Claim, whole_numel
 from bench.method import Place, Trainer
 from methods import _added, _peft
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.evidence import Snapshot
     from bench.loop import Training
     from bench.work import Work
@@ -31,6 +34,7 @@ class IA3(Trainer):
     name = "ia3"
     paper = "https://arxiv.org/abs/2205.05638"
     example = "ia3"
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
@@ -49,21 +53,25 @@ class IA3(Trainer):
         """The base is bit-identical, each layer has one factor an activation, and a layer's output is rescaled by them."""
         yield from _added.claims(before, work, "ia3_")
         layers = _peft.layers(work.model, "ia3_l")
-        counted = sum(p.numel() for name, p in work.model.named_parameters() if "ia3_" in name)
+        counted = sum(whole_numel(p) for name, p in work.model.named_parameters() if "ia3_" in name)
         formula = sum(layer.in_features if layer.is_feedforward else layer.out_features for layer in layers.values())
         yield Claim("there is one factor an activation", 0 < counted == formula, f"{counted:,} against {formula:,}")
-        errors = [_error(layer) for layer in layers.values()]
-        worst = max(errors, default=float("inf"))
-        yield Claim("activations are rescaled by them", worst < 1e-2, f"relative difference {worst:.1e}")
+        errors: list[float] = []
+        note = lambda layer, args, output: errors.append(_error(layer, args[0], output))  # noqa: E731
+        hooks = [layer.register_forward_hook(note) for layer in layers.values()]
+        work.probe_logits()
+        for hook in hooks:
+            hook.remove()
+        worst = max(errors, default=math.inf)
+        yield Claim(
+            "activations are rescaled by them",
+            len(errors) == len(layers) and worst < 1e-2,
+            f"relative difference {worst:.1e} in {len(errors)} layers",
+        )
 
 
-def _error(layer: Any) -> float:
-    """How far the layer is from its base with inputs, or outputs, times the factors."""
-    import torch
-
-    factors = layer.ia3_l["default"].detach().flatten()
-    one = torch.ones(1, layer.in_features, device=factors.device)
-    with torch.no_grad():
-        plain = layer.base_layer
-        wanted = plain(one * factors) if layer.is_feedforward else plain(one) * factors
-        return float((layer(one) - wanted).norm() / wanted.norm())
+def _error(layer: Any, given: torch.Tensor, output: torch.Tensor) -> float:
+    """How far the layer's output is from its base's, with inputs or outputs times the factors."""
+    factors, plain = layer.ia3_l["default"].flatten(), layer.base_layer
+    wanted = plain(given * factors) if layer.is_feedforward else plain(given) * factors
+    return float((output - wanted).norm() / wanted.norm())

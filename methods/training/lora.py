@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from bench.evidence import Claim, projection
+from bench.evidence import Claim, projection, whole, whole_numel
 from bench.method import Place, Trainer, Unfit
 from methods import _added, _peft
 
@@ -39,7 +39,7 @@ class LoRA(Trainer):
     name = "lora"
     paper = "https://arxiv.org/abs/2106.09685"
     example = "lora(r=8)"
-    across = frozenset({"replicas", "shards"})
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
@@ -56,6 +56,8 @@ class LoRA(Trainer):
         yield from _peft.problems(place, "LORA", targets=self.targets)
         if self.variant in ("dora", "pissa") and "shards" in place.stage.layout:
             yield f"{self.variant} works on whole weights, and here each process holds a shard; use data_parallel, or another variant"
+        if self.variant == "dora" and "tensors" in place.stage.layout:
+            yield "dora measures the length of whole weights, and here each process holds parts; use data_parallel, or another variant"
         if self.variant == "pissa":
             if "quantized" in place.facts:
                 yield "pissa starts from the weights' singular vectors, and quantized weights have none; use another variant"
@@ -92,7 +94,7 @@ class LoRA(Trainer):
         layers = _peft.layers(work.model, "lora_A")
         taken = {f"{name}.weight" for name in layers} if self.variant == "pissa" else set()
         yield from _added.claims(before, work, "lora_", taken)
-        counted = sum(p.numel() for name, p in work.model.named_parameters() if "lora_" in name)
+        counted = sum(whole_numel(p) for name, p in work.model.named_parameters() if "lora_" in name)
         dora = self.variant == "dora"
         sides = [(layer.in_features, layer.out_features) for layer in layers.values()]
         formula = sum(self.r * (wide + high) + dora * high for wide, high in sides)
@@ -131,7 +133,7 @@ class LoRA(Trainer):
         start: dict[str, tuple[torch.Tensor, torch.Tensor]] = work.notes.get(self.name, {})
         left, outside = 0.0, 0.0
         for name, layer in layers.items():
-            rest = layer.get_base_layer().weight.detach().float()
+            rest = whole(layer.get_base_layer().weight).detach().float()
             up, down = (part.to(rest.device) for part in start.get(name, (rest[:, :1] * 0, rest[:1] * 0)))
             taken = self._alpha / self.r * up @ down
             values, ours = torch.linalg.svdvals(rest), torch.linalg.svdvals(taken)[: self.r]

@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from bench.evidence import Claim, digest, plain
 from bench.method import Modifier, Place, Trainer, Unfit
-from methods import _parallel
+from methods import _parallel, _peft
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from bench.evidence import Snapshot
     from bench.loop import Training
     from bench.work import Work
-
-MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "roberta")
-"""transformers' model types that this is tested on. Others may have weights in between, as Qwen3's norms of heads."""
 
 _LOGITS = 1e-4
 """How far logits may be apart that are the same sums in another order."""
@@ -35,8 +32,11 @@ class TensorParallel(Modifier):
     Query, key and value and the layers that widen are cut by their outputs, the attention's output layer and the one
     that narrows by their inputs; so a block adds up its activations over the processes twice in the forward pass, and
     their gradients twice in the backward pass. Embeddings, norms, the biases of what is added up and the head are whole
-    in each process. Every process draws the same dropout, so that the heads of one drop what those of another do. The
-    sums are those of torch's DTensor, the weights plain tensors, which ``data_parallel`` goes with:
+    in each process. Of LoRA beside a layer, the factor on the side of the cut is divided with it and the other is whole:
+    A's gradient is added up where outputs are cut, and A's output where inputs are. Every process draws the same
+    dropout, so that the heads of one drop what those of another do, and so do the inputs of LoRA where they are cut. The
+    sums are those of torch's DTensor, the weights plain tensors, which ``data_parallel`` goes with, and
+    ``fully_sharded``, which divides each part further:
     https://docs.pytorch.org/docs/stable/distributed.tensor.html
     """
 
@@ -46,7 +46,7 @@ class TensorParallel(Modifier):
     split = "tensors"
     order = 70  # before replicas are made of what is left of the model
 
-    n: Annotated[int, Ge(2)]
+    n: Annotated[int, Ge(1)]
 
     @property
     def processes(self) -> int:
@@ -55,8 +55,7 @@ class TensorParallel(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """It divides plain layers of known models, at whole heads."""
-        if place.model not in MODELS:
-            yield f"a model of type {place.model} may be built otherwise than those that it knows: {', '.join(MODELS)}"
+        yield from _parallel.unknown(place)
         if "quantized" in place.facts:
             yield "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel"
         if "factored" in place.facts:
@@ -85,13 +84,14 @@ class TensorParallel(Modifier):
                 raise Unfit(f"{self.name}: {reason}")
         assert training.group.mesh is not None
         mesh = training.group.mesh["tensors"]
-        parents = {id(child): module for module in training.model.modules() for child in module.children()}
+        adapted = _adapted(training.model)
+        parents = {child: module for module in training.model.modules() for child in module.children()}
         handles = training.notes[f"{self.name} hooks"] = []
         for widening, narrowing in pairs:
-            for layer in widening:
-                _tensors.divide(layer, mesh, 0)
-            _tensors.divide(narrowing, mesh, 1)
-            holder = parents[id(widening[0])]
+            for layer, dim in _cuts(widening, narrowing):
+                _tensors.divide(layer, mesh, dim)
+                _tensors.divide_beside(adapted[layer], mesh, dim)
+            holder = parents[adapted[widening[0]]]
             handles.append(holder.register_forward_pre_hook(_tensors.Sharing(mesh), with_kwargs=True))
 
     def on_start(self, training: Training) -> None:
@@ -112,18 +112,21 @@ class TensorParallel(Modifier):
 
         assert isinstance(work, Training)
         yield _parallel.alive(work, "tensors")
-        names = {id(parameter): plain(name) for name, parameter in work.model.named_parameters()}
-        wanted = {name: before.shapes[name] for name in names.values()}
+        found = {name: tuple(parameter.shape) for name, parameter in _parameters(work.model).items()}
+        # Of what else was put on, as bottlenecks, who did so says what it has.
+        whole = found | _shapes(before, work.model)
+        wanted = {name: whole[name] for name in found}
+        names = {parameter: name for name, parameter in _parameters(work.model).items()}
         divided = _divided(work.model)
         for parameter, dim in divided:
-            name = names[id(parameter)]
+            name = names[parameter]
             wanted[name] = tuple(size // self.n if at == dim else size for at, size in enumerate(wanted[name]))
-        found = {names[id(parameter)]: tuple(parameter.shape) for parameter in work.model.parameters()}
         right = sum(found[name] == shape for name, shape in wanted.items())
+        parts = {parameter for parameter in names if hasattr(parameter, "full_shape")}
         yield Claim(
             f"{len(divided)} tensors are divided into {self.n}, all others are whole",
-            bool(divided) and right == len(wanted),
-            f"{right} of {len(wanted)} have the shape of the formula",
+            parts == {parameter for parameter, _ in divided} != set() and right == len(wanted),
+            f"{right} of {len(wanted)} have the shape of the formula, {len(parts)} are parts",
         )
         error = _error(work.notes.get(f"{self.name} start"), before.logits)
         yield Claim(
@@ -132,14 +135,13 @@ class TensorParallel(Modifier):
             f"relative difference of logits {error:.1e}",
         )
         yield from self._exchange(work)
-        parts = {id(parameter) for parameter, _ in divided}
-        kept = [digest(parameter) for parameter in work.model.parameters() if id(parameter) not in parts]
+        kept = [digest(parameter) for parameter in names if parameter not in parts]
         everyone = work.group.everyone(kept, "tensors")
         same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
         yield Claim(
             "all agree bit for bit on what is whole", same == len(kept) > 0, f"{same} of {len(kept)} tensors do"
         )
-        work.notes[f"{self.name} end"] = before.shapes, work.after.logits
+        work.notes[f"{self.name} end"] = whole, work.after.logits
 
     def _exchange(self, work: Training) -> Iterator[Claim]:
         """All see the same items, and a step adds up the activations of the formula."""
@@ -156,6 +158,10 @@ class TensorParallel(Modifier):
             if args[0].requires_grad:
                 args[0].register_hook(lambda gradient: backward.append(size(gradient)))
 
+        def used(module: Any, args: object, output: torch.Tensor) -> None:
+            weight = size(module.weight)
+            output.register_hook(lambda gradient: backward.append(weight))
+
         def left(module: nn.Module, args: object, output: torch.Tensor) -> None:
             forward.append(size(output))
 
@@ -164,8 +170,14 @@ class TensorParallel(Modifier):
                 lambda module, args, inputs: seen.extend(inputs["input_ids"].tolist()), with_kwargs=True
             )
         ]
+        adapted = _adapted(work.model)
+        lora = 0
         for widening, narrowing in _pairs(work.model):
             hooks += [widening[0].register_forward_pre_hook(came), narrowing.register_forward_hook(left)]
+            for layer, dim in _cuts(widening, narrowing):
+                for first in getattr(adapted[layer], "lora_A", {}).values():
+                    hooks.append(first.register_forward_hook(left if dim else used))
+                    lora += 1
         with Wire(work.group.processes("tensors")) as wire:
             work.gradients(work.probe, 1.0)
         for hook in hooks:
@@ -180,8 +192,16 @@ class TensorParallel(Modifier):
         calls = sum(wire.calls.values())
         found = sum(size * count for (what, _, size), count in wire.calls.items() if what == "all_reduce")
         expected = sum(forward) + sum(backward)
+        if self.n == 1:
+            yield Claim(
+                "what one process would add up with others is sent nowhere",
+                expected > 0 == calls,
+                f"{calls} all-reduces for {expected:,} bytes",
+            )
+            return
         yield Claim(
-            "a step adds up each block's activations twice forward, and twice backward where a gradient goes through",
+            "a step adds up each block's activations twice forward, and twice backward where a gradient goes through"
+            + bool(lora) * f", and the gradients or the outputs of {lora} of LoRA's layers",
             found == expected > 0 and calls == len(forward) + len(backward),
             f"{found:,} of {expected:,} bytes in {calls} all-reduces, {len(forward)} forward and {len(backward)} backward",
         )
@@ -189,8 +209,8 @@ class TensorParallel(Modifier):
     def gone(self, work: Training) -> Iterator[Claim]:
         """The model is a plain one, the same everywhere, and answers as the divided one did."""
         shapes, logits = work.notes.get(f"{self.name} end", ({}, None))
-        parameters = list(work.model.named_parameters())
-        whole = [name for name, parameter in parameters if tuple(parameter.shape) == shapes.get(plain(name))]
+        parameters = _parameters(work.model)
+        whole = [name for name, parameter in parameters.items() if tuple(parameter.shape) == shapes.get(name)]
         modules = list(work.model.modules())
         things = [*modules, *(hook for module in modules for hook in module._forward_pre_hooks.values())]
         left = sum(type(thing).__module__ == "methods._tensors" for thing in things)
@@ -199,7 +219,7 @@ class TensorParallel(Modifier):
             len(whole) == len(parameters) and not left,
             f"{len(whole)} of {len(parameters)} weights are, {left} layers and hooks are left",
         )
-        everyone = work.group.everyone([digest(parameter) for _, parameter in parameters])
+        everyone = work.group.everyone([digest(parameter) for parameter in parameters.values()])
         yield Claim(
             "all processes gathered the same weights", len(set(map(tuple, everyone))) == 1, f"{len(everyone)} processes"
         )
@@ -231,10 +251,42 @@ def _pairs(model: nn.Module) -> list[tuple[list[nn.Linear], nn.Linear]]:
     return [*heads, *feed_forward(model)]
 
 
-def _divided(model: nn.Module) -> list[tuple[torch.Tensor, int]]:
+def _adapted(model: nn.Module) -> dict[nn.Module, Any]:
+    """Of each layer, what stands in its place: itself, or an adapter's layer around it."""
+    modules = list(model.modules())
+    around: dict[nn.Module, Any] = {module.base_layer: module for module in modules if hasattr(module, "base_layer")}  # type: ignore[misc]
+    return {module: module for module in modules} | around
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By plain names, PEFT's stale copies of trained modules left out."""
+    named = model.named_parameters()
+    return {plain(name): parameter for name, parameter in named if ".original_module." not in name}
+
+
+def _shapes(before: Snapshot, model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Those that the weights had, and those that LoRA and (IA)³ have beside them by their formulas."""
+    shapes = dict(before.shapes)
+    for name, layer in _peft.layers(model, "lora_A").items():
+        (high, wide), r = before.shapes[f"{name}.weight"], layer.r["default"]
+        shapes |= {f"{name}.lora_A.default.weight": (r, wide), f"{name}.lora_B.default.weight": (high, r)}
+    for name, layer in _peft.layers(model, "ia3_l").items():
+        high, wide = before.shapes[f"{name}.weight"]
+        shapes[f"{name}.ia3_l.default"] = (1, wide) if layer.is_feedforward else (high, 1)
+    return shapes
+
+
+def _cuts(widening: list[nn.Linear], narrowing: nn.Linear) -> list[tuple[nn.Linear, int]]:
+    """The layers, each with the dimension along which its weight is cut."""
+    return [*((layer, 0) for layer in widening), (narrowing, 1)]
+
+
+def _divided(model: nn.Module) -> list[tuple[nn.Parameter, int]]:
     """The tensors to be cut, each with the dimension along which."""
-    found: list[tuple[torch.Tensor, int]] = []
-    for widening, narrowing in _pairs(model):
-        found += [(parameter, 0) for layer in widening for parameter in layer.parameters()]
-        found.append((narrowing.weight, 1))
+    found: list[tuple[Any, int]] = []
+    adapted = _adapted(model)
+    for layer, dim in (cut for pair in _pairs(model) for cut in _cuts(*pair)):
+        found += [(parameter, dim) for parameter in layer.parameters() if parameter.dim() > dim]
+        found += [(part.weight, dim) for part in getattr(adapted[layer], ("lora_B", "lora_A")[dim], {}).values()]
+        found += [(factors, dim) for factors in getattr(adapted[layer], "ia3_l", {}).values()]
     return found
