@@ -39,6 +39,7 @@ Fact = Literal[
     "mergeable",  # and that adapter can be folded into the weights
     "quantized",  # some weights are stored in fewer bits
     "inference_only",  # gradients cannot flow through the model any more; only who takes this fact can come after
+    "half",  # its weights are held in 16 bits, in which nothing trains; only who works on these can come after
     "exported",  # another runtime than torch runs the model
     "sparse",  # some weights are held at zero
     "factored",  # some linear layers are the product of two
@@ -53,6 +54,7 @@ Split = Literal[
     "replicas",  # the batch; each process holds the whole model
     "shards",  # the batch; parameters, gradients and optimizer state are divided too
     "tensors",  # the blocks' layers, by outputs and inputs; each process sees the whole batch, or slice
+    "layers",  # the blocks, one behind the other; each process sees the whole batch, or slice
 ]
 """What several processes divide among them when they work on one stage."""
 
@@ -282,11 +284,23 @@ class Modifier(Method):
         """Into how many parts."""
         return 1
 
+    @property
+    def passes(self) -> int:
+        """Into how many micro-batches, one after the other, it divides what a process has of a step's batch."""
+        return 1
+
+    @property
+    def gpus(self) -> int:
+        """On how many GPUs each process works, where there are GPUs."""
+        return 1
+
 
 class Transform(Method):
     """Maps a model to a model with no gradient loop. Its loop hooks are called while a later stage trains."""
 
     kind = "transform"
+    on_halves: ClassVar[bool] = False
+    """Whether it works on weights of 16 bits as on those of 32."""
     at_load: ClassVar[bool] = False
     """Whether who loads the model that arrives can ask transformers for the same, as for bitsandbytes' weights."""
 

@@ -6,28 +6,41 @@ stage are the cells of a mesh with a dimension for each. Planning imports no tor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import socket
+import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from bench.machine import Machine
 from bench.method import Method, Place, Split, Transform, standing
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store  # type: ignore[attr-defined]
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.device_mesh import DeviceMesh
 
+    from bench.recipe import Stage
     from bench.tasks.base import Batch
 
-TOGETHER: frozenset[frozenset[Split]] = frozenset({frozenset({"replicas", "tensors"})})
+TOGETHER: frozenset[frozenset[Split]] = frozenset(
+    {
+        frozenset({"replicas", "layers"}),
+        frozenset({"replicas", "shards"}),
+        frozenset({"replicas", "tensors"}),
+        frozenset({"shards", "tensors"}),
+        frozenset({"replicas", "shards", "tensors"}),
+    }
+)
 """What can be divided in two ways at once."""
 
-RENDEZVOUS = timedelta(seconds=60)
-"""How long processes wait for each other at the start."""
+RENDEZVOUS = timedelta(minutes=5)
+"""How long processes wait for each other at the start; those of another machine may have a checkpoint to fetch first."""
 
 COLLECTIVE = timedelta(minutes=10)
 """How long one waits for the others later on. One that dies ends the stage at once; this is for one that hangs."""
@@ -41,9 +54,27 @@ def slices(layout: Mapping[Split, int]) -> int:
 _BATCH: frozenset[Split] = frozenset({"replicas", "shards"})
 
 
-def problems(place: Place) -> Iterator[str]:
-    """Why the stage cannot be divided so at `place`, each beginning with the name of what stands in the way."""
+Lacks = Callable[["Stage", Machine], str]
+"""What those machines lack for a stage that are to run it, where they are like this one; "" where they have all."""
+
+
+def lacks(stage: Stage, machine: Machine) -> str:
+    """What `machine` lacks for `stage`."""
+    if machine.device == "cuda" and stage.gpus > max(1, machine.gpus):
+        said = f"it takes {stage.gpus} GPUs, and this machine shows {machine.gpus}"
+        return f"{said}; take fewer, or a cluster that has them: --executor ray"
+    return ""
+
+
+def problems(place: Place, lacks: Lacks = lacks) -> Iterator[str]:
+    """Why the stage cannot be divided so at `place`, or there is no room for it, as `lacks` says.
+
+    Each begins with the name of what stands in the way.
+    """
     layout = place.stage.layout
+    if missing := lacks(place.stage, place.machine):
+        taking = [modifier.name for modifier in place.stage.modifiers if modifier.split or modifier.gpus > 1]
+        yield f"{' + '.join(taking) or place.stage.base.name}: {missing}"
     if not layout:
         return
     dividing = {modifier.name: modifier.split for modifier in place.stage.modifiers if modifier.split}
@@ -55,14 +86,18 @@ def problems(place: Place) -> Iterator[str]:
             f"{names}: a batch of {place.batch_size} cannot be divided into {parts} equal slices; "
             f"make budget.batch_size a multiple of {parts}"
         )
-    if place.machine.device == "cuda" and place.stage.processes > place.machine.gpus:
-        yield f"{names}: it takes {place.stage.processes} GPUs, and this machine shows {place.machine.gpus}"
-    *before, _ = standing((*place.before, place.stage))
-    carried = [kept for stage in before for method in stage.methods for kept in method.carries() if _trains(kept)]
-    for method in (*place.stage.methods, *carried):
-        missing = [split for split in layout if split not in method.across]
-        if missing and method.name not in dividing:
+    for method in at_work(place):
+        if any(split not in method.across for split in layout) and method.name not in dividing:
             yield f"{method.name}: it is not known to be right in a training that {names} divides; leave one of them out"
+
+
+def at_work(place: Place) -> Iterator[Method]:
+    """The methods of the stage, and the transforms before it that have something to do while it trains."""
+    yield from place.stage.methods
+    *before, _ = standing((*place.before, place.stage))
+    for stage in before:
+        for method in stage.methods:
+            yield from filter(_trains, method.carries())
 
 
 def _trains(kept: Transform) -> bool:
@@ -75,9 +110,14 @@ class Group:
     """The processes that work on a stage together, as one of them sees it. A process alone is a group too."""
 
     def __init__(
-        self, rank: int = 0, mesh: DeviceMesh | None = None, layout: Mapping[Split, int] | None = None
+        self,
+        rank: int = 0,
+        mesh: DeviceMesh | None = None,
+        layout: Mapping[Split, int] | None = None,
+        first: int = 0,
     ) -> None:
         self.rank = rank
+        self.first = first  # of the processes on this machine: machines differ in it
         self.mesh = mesh
         self.layout: Mapping[Split, int] = layout or {}
 
@@ -87,14 +127,13 @@ class Group:
         return math.prod(self.layout.values())
 
     @functools.cached_property
-    def slices(self) -> int:
-        """Into how many slices a batch is divided."""
-        return slices(self.layout)
-
-    @functools.cached_property
     def slice(self) -> int:
-        """Which of them is this process's."""
-        return next((self.place(split) for split in self.layout if split in _BATCH), 0)
+        """Which of the batch's slices is this process's."""
+        number = 0
+        for split, size in self.layout.items():
+            if split in _BATCH:
+                number = number * size + self.place(split)
+        return number
 
     def place(self, split: Split) -> int:
         """This process's place along a dimension of the mesh."""
@@ -106,24 +145,28 @@ class Group:
         assert self.mesh is not None
         return self.mesh.get_group(split)
 
-    def part(self, batch: Batch) -> tuple[Batch, float]:
-        """This process's slice of `batch`, and its weight.
+    def part(self, batch: Batch, split: Split) -> tuple[Batch, float]:
+        """The slice of `batch` at this process's place along a dimension of the mesh, and its weight.
 
         The *mean* over all slices of losses or gradients, each times its weight, is the whole batch's: slices differ in
-        terms where items do.
+        terms where items do. A slice is divided along another dimension as a batch is.
         """
-        mine = batch.split(self.slices)[self.slice]
-        return mine, self.slices * mine.weight / batch.weight
+        slices = self.layout[split]
+        mine = batch.split(slices)[self.place(split)]
+        return mine, slices * mine.weight / batch.weight
 
-    def everyone(self, value: Any, along: Split | None = None) -> list[Any]:
-        """What each process has to say, by rank, or each of those `along` a dimension of the mesh. All must call this."""
+    def everyone(self, value: Any, *along: Split) -> list[Any]:
+        """What each process has to say, by rank, or each of those `along` dimensions of the mesh. All must call this."""
         if self.mesh is None:
             return [value]
         import torch.distributed as dist
 
         said: list[Any] = [None] * self.size
         dist.all_gather_object(said, value)
-        return said if along is None else [said[rank] for rank in dist.get_process_group_ranks(self.processes(along))]
+        if not along:
+            return said
+        line = tuple(slice(None) if split in along else self.place(split) for split in self.layout)
+        return [said[rank] for rank in self.mesh.mesh[line].flatten().tolist()]
 
     def close(self) -> None:
         """Part, after all have come this far."""
@@ -135,22 +178,43 @@ class Group:
             self.mesh = None
 
 
-def join(store: Store, rank: int, layout: Mapping[Split, int], device: torch.device) -> Group:
-    """Meet the other processes at `store`."""
+def join(store: TCPStore, rank: int, layout: Mapping[Split, int], device: torch.device, first: int) -> Group:
+    """Meet the other processes at `store`; this machine's are those from number `first` on."""
     import torch
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
     size = math.prod(layout.values())
-    if sys.platform == "linux":
+    if name := _interface(store.host):
         # Without it gloo looks the host's own name up, which can take minutes.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     if device.type == "cuda":
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(rank - first)
         # Python objects and offloaded shards go through the CPU.
-        backend, own = "cpu:gloo,cuda:nccl", torch.device("cuda", rank)
+        backend, own = "cpu:gloo,cuda:nccl", torch.device("cuda", rank - first)
     else:
         backend, own = "gloo", None
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE, device_id=own)
     mesh = init_device_mesh(device.type, tuple(layout.values()), mesh_dim_names=tuple(layout))
-    return Group(rank, mesh, layout)
+    return Group(rank, mesh, layout, first)
+
+
+def _interface(host: str) -> str | None:
+    """The network interface that leads from here to `host`: where its address is this machine's, the one that has it."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))  # nothing is sent
+            ours = socket.inet_aton(probe.getsockname()[0])
+        except OSError:
+            return None
+        for _, name in socket.if_nameindex():
+            # Those without an address, or with one of version 6 alone, do not answer.
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()))  # SIOCGIFADDR
+                if answer[20:24] == ours:
+                    return name
+    return None

@@ -40,8 +40,8 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     """
     group = group or Group()
     seconds = Stopwatch()
-    peak = memory.Peak(torch.device(job.machine.device))
     stages = recipe.parse(job.recipe).stages
+    peak = memory.Peak(torch.device(job.machine.device), stages[-1].gpus_each)
     task = open_task(job.task, job.base)
 
     progress("load", 0, 1)
@@ -77,7 +77,9 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     # Methods look into a training's forward pass with hooks on modules, which compiled code leaves out.
     stance = torch.compiler.set_stance("force_eager" if isinstance(work, Training) else "default")
     with seconds("evidence"), stance:
-        claims = [(method.name, claim) for method in stages[-1].methods for claim in method.evidence(before, work)]
+        # Those that divide the stage come first: what the others look at may have to be put together before.
+        methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
+        claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
         if isinstance(work, Training):
             claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
             work.optimizer.zero_grad(set_to_none=True)

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, whole
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from bench.loop import ComputeGradients, Training
-    from bench.method import Split
+    from bench.method import Place, Split
     from bench.tasks.base import Batch
 
 
-def sliced(training: Training, name: str, compute: ComputeGradients) -> ComputeGradients:
-    """For the method `name`: this process's slice alone, weighted so that the mean over all processes is the batch's."""
+MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "roberta")
+"""transformers' model types whose blocks are known well enough to be divided, and tested."""
+
+
+def unknown(place: Place) -> Iterator[str]:
+    """That the model is none of those."""
+    if place.model not in MODELS:
+        yield f"a model of type {place.model} may be built otherwise than those that it knows: {', '.join(MODELS)}"
+
+
+def sliced(training: Training, name: str, split: Split, compute: ComputeGradients) -> ComputeGradients:
+    """For the method `name`: this process's slice alone, weighted so that the mean over all of them is the batch's."""
     training.notes[name] = compute
 
     def gradients(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
-        part, weight = training.group.part(batch)
+        part, weight = training.group.part(batch, split)
         return compute(part, scale * weight) * weight
 
     return gradients
@@ -30,8 +42,28 @@ def sliced(training: Training, name: str, compute: ComputeGradients) -> ComputeG
 def alive(work: Training, split: Split) -> Claim:
     """As many processes are alive as divide the stage so."""
     n = work.stage.layout[split]
-    pids = [pid for pid in work.group.everyone(os.getpid(), split) if _alive(pid)]
-    return Claim(f"{n} processes train together", len(set(pids)) == n, f"{len(set(pids))} are alive")
+    here = work.group.first
+    # Those of another machine can be looked for there alone, which they do themselves.
+    said = set(work.group.everyone((here, os.getpid()), split))
+    found = sum(machine != here or _alive(pid) for machine, pid in said)
+    return Claim(f"{n} processes train together", found == n, f"{found} are alive")
+
+
+@contextlib.contextmanager
+def items(model: nn.Module) -> Iterator[list[list[list[int]]]]:
+    """The token ids of the items that go into `model`'s body, of each pass forward inside."""
+    from bench.architecture import body
+
+    seen: list[list[list[int]]] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append((named["input_ids"] if "input_ids" in named else args[0]).tolist())
+
+    hook = body(model).register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 def claims(work: Training, name: str, split: Split) -> Iterator[Claim]:
@@ -43,18 +75,16 @@ def claims(work: Training, name: str, split: Split) -> Iterator[Claim]:
     group = work.group
     yield alive(work, split)
 
-    seen: list[list[int]] = []
-    hook = work.model.register_forward_pre_hook(
-        lambda module, args, inputs: seen.extend(inputs["input_ids"].tolist()), with_kwargs=True
-    )
     with evaluating(work.model):  # dropout would draw differently for slice and whole
-        ours = gradient(work, work.gradients)
-        hook.remove()
+        with items(work.model) as seen:
+            ours = gradient(work, work.gradients)
         # All processes with the whole batch: where they exchange gradients, the mean of equal ones is the same.
         all_of_it = gradient(work, work.notes.get(name, work.gradients))
-    everyone = [sorted(rows) for rows in group.everyone(seen, split)]
+    everyone = [[row for rows in each for row in rows] for each in group.everyone(seen, "replicas", "shards")]
     everything = sorted(row for rows in everyone for row in rows)
     expected = sorted(work.probe.inputs["input_ids"].tolist())
+    if "layers" in work.stage.layout and everything:  # each piece of the model that a process has sees them once
+        expected = sorted(expected * (len(everything) // len(expected)))
     sizes = ", ".join(str(len(rows)) for rows in everyone)
     yield Claim(
         "each process works on its own items, and all on each item once",

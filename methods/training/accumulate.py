@@ -34,10 +34,15 @@ class Accumulate(Modifier):
     name = "accumulate"
     paper = "https://arxiv.org/abs/1811.06965"
     example = "full + accumulate(4)"
-    across = frozenset({"replicas", "shards", "tensors"})
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
     order = 90  # everything else happens inside of each micro-batch
 
     k: Annotated[int, Ge(2)]
+
+    @property
+    def passes(self) -> int:
+        """One for each micro-batch."""
+        return self.k
 
     def problems(self, place: Place) -> Iterator[str]:
         """Each micro-batch needs an item."""
@@ -68,12 +73,14 @@ class Accumulate(Modifier):
         """One step makes k forward passes, and its gradient is the whole batch's."""
         import torch
 
+        from bench.architecture import body
         from bench.loop import Training
         from bench.work import evaluating
 
         assert isinstance(work, Training)
         calls: list[None] = []
-        hook = work.model.register_forward_pre_hook(lambda module, args: calls.append(None))
+        # The body, for where the model is in pieces the head is called in one process alone.
+        hook = body(work.model).register_forward_pre_hook(lambda module, args: calls.append(None))
         with evaluating(work.model):  # dropout would draw differently for parts and whole
             parts = _gradient(work, work.gradients)
             made = len(calls)
@@ -99,6 +106,6 @@ def _gradient(training: Training, compute: ComputeGradients) -> torch.Tensor:
 
     training.optimizer.zero_grad(set_to_none=True)
     compute(training.probe, 1.0)
-    flat = [whole(parameter.grad).flatten() for parameter in training.parameters if parameter.grad is not None]
+    found = [whole(parameter.grad).flatten() for parameter in training.parameters if parameter.grad is not None]
     training.optimizer.zero_grad(set_to_none=True)
-    return torch.cat(flat).float()
+    return torch.cat([part.to(training.device) for part in found]).float()

@@ -31,7 +31,7 @@ class Checkpointing(Modifier):
     name = "checkpointing"
     paper = "https://arxiv.org/abs/1604.06174"
     example = "full + checkpointing"
-    across = frozenset({"replicas", "shards", "tensors"})
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
 
     def problems(self, place: Place) -> Iterator[str]:
         """What is handed to blocks through their key-value cache is lost."""
@@ -131,6 +131,6 @@ def _taken(training: Training) -> torch.Tensor:
     """The gradient as one vector, taken away from the parameters."""
     import torch
 
-    flat = [whole(parameter.grad).float().flatten() for parameter in training.parameters if parameter.grad is not None]
+    found = [whole(parameter.grad).float().flatten() for parameter in training.parameters if parameter.grad is not None]
     training.optimizer.zero_grad(set_to_none=True)
-    return torch.cat(flat)
+    return torch.cat([part.to(training.device) for part in found])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,8 @@ class DataParallel(Modifier):
     ``budget.batch_size`` stays the batch of a step over all processes, so recipes with and without it learn from the
     same data; slices are weighted by the terms in their loss, so that the gradient is the whole batch's. Within
     ``accumulate``, gradients are exchanged with the last micro-batch alone. Buffers are not exchanged: transformers
-    have none that training changes. On CPUs the machine's threads are divided among the processes. Built on
+    have none that training changes. On CPUs the machine's threads are divided among the processes. With
+    ``fully_sharded(n)`` each replica is divided among n processes (hybrid sharding). Built on
     ``DistributedDataParallel``: https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
     """
 
@@ -46,13 +48,19 @@ class DataParallel(Modifier):
         return self.n
 
     def on_model(self, training: Training) -> None:
-        """Put DistributedDataParallel around the model, for the loss to call."""
+        """Put DistributedDataParallel around the model, for the loss to call.
+
+        Shards exchange gradients by themselves; pipelines when all micro-batches are through, for in a pipeline a
+        backward pass is not one by which DistributedDataParallel could tell that a gradient is complete.
+        """
         from torch.nn.parallel import DistributedDataParallel
 
+        if training.group.layout.keys() & {"layers", "shards"}:
+            return
         cuda = training.device.type == "cuda"
         training.forward = DistributedDataParallel(
             training.model,
-            device_ids=[training.group.rank] if cuda else None,
+            device_ids=[training.group.rank - training.group.first] if cuda else None,
             process_group=training.group.processes("replicas"),
             forward_sync_buffers=False,
             find_unused_parameters=_unused(training),
@@ -61,6 +69,7 @@ class DataParallel(Modifier):
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Tell whether gradients are to be exchanged in this loss's backward pass."""
         replica: Any = training.forward
+        exchange: Any = getattr(training.model, "set_requires_all_reduce", None)
 
         def loss(batch: Batch) -> torch.Tensor:
             if not training.more_to_come:
@@ -68,11 +77,19 @@ class DataParallel(Modifier):
             with replica.no_sync():
                 return compute(batch)
 
-        return loss
+        def of_shards(batch: Batch) -> torch.Tensor:
+            exchange(not training.more_to_come)
+            return compute(batch)
+
+        if replica is not None:
+            return loss
+        return of_shards if exchange else compute
 
     def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Take this process's slice."""
-        return _parallel.sliced(training, self.name, compute)
+        if "layers" in training.group.layout:
+            compute = _averaged(training, compute)
+        return _parallel.sliced(training, self.name, "replicas", compute)
 
     def on_end(self, training: Training) -> None:
         """Take it off; the model was never changed."""
@@ -93,9 +110,9 @@ class DataParallel(Modifier):
         )
         with Wire(work.group.processes("replicas")) as wire:
             work.gradients(work.probe, 1.0)
+        expected = sum(map(_exchanged(work), work.parameters))
         work.optimizer.zero_grad(set_to_none=True)
         if work.exact:
-            expected = sum(p.numel() * p.element_size() for p in work.parameters)
             found = sum(size * calls for (what, _, size), calls in wire.calls.items() if what == "all_reduce")
             # Where some weights may be unused, processes also tell each other which were: four bytes each.
             once = found - expected in (0, 4 * len(work.parameters))
@@ -108,6 +125,42 @@ class DataParallel(Modifier):
             work.forward is None,
             f"it calls {type(work.forward or work.model).__name__}",
         )
+
+
+def _averaged(training: Training, compute: ComputeGradients) -> ComputeGradients:
+    """The mean of all replicas' gradients, once they are complete."""
+    import torch
+    import torch.distributed as dist
+
+    group = training.group.processes("replicas")
+
+    def gradients(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
+        loss = compute(batch, scale)
+        held = [parameter for parameter in training.parameters if parameter.numel()]
+        if held and not training.more_to_come:
+            # Of the same weights in all replicas, whatever the loss has a part of.
+            parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
+            flat = torch.cat([part.flatten() for part in parts])
+            dist.all_reduce(flat, group=group)
+            flat /= group.size()
+            for part, mean in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
+                part.copy_(mean.view_as(part))
+        return loss
+
+    return gradients
+
+
+def _exchanged(work: Training) -> Callable[[torch.Tensor], int]:
+    """Bytes of a weight's gradient, or of a shard of it, with which its padding goes, where the loss has a part of it."""
+    shards = work.group.layout.get("shards")
+
+    def size(weight: torch.Tensor) -> int:
+        if shards is None:
+            return weight.numel() * weight.element_size()
+        rows = math.ceil(weight.shape[0] / shards)
+        return rows * math.prod(weight.shape[1:]) * weight.element_size() * (weight.grad is not None)
+
+    return size
 
 
 def _unused(training: Training) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bench.evidence import Snapshot
     from bench.loop import Training, Update
+    from bench.method import Split
     from bench.work import Work
 
 
@@ -31,7 +32,7 @@ class GradientClip(Modifier):
     name = "gradient_clip"
     paper = "https://arxiv.org/abs/1211.5063"
     example = "full + gradient_clip(1.0)"
-    across = frozenset({"replicas", "shards", "tensors"})
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
     order = 0  # within mixed precision's update, whose fp16 gradients are scaled outside of it
 
     max_norm: Annotated[float, Gt(0)] = 1.0
@@ -50,13 +51,15 @@ class GradientClip(Modifier):
         def together() -> None:
             """The others' parts belong to the norm, and what all hold belongs to it once."""
             alone, parts = (
-                get_total_norm(gradients).square().to(training.device) for gradients in _gradients(training)
+                whole(get_total_norm(gradients)).square().to(training.device) for gradients in _gradients(training)
             )
-            dist.all_reduce(parts, group=training.group.processes("tensors"))
+            for split in divided:
+                dist.all_reduce(parts, group=training.group.processes(split))
             clip_grads_with_norm_(parameters, max_norm, (alone + parts).sqrt())
             update()
 
-        return together if "tensors" in training.group.layout else clipped
+        divided = _divided(training)
+        return together if divided else clipped
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """A gradient of four times the norm reaches the optimizer with the norm."""
@@ -80,8 +83,13 @@ class GradientClip(Modifier):
 
     def _lengthen(self, work: Training) -> None:
         """Leave the probe batch's gradient, made four times as long as is allowed and then scaled as it is."""
+        import torch
+
         work.optimizer.zero_grad(set_to_none=True)
-        work.loss(work.probe).backward()
+        if work.compute_dtype == torch.float16:
+            work.loss(work.probe).backward()  # unscaled
+        else:
+            work.gradients(work.probe, 1.0)
         length = _norm(work)
         work.optimizer.zero_grad(set_to_none=True)
         work.gradients(work.probe, 1.0)
@@ -90,12 +98,18 @@ class GradientClip(Modifier):
                 parameter.grad *= 4 * self.max_norm / length
 
 
+def _divided(training: Training) -> list[Split]:
+    """The ways in which the processes divide the weights, each with gradients of its own."""
+    return [split for split in training.group.layout if split in ("layers", "tensors")]
+
+
 def _gradients(training: Training) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The gradients of weights that this process holds, and of those of which it holds a part by inputs or outputs."""
+    """The gradients of weights that all processes hold, and of those of which each has a part, or some."""
     found: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
     for parameter in training.parameters:
-        if parameter.grad is not None:
-            found[hasattr(parameter, "full_shape")].append(parameter.grad)
+        if parameter.grad is not None and not getattr(parameter, "counted_elsewhere", False):
+            part = "layers" in training.group.layout or hasattr(parameter, "full_shape")
+            found[part].append(parameter.grad)
     return found
 
 
@@ -106,5 +120,6 @@ def _norm(training: Training) -> float:
         [float(whole(torch.linalg.vector_norm(gradient))) for gradient in gradients]
         for gradients in _gradients(training)
     )
-    others = training.group.everyone(parts, "tensors") if "tensors" in training.group.layout else [parts]
-    return math.hypot(*alone, *(norm for each in others for norm in each))
+    for split in _divided(training):
+        parts = [norm for each in training.group.everyone(parts, split) for norm in each]
+    return math.hypot(*alone, *parts)

@@ -38,15 +38,15 @@ class MixedPrecision(Modifier):
     name = "mixed_precision"
     paper = "https://arxiv.org/abs/1710.03740"
     example = 'full + mixed_precision("bf16")'
-    across = frozenset({"replicas", "shards", "tensors"})
+    across = frozenset({"layers", "replicas", "shards", "tensors"})
     order = 10
 
     dtype: Literal["bf16", "fp16"] = "bf16"
 
     def problems(self, place: Place) -> Iterator[str]:
         """fp16 must see overflow in every gradient."""
-        if self.dtype == "fp16" and place.stage.layout.keys() & {"shards", "tensors"}:
-            yield "in fp16, processes that each hold a shard would not skip the same steps; use bf16"
+        if self.dtype == "fp16" and place.stage.layout.keys() & {"layers", "shards", "tensors"}:
+            yield "in fp16, processes that each hold a part of the weights would not skip the same steps; use bf16"
 
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Compute the loss under autocast."""

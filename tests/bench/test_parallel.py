@@ -1,11 +1,16 @@
 import dataclasses
+import os
+import socket
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bench.parallel import Group
+from bench.parallel import Group, _interface
 from bench.recipe import parse
 from bench.tasks.base import Batch
+from methods._parallel import alive
 from tests.subjects import HERE, NoModel, make_plan
 
 
@@ -17,7 +22,6 @@ def refusals(monkeypatch, recipe, machine=HERE, **keys):
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [
-        ("full + data_parallel(2) + fully_sharded(2)", "cannot be divided in these ways at once"),
         ("full + data_parallel(3)", "a batch of 16 cannot be divided into 3 equal slices"),
         ("full + data_parallel(4) + accumulate(8)", "cannot be split into 8 for each of 4 processes"),
         (
@@ -43,16 +47,42 @@ def refusals(monkeypatch, recipe, machine=HERE, **keys):
             "compressed_gradients: a gradient that overflows",
         ),
         ("sparsegpt(0.5) >> full + data_parallel(2)", "sparsegpt: it is not known to be right"),
-        ("full + fully_sharded(2) + tensor_parallel(2)", "cannot be divided in these ways at once"),
-        ("full + data_parallel(2) + fully_sharded(2) + tensor_parallel(2)", "cannot be divided in these ways at once"),
         ("full + data_parallel(3) + tensor_parallel(2)", "a batch of 16 cannot be divided into 3 equal slices"),
-        ("lora + tensor_parallel(2)", "lora: it is not known to be right in a training that tensor_parallel divides"),
+        (
+            'full + data_parallel(2) + fully_sharded(2) + compressed_gradients("fp16")',
+            "compressed_gradients: it is not known to be right in a training that data_parallel + fully_sharded divides",
+        ),
+        (
+            "full + data_parallel(2) + fully_sharded(4) + accumulate(4)",
+            "cannot be split into 4 for each of 8 processes",
+        ),
+        ("full + data_parallel(2) + fully_sharded(3)", "a batch of 16 cannot be divided into 6 equal slices"),
+        ('lora(variant="dora") + tensor_parallel(2)', "lora: dora measures the length of whole weights"),
+        ("adalora(init_r=4, target_r=2) + tensor_parallel(2)", "adalora: it is not known to be right"),
         ("nf4 >> head + tensor_parallel(2)", "tensor_parallel: packed weights cannot be divided"),
         ("low_rank(2) >> full + tensor_parallel(2)", "tensor_parallel: layers that are products of two"),
         ("magnitude(0.5) >> full + tensor_parallel(2)", "magnitude: it is not known to be right"),
         ('full + tensor_parallel(2) + mixed_precision("fp16")', "mixed_precision: in fp16"),
         ('full + optimizer("muon") + tensor_parallel(2)', "optimizer: muon works on whole weights"),
         ('full + optimizer("lion_8bit") + tensor_parallel(2)', "optimizer: lion_8bit works on whole weights"),
+        ("full + pipeline_parallel(4, 2)", "1f1b takes at least as many microbatches as processes, 4"),
+        ('full + pipeline_parallel(4, 6, "interleaved")', "interleaved takes a multiple of 4 microbatches"),
+        ("full + pipeline_parallel(2, 6)", "a batch of 16 cannot be divided into 6 equal micro-batches"),
+        (
+            "full + data_parallel(2) + accumulate(4) + pipeline_parallel(2, 4)",
+            "a batch of 16 cannot be divided into 32 equal micro-batches; make budget.batch_size a multiple of 32",
+        ),
+        ("nf4 >> lora + pipeline_parallel(2, 2)", "pipeline_parallel: packed weights"),
+        ("head + pipeline_parallel(2, 2)", "head: it is not known to be right"),
+        ("full + compile + pipeline_parallel(2, 2)", "compile: it is not known to be right"),
+        ("magnitude(0.5) >> full + pipeline_parallel(2, 2)", "magnitude: it is not known to be right"),
+        ('full + pipeline_parallel(2, 2) + mixed_precision("fp16")', "mixed_precision: in fp16"),
+        ("full + fully_sharded(2) + pipeline_parallel(2, 2)", "cannot be divided in these ways at once"),
+        ("full + tensor_parallel(2) + pipeline_parallel(2, 2)", "cannot be divided in these ways at once"),
+        (
+            'full + data_parallel(2) + pipeline_parallel(2, 2) + compressed_gradients("fp16")',
+            "compressed_gradients: it is not known to be right",
+        ),
     ],
 )
 def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
@@ -70,6 +100,16 @@ def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
         "full >> prune_ffn(0.5) >> full + fully_sharded(2)",
         'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)',
         "full + tensor_parallel(3)",
+        "full + fully_sharded(2) + tensor_parallel(2)",
+        "lora + data_parallel(2) + fully_sharded(2) + tensor_parallel(2)",
+        "full + tensor_parallel(1)",
+        "lora + data_parallel(2) + pipeline_parallel(4, 4) + accumulate(2) + mixed_precision + checkpointing",
+        'full + pipeline_parallel(2, 1, "gpipe") + optimizer("muon")',
+        'full + pipeline_parallel(4, 8, "interleaved")',
+        "full + data_parallel(2) + fully_sharded(4) + accumulate(2)",
+        'lora(variant="pissa") + data_parallel(2) + tensor_parallel(2)',
+        "adapter + tensor_parallel(2)",
+        "ia3 + fully_sharded(2)",
         'top_layers(1) + data_parallel(2) + tensor_parallel(2) + accumulate(8) + optimizer("lion") + checkpointing',
     ],
 )
@@ -98,10 +138,23 @@ def test_layers_are_divided_evenly(monkeypatch, config, says):
     assert not any(says in reason for reason in refusals(monkeypatch, "prune_heads(0.5) >> full + tensor_parallel(4)"))
 
 
+def test_there_is_a_block_for_each_process(monkeypatch):
+    monkeypatch.setattr(NoModel, "config", lambda self: {"num_hidden_layers": 6})
+    assert refusals(monkeypatch, "full + pipeline_parallel(4, 4)") == ()
+    (reason,) = refusals(monkeypatch, "full + pipeline_parallel(8, 8)")
+    assert "6 blocks cannot be divided among 8 processes; lower n" in reason
+    (reason,) = refusals(monkeypatch, 'full + pipeline_parallel(4, 4, "interleaved")')
+    assert "6 blocks cannot be divided among 4 processes, two pieces each" in reason
+    (reason,) = refusals(monkeypatch, "drop_layers(3) >> full + pipeline_parallel(4, 4)")
+    assert "3 blocks cannot" in reason
+
+
 def test_unknown_models_are_not_divided(monkeypatch):
     monkeypatch.setattr(NoModel, "model_type", lambda self: "qwen3")
     (reason,) = refusals(monkeypatch, "full + tensor_parallel(2)")
     assert reason.startswith("tensor_parallel: a model of type qwen3")
+    (reason,) = refusals(monkeypatch, "full + pipeline_parallel(2, 2)")
+    assert reason.startswith("pipeline_parallel: a model of type qwen3")
 
 
 def test_a_gpu_for_each_process(monkeypatch):
@@ -112,6 +165,9 @@ def test_a_gpu_for_each_process(monkeypatch):
     assert "data_parallel + tensor_parallel: it takes 4 GPUs, and this machine shows 2" in reason
     (reason,) = refusals(monkeypatch, "full + data_parallel(4)", machine)
     assert "takes 4 GPUs, and this machine shows 2" in reason
+    # Where others hold the stage, it is theirs to say.
+    assert refusals(monkeypatch, "full + data_parallel(4)", machine, lacks=lambda stage, machine: "") == ()
+    assert refusals(monkeypatch, "full", machine, lacks=lambda stage, machine: "rest") == ("full: rest",)
     assert refusals(monkeypatch, "full + data_parallel(4)") == ()  # more than cores is allowed
 
 
@@ -151,16 +207,62 @@ def test_the_mean_of_weighted_slices_is_the_batchs(monkeypatch):
     for rank in range(4):
         group = Group(rank, layout={"replicas": 4})
         monkeypatch.setattr(group, "place", lambda split, rank=rank: rank)
-        part, weight = group.part(whole)
+        part, weight = group.part(whole, "replicas")
         assert part.items == (2 * rank, 2 * rank + 1)
         found.append(weight * float(sums[list(part.items)].sum()) / part.weight)
     assert sum(found) / 4 == pytest.approx(float(sums.sum()) / whole.weight, rel=1e-6)
 
 
+def test_slices_of_slices_are_weighted_too(monkeypatch):
+    whole = batch(3, 1, 4, 1, 5, 9, 2, 6)
+    values = torch.tensor([2.0, 7, 1, 8, 2, 8, 1, 8])
+    sums = values * torch.tensor(whole.terms)
+    found, items, numbers = [], [], []
+    for rank in range(4):
+        group = Group(rank, layout={"replicas": 2, "shards": 2})
+        places = {"replicas": rank // 2, "shards": rank % 2}
+        monkeypatch.setattr(group, "place", places.__getitem__)
+        half, outer = group.part(whole, "shards")
+        part, inner = group.part(half, "replicas")
+        found.append(outer * inner * float(sums[list(part.items)].sum()) / part.weight)
+        items += part.items
+        numbers.append(group.slice)
+    assert sorted(items) == list(range(8))
+    assert sorted(numbers) == list(range(4))
+    assert sum(found) / 4 == pytest.approx(float(sums.sum()) / whole.weight, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ([(0, os.getpid()), (2, os.getpid())], "2 are alive"),  # two machines may give the same number
+        ([(0, os.getpid()), (0, os.getpid())], "1 are alive"),
+        ([(0, os.getpid()), (0, 2**22 + 1)], "1 are alive"),  # more than Linux gives
+    ],
+)
+def test_who_is_alive_on_several_machines(said, found):
+    group = SimpleNamespace(first=0, everyone=lambda value, split: said)
+    work = SimpleNamespace(group=group, stage=parse("full + data_parallel(2)").stages[0])
+    claim = alive(work, "replicas")
+    assert (claim.holds, claim.seen) == (found == "2 are alive", found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere gloo finds its own")
+def test_the_interface_that_leads_to_a_machine():
+    assert _interface("127.0.0.1") == "lo"
+    assert _interface("no.such.host.invalid") is None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("no way out of this machine")
+        own = probe.getsockname()[0]
+    assert _interface("192.0.2.1") in {name for _, name in socket.if_nameindex()} - {"lo"}
+    assert _interface(own) == _interface("192.0.2.1")
+
+
 def test_a_process_alone_is_a_group():
     group = Group()
-    whole = batch(1, 2)
-    part, weight = group.part(whole)
-    assert (part.items, weight, group.size) == (whole.items, 1.0, 1)
+    assert (group.size, group.slice) == (1, 0)
     assert group.everyone("x") == ["x"]
     group.close()
