@@ -75,7 +75,11 @@ class CompressedGradients(Modifier):
                 start_powerSGD_iter=_START,
                 min_compression_rate=_LEAST_RATE,
             )
-            replica.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+            hook: Any = powerSGD_hook.powerSGD_hook
+            if training.device.type == "cpu":
+                # It goes on in gloo's threads, where the collectives of two buckets could meet in different orders.
+                hook = lambda state, bucket: _ended(powerSGD_hook.powerSGD_hook(state, bucket))  # noqa: E731
+            replica.register_comm_hook(state, hook)
         else:
             replica.register_comm_hook(group, getattr(default_hooks, f"{self.to}_compress_hook"))
 
@@ -120,3 +124,8 @@ class CompressedGradients(Modifier):
         if self.to == "powersgd":
             return (self._factors(tensor) or tensor.numel()) * tensor.element_size()
         return 2 * tensor.numel()
+
+
+def _ended(future: torch.futures.Future[torch.Tensor]) -> torch.futures.Future[torch.Tensor]:
+    future.wait()
+    return future

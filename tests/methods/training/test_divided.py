@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 from bench import checkpoint
 from tests import jobs
@@ -35,8 +36,11 @@ def same(text, divided, model, folder, **keys):
     return together, found
 
 
+HYBRID = "data_parallel(2) + fully_sharded(2)"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)"])
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)", HYBRID])
 @pytest.mark.parametrize(
     "text",
     [
@@ -51,10 +55,62 @@ def test_the_loss_curve_is_one_processs(text, divided, tiny_bert, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)"])
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)", "tensor_parallel(2)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "adapter(8, lr=0.01) + dropout(0.0) + checkpointing",
+        'adapter(8, "pfeiffer", lr=0.01) + dropout(0.0)',
+        "ia3(lr=0.1) + dropout(0.0) + accumulate(2)",
+        "bitfit(lr=0.01) + dropout(0.0)",
+    ],
+)
+def test_the_loss_curve_of_few_weights(text, divided, tiny_bert, tmp_path):
+    same(text, divided, tiny_bert, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)", "tensor_parallel(2)"])
+@pytest.mark.parametrize("text", ["adapter(8)", "ia3(lr=0.1)"])
+def test_the_loss_curve_of_few_weights_in_a_language_model(text, divided, tiny_llama, tmp_path):
+    same(text, divided, tiny_llama, tmp_path, task=jobs.prose(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)", HYBRID])
 def test_the_loss_curve_of_a_language_model(divided, tiny_llama, tmp_path):
     # Items of different lengths: slices of equal numbers of items differ in predicted tokens.
     same("full(lr=0.001) + accumulate(2)", divided, tiny_llama, tmp_path, task=jobs.prose(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "full(lr=0.001) + dropout(0.0) + gradient_clip(0.1) + weight_decay(0.1)",
+        "top_layers(1, lr=0.01) + dropout(0.0) + checkpointing + accumulate(2)",
+        "magnitude(0.5) >> full(lr=0.001) + dropout(0.0)",
+        "adapter(8, lr=0.01) + dropout(0.0)",
+        "bitfit(lr=0.01) + dropout(0.0)",
+    ],
+)
+def test_replicas_of_shards(text, tiny_bert, tmp_path):
+    same(text, HYBRID, tiny_bert, tmp_path)
+
+
+@pytest.mark.parametrize("divided", ["data_parallel(1)", "fully_sharded(1)", "tensor_parallel(1)"])
+def test_a_world_of_one(divided, tiny_bert, tmp_path):
+    found, _ = trained(f"lora(r=2, lr=0.01) + {divided}", tiny_bert, tmp_path)
+    assert found["communicated_bytes"] == 0
+    assert len(found["ranks"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "divided", ["data_parallel(1)", "fully_sharded(1)", "tensor_parallel(1)", "data_parallel(1) + fully_sharded(1)"]
+)
+def test_the_loss_curve_in_a_world_of_one(divided, tiny_bert, tmp_path):
+    same("full(lr=0.001) + dropout(0.0) + accumulate(2)", divided, tiny_bert, tmp_path)
 
 
 @pytest.mark.slow
@@ -110,6 +166,28 @@ def test_processes_that_shard_hold_half(tiny_bert, tmp_path):
     assert half["activation_bytes"] == pytest.approx(whole["activation_bytes"], rel=0.02)
 
 
+def padded(model, n):
+    """Bytes of a process's shard of every tensor, as long as the first's."""
+    return sum(4 * -(-p.shape[0] // n) * p[0].numel() for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 2])
+def test_replicas_exchange_their_shards(parts, tiny_bert, tmp_path):
+    accumulate = f" + accumulate({parts})" * (parts > 1)
+    found, model = trained(f"full + {HYBRID}{accumulate}", tiny_bert, tmp_path)
+    shard = padded(model, 2)
+    for rank in found["ranks"]:
+        sums = dict.fromkeys(("all_gather", "reduce_scatter", "all_reduce"), 0)
+        for call in rank["collectives"]:
+            sums[call["operation"]] += call["calls"] * call["bytes"]
+        # Weights are gathered twice and gradients scattered once a micro-batch, and exchanged once a step.
+        assert sums == {"all_gather": parts * 4 * shard, "reduce_scatter": parts * 2 * shard, "all_reduce": shard}
+        assert rank["communicated_bytes"] == parts * 3 * shard + shard
+        assert rank["gradient_bytes"] == shard
+    assert found["samples"] == [8] * 10
+
+
 @pytest.mark.parametrize("rank", [1, 4])
 def test_powersgd_sends_the_factors(rank, tiny_bert, tmp_path):
     text = f'full + data_parallel(2) + compressed_gradients("powersgd", rank={rank})'
@@ -120,6 +198,19 @@ def test_powersgd_sends_the_factors(rank, tiny_bert, tmp_path):
         sent = (rows + columns) * rank
         expected += 4 * (sent if parameter.dim() == 2 and 2 * sent < rows * columns else rows * columns)
     assert found["communicated_bytes"] == expected
+
+
+@pytest.mark.slow
+def test_powersgd_of_several_buckets(tiny_bert, tmp_path):
+    # More than the 25 MB of a bucket: its collectives come from several threads, and must meet in one order.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
+    sizes = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 1024}
+    config = transformers.BertConfig(vocab_size=len(tokenizer), **sizes)
+    transformers.BertModel(config).save_pretrained(tmp_path / "wide")
+    tokenizer.save_pretrained(tmp_path / "wide")
+    text = 'full + data_parallel(2) + compressed_gradients("powersgd", rank=4)'
+    for _ in range(3):
+        trained(text, tmp_path / "wide", tmp_path)
 
 
 def test_fp16_sends_half(tiny_bert, tmp_path):
