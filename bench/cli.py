@@ -11,7 +11,7 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from bench.execute.base import Executor
+    from bench.execute.cluster import Cluster
+    from bench.parallel import Lacks
     from bench.plan import Node, Plan
     from bench.slots import Slots
 
@@ -156,10 +158,10 @@ def plan_(
     """Show the tree of stages: what is shared, what is recorded, and what is refused and why."""
     from rich.console import Console
 
-    from bench import checkpoint, plan
+    from bench import checkpoint, parallel, plan
     from bench import record as records
 
-    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads)
+    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, parallel.lacks)
     chosen = whole.select(names)
     found = records.read(folder).nodes if (folder / records.FILE).exists() else {}
     recorded = {id_ for id_, node in found.items() if node["status"] == "ok"}
@@ -202,12 +204,15 @@ def run_(
     if jobs != "auto" and not (jobs.isdecimal() and int(jobs)):
         _fail(f"--jobs {jobs}: it is a whole number of at least 1, or auto")
     side_by_side = None if jobs == "auto" else int(jobs)
+    from bench import parallel
     from bench.plan import needs
     from bench.record import Store
     from bench.run import run
     from bench.watch import watcher
 
-    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads)
+    cluster = _cluster(through) if where is Where.ray else None
+    lacks = cluster.lacks if cluster else parallel.lacks
+    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, lacks)
     _say_refused(whole, names)
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
@@ -216,7 +221,7 @@ def run_(
         signal.signal(signal.SIGINT, _interrupt)
     types = sorted({node.subject.model.model_type() for node in nodes})
     held = [*sorted(preload), *(f"transformers.models.{model_type}" for model_type in types)]
-    executor, room = _executor(where, held, through, side_by_side, whole)
+    executor, room = _executor(cluster, held, side_by_side, whole)
     try:
         with store.lock(_say), watcher(whole) as watching:
             result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, room=room)
@@ -236,7 +241,7 @@ def run_(
         _say(f"wrote {path}")
     if not result.ok:
         raise typer.Exit(1)
-    if result.refused and not result.statuses and not whole.select(names).nodes:
+    if len(result.refused) == sum(cell.name in names for cell in whole.cells):
         raise typer.Exit(2)
 
 
@@ -287,6 +292,7 @@ def _plan(
     steps: int | None,
     device: str | None,
     threads: int | None,
+    lacks: Lacks,
 ) -> tuple[Plan, set[str], Path]:
     from bench import machine, plan
     from bench.suite import SuiteError, of
@@ -318,7 +324,7 @@ def _plan(
     checked = of(table, where=f"{suite}: " if suite else "")
     names = checked.only(only or [])
     here = machine.look(checked.device, checked.threads)
-    return plan.make(checked, base, here), names, out or Path("results") / stem
+    return plan.make(checked, base, here, lacks), names, out or Path("results") / stem
 
 
 def _read(suite: str) -> tuple[dict[str, Any], Path, str]:
@@ -379,16 +385,19 @@ def _say(text: str, error: bool = False) -> None:
     print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def _executor(
-    where: Where, preload: list[str], through: Through, jobs: int | None, whole: Plan
-) -> tuple[Executor, Slots]:
+def _executor(cluster: Cluster | None, preload: list[str], jobs: int | None, whole: Plan) -> tuple[Executor, Slots]:
     """What runs the stages, and room for how many side by side."""
     from bench.slots import Slots, slots
 
-    if where is Where.local:
+    if cluster is None:
         from bench.execute.forkserver import ForkServer
 
         return ForkServer(preload), slots(whole.machine, jobs)
+    cluster.preload = preload
+    return cluster, Slots(cluster.room(whole.machine) if jobs is None else jobs)
+
+
+def _cluster(through: Through) -> Cluster:
     try:
         import ray  # noqa: F401
     except ImportError:
@@ -396,12 +405,11 @@ def _executor(
     from bench.execute.cluster import Cluster
 
     try:
-        cluster = Cluster(preload, through.value)
+        return Cluster(through.value)
     except ConnectionError as error:
         _fail(f"--executor ray: no cluster answers ({error}); start one with `ray start`, or unset RAY_ADDRESS")
-    return cluster, Slots(cluster.room(whole.machine.threads) if jobs is None else jobs)
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     _say(f"methodbench: error: {text}", error=True)
     sys.exit(2)

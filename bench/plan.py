@@ -16,7 +16,7 @@ from typing import Any
 from bench import machine as machines
 from bench import parallel
 from bench.machine import Machine
-from bench.method import Method, Place, uncompressed
+from bench.method import Fact, Method, Place, uncompressed
 from bench.models import open_model
 from bench.models.base import Model, ModelError
 from bench.recipe import Recipe, Stage
@@ -67,8 +67,13 @@ class Node:
 
     @property
     def processes(self) -> int:
-        """How many processes it takes, each with a GPU of its own where there are GPUs."""
+        """How many processes it takes."""
         return self.stage.processes
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes for itself, where there are GPUs."""
+        return self.stage.gpus
 
     @property
     def depth(self) -> int:
@@ -116,8 +121,8 @@ class Plan:
         )
 
 
-def make(suite: Suite, base: Path, machine: Machine) -> Plan:
-    """Expand `suite`; paths in it are relative to `base`.
+def make(suite: Suite, base: Path, machine: Machine, lacks: parallel.Lacks = parallel.lacks) -> Plan:
+    """Expand `suite`; paths in it are relative to `base`. There is room for stages as `lacks` says.
 
     Raises:
         SuiteError: a model or a task cannot be used.
@@ -128,7 +133,7 @@ def make(suite: Suite, base: Path, machine: Machine) -> Plan:
     cells: list[Cell] = []
     nodes: dict[str, Node] = {}
     for subject in subjects:
-        refused = {name: refusals(recipe, subject, suite, machine) for name, recipe in recipes.items()}
+        refused = {name: refusals(recipe, subject, suite, machine, lacks) for name, recipe in recipes.items()}
         for seed in suite.seeds:
             for name, recipe in recipes.items():
                 path = _path(recipe, subject, seed, suite, machine)
@@ -138,7 +143,9 @@ def make(suite: Suite, base: Path, machine: Machine) -> Plan:
     return Plan(suite, base, machine, tuple(cells), _depth_first(nodes))
 
 
-def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -> tuple[str, ...]:
+def refusals(
+    recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, lacks: parallel.Lacks = parallel.lacks
+) -> tuple[str, ...]:
     """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
     unfit = subject.task.unfit(subject.model.model_type())
     reasons = [f"{subject.task.name}: {unfit}"] if unfit else []
@@ -162,14 +169,15 @@ def refusals(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -
                 f"{method.name}: needs the package {name}: pip install {name}" for name in map(_distribution, missing)
             ]
             problems = list(method.problems(place))
-            if method is stage.base and not problems and "inference_only" in place.facts - method.takes:
+            final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
+            if method is stage.base and not problems and final & (place.facts - method.takes):
                 problems = ["the model that arrives is made for inference only; put this before what made it so"]
             if method is stage.base and "ensemble" in place.facts:
                 problems = [
                     "an ensemble is the end of a recipe; put `ensemble` on the last training, and compress before it"
                 ]
             reasons += [f"{method.name}: {problem}" for problem in problems]
-        reasons += parallel.problems(place)
+        reasons += parallel.problems(place, lacks)
     return tuple(reasons)
 
 

@@ -47,6 +47,16 @@ class Stage:
         return math.prod(self.layout.values())
 
     @property
+    def gpus_each(self) -> int:
+        """On how many GPUs each of them works, where there are GPUs."""
+        return max((modifier.gpus for modifier in self.modifiers), default=1)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes, where there are GPUs."""
+        return self.processes * self.gpus_each
+
+    @property
     def alone(self) -> Stage:
         """The same in one process."""
         return Stage(self.base, tuple(each for each in self.modifiers if not each.split and not each.for_several))

@@ -40,15 +40,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: every node that ran with its status, and the cells that were refused."""
+    """How a run ended: every node that ran with its status, and the cells that were refused, planned or under way."""
 
     statuses: Mapping[str, str]
     refused: tuple[Cell, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether all that ran ended ``ok``."""
-        return all(status == "ok" for status in self.statuses.values())
+        """Whether all that was not refused ended ``ok``."""
+        return all(status in ("ok", "refused") for status in self.statuses.values())
 
 
 def run(
@@ -66,7 +66,8 @@ def run(
 
     Args:
         timeout: seconds that one process of a node may take.
-        room: for nodes side by side; for one alone by default. The timings of those that were not alone are marked.
+        room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
+            machine are marked.
 
     Raises:
         RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
@@ -92,7 +93,6 @@ def run(
     waiting = [chosen.nodes[id_] for id_ in todo]
     room = room or slots(whole.machine, 1)
     running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
-    accompanied: set[str] = set()
     with _threads(executor, room.jobs) as threads:
         while waiting or running:
             unfinished = {node.id for node in [*waiting, *(other for other, _ in running.values())]}
@@ -100,18 +100,14 @@ def run(
                 if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
                     statuses[node.id] = ended[0]
                     waiting.remove(node)
-                elif not node.stands_on & unfinished and (gpus := room.take(node.processes)) is not None:
+                elif not node.stands_on & unfinished and (gpus := room.take(node.gpus)) is not None:
                     waiting.remove(node)
                     running[threads.submit(measured, node, gpus)] = node, gpus
             assert running or not waiting, "planning allowed what there is no room for"
-            if len(running) > 1:
-                accompanied |= {node.id for node, _ in running.values()}
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 node, gpus = running.pop(future)
                 room.give(gpus)
                 record = future.result()
-                if node.id in accompanied:
-                    _mark(record)
                 store.append(record)
                 statuses[node.id] = record["status"]
                 watcher.ended(node, record)
@@ -119,7 +115,9 @@ def run(
                     recorded.add(node.id)
                 _tidy(chosen, store, recorded)
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
-    return Result(statuses, tuple(cell for cell in whole.cells if cell.refused and cell.name in names))
+    asked = [cell for cell in whole.cells if cell.name in names]
+    refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
+    return Result(statuses, tuple(refused))
 
 
 @contextlib.contextmanager
@@ -135,11 +133,17 @@ def _threads(executor: Executor, number: int) -> Iterator[ThreadPoolExecutor]:
         threads.shutdown(cancel_futures=True)
 
 
-def _mark(record: dict[str, Any]) -> None:
-    """Another node ran meanwhile, so that timings are not of a quiet machine, whatever its load said."""
-    for found in record.get("trust", {}).values():
-        said = [reason for reason in (found.get("reason"), "another stage ran beside it") if reason]
-        found.update(contended=True, reason="; ".join(said))
+def _marked(outcome: Outcome) -> dict[str, Any]:
+    """What was measured; where another job ran beside it, timings are not of a quiet machine, whatever its load said."""
+    measured = dict(outcome.measured)
+    if outcome.beside and "trust" in measured:
+        measured["trust"] = {what: _crowded(found) for what, found in measured["trust"].items()}
+    return measured
+
+
+def _crowded(found: Mapping[str, Any]) -> dict[str, Any]:
+    said = [reason for reason in (found.get("reason"), "another stage ran beside it") if reason]
+    return {**found, "contended": True, "reason": "; ".join(said)}
 
 
 def _measured(
@@ -181,11 +185,11 @@ def _measured(
             return {"seconds": seconds, "status": made.status, "reason": f"{making}: {made.reason}", "log": made.log}
         began = time.perf_counter()
     outcome = executor.run(job, timeout, progress)
-    measured = dict(outcome.measured)
+    measured = _marked(outcome)
     if outcome.status == "ok" and measure.latency:
         for process in range(measure.latency_processes):
             served = executor.run(replace(job, what="serve", process=process), timeout, progress)
-            measured = _merge(measured, served.measured)
+            measured = _merge(measured, _marked(served))
             if served.status != "ok":
                 outcome = Outcome(served.status, f"while measuring inference: {served.reason}", served.log)
                 break
@@ -214,6 +218,11 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
                 **merged.get(key, {}),
                 **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()},
             }
+        elif isinstance(value, Mapping) and key == "trust":
+            # What one of the processes says against a timing stands, whatever the others say.
+            ours = merged.get(key, {})
+            quiet = {what: found for what, found in value.items() if not ours.get(what, {}).get("contended")}
+            merged[key] = {**ours, **quiet}
         elif isinstance(value, Mapping) and key == "inference":
             ours = merged.get(key, {})
             merged[key] = {name: _most(ours.get(name), value.get(name)) for name in {**ours, **value}}

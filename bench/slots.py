@@ -9,20 +9,20 @@ from bench.machine import Machine
 
 
 class Slots:
-    """Room for `jobs` stages. Where stages run on `gpus`, each process of a stage takes one of them for itself."""
+    """Room for `jobs` stages. Where stages run on `gpus`, each takes those that it needs for itself."""
 
     def __init__(self, jobs: int, gpus: Sequence[str] | None = None) -> None:
         self.jobs = self._free = jobs
         self._gpus = None if gpus is None else list(gpus)
 
-    def take(self, processes: int) -> tuple[str, ...] | None:
-        """The GPUs for a stage of so many processes, none where it runs on a CPU; None where there is no room now."""
-        if not self._free or (self._gpus is not None and len(self._gpus) < processes):
+    def take(self, gpus: int) -> tuple[str, ...] | None:
+        """So many GPUs for a stage, none where it runs on a CPU; None where there is no room now."""
+        if not self._free or (self._gpus is not None and len(self._gpus) < gpus):
             return None
         self._free -= 1
         if self._gpus is None:
             return ()
-        taken, self._gpus = self._gpus[:processes], self._gpus[processes:]
+        taken, self._gpus = self._gpus[:gpus], self._gpus[gpus:]
         return tuple(taken)
 
     def give(self, gpus: Sequence[str]) -> None:

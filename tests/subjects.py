@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import parallel
 from bench import plan as plans
 from bench.machine import Machine
 from bench.models.base import Model
+from bench.parallel import Lacks
 from bench.plan import Plan
 from bench.suite import of
 from bench.tasks.base import Task
@@ -47,9 +49,13 @@ class NoTask(Task):
 
 
 def make_plan(
-    monkeypatch: pytest.MonkeyPatch, recipes: dict[str, str], machine: Machine = HERE, **keys: object
+    monkeypatch: pytest.MonkeyPatch,
+    recipes: dict[str, str],
+    machine: Machine = HERE,
+    lacks: Lacks = parallel.lacks,
+    **keys: object,
 ) -> Plan:
     monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
     monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())
     suite = of({"model": "no-model", "task": "no-task", "recipes": recipes, **keys})
-    return plans.make(suite, Path(), machine)
+    return plans.make(suite, Path(), machine, lacks)

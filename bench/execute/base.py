@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,20 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one machine does of a stage that several machines share: `here` of its processes, from number `first` on.
+
+    They meet the others at ``address``, where the machine of the first process listens (``listener``); None as long as
+    it does not.
+    """
+
+    first: int
+    here: int
+    address: tuple[str, int] | None = None
+    listener: socket.socket | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """One piece of work for one process of its own.
 
@@ -24,7 +39,7 @@ class Job:
     "make" (make the model that stages begin with).
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``reference`` that of
     the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
-    them; all where none is named.
+    them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
     """
 
     what: Literal["stage", "serve", "make"]
@@ -43,16 +58,26 @@ class Job:
     process: int = 0
     reference: Path | None = None
     gpus: tuple[str, ...] = ()
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``measured`` goes into the record as it is; ``log`` is the end of what it printed."""
+    """How a job ended. ``measured`` goes into the record as it is; ``log`` is the end of what it printed.
+
+    ``beside`` says that another job ran on the same machine meanwhile.
+    """
 
     status: Status
     reason: str = ""
     log: str = ""
     measured: Mapping[str, Any] = field(default_factory=dict)
+    beside: bool = False
+
+
+def threads_each(machine: Machine, processes: int) -> int:
+    """The CPU threads of each of a job's processes: they are divided, but where there are too few, each has one."""
+    return max(1, machine.threads // processes)
 
 
 class Executor(Protocol):

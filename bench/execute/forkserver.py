@@ -33,6 +33,7 @@ class ForkServer:
         self._context = prepared(preload)
         self._starting = threading.Lock()
         self._running: set[ForkServerProcess] = set()
+        self._accompanied: set[ForkServerProcess] = set()
 
     def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
         """Run `job` in a process of its own and wait without polling."""
@@ -42,14 +43,18 @@ class ForkServer:
         killed_before = kernel_kills()
         with self._starting, _without_main():
             process.start()
+            self._running.add(process)
+            if len(self._running) > 1:
+                self._accompanied |= self._running
         theirs.close()
-        self._running.add(process)
         try:
             answer = _answer(process, ours, timeout, progress)
             process.join(30)
         finally:
             # On Ctrl-C too: nothing of the job outlives this call.
             self._running.discard(process)
+            beside = process in self._accompanied
+            self._accompanied.discard(process)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -59,7 +64,7 @@ class ForkServer:
             return Outcome("timeout", said, tail(job.log))
         if isinstance(answer, tuple):
             status, reason, measured = answer
-            return Outcome(status, reason, "" if status == "ok" else tail(job.log), measured)
+            return Outcome(status, reason, "" if status == "ok" else tail(job.log), measured, beside)
         status, reason = died(process.exitcode, killed_before)
         return Outcome(status, reason, tail(job.log))
 

@@ -2,7 +2,8 @@
 
 A job's process has heard of torch but has neither used it nor CUDA, so forking it is safe, and costs hundredths of a
 second where new interpreters would cost seconds each. The processes meet at a store that listens on a port which is
-open before they start: no other program can take it in between.
+open before they start: no other program can take it in between. Where several machines share a stage
+(:class:`bench.execute.base.Share`), each forks its own ones; the first machine has the store.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from bench.execute import worker
-from bench.execute.base import Job, Progress, Status
+from bench.execute.base import Job, Progress, Share, Status, threads_each
 from bench.execute.forkserver import died, kernel_kills
 from bench.method import Split
 
@@ -30,23 +31,31 @@ Answer = tuple[Status, str, dict[str, Any]]
 
 
 def run(job: Job, layout: Mapping[Split, int], progress: Progress) -> Answer:
-    """Do `job` in as many processes as `layout` has cells: how it ended, why, and what the first of them measured."""
+    """Do `job` in as many processes as `layout` has cells, or this machine's share of them.
+
+    How it ended, why, and what the first process here measured.
+    """
     started = time.perf_counter()
-    listener = socket.create_server(("127.0.0.1", 0))
+    size = math.prod(layout.values())
+    share = job.share
+    if share is None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        share = Share(0, size, listener.getsockname(), listener)
     context = multiprocessing.get_context("fork")
     processes: list[ForkProcess] = []
     connections: list[Connection] = []
     killed_before = kernel_kills()
     try:
-        for rank in range(math.prod(layout.values())):
+        for rank in range(share.first, share.first + share.here):
             ours, theirs = context.Pipe(duplex=False)
-            args = (theirs, job, layout, rank, listener, os.getpid(), started)
+            args = (theirs, job, layout, rank, share, os.getpid(), started)
             process = context.Process(target=_rank, args=args, daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
             connections.append(ours)
-        return _answer(processes, connections, killed_before, progress)
+        names = [f"process {share.first + number} of {size}" for number in range(share.here)]
+        return _answer(processes, connections, names, killed_before, progress)
     finally:
         for process in processes:
             if process.is_alive():
@@ -54,7 +63,8 @@ def run(job: Job, layout: Mapping[Split, int], progress: Progress) -> Answer:
             process.join()
         for connection in connections:
             connection.close()
-        listener.close()
+        if share.listener:
+            share.listener.close()
 
 
 def _rank(
@@ -62,7 +72,7 @@ def _rank(
     job: Job,
     layout: Mapping[Split, int],
     rank: int,
-    listener: socket.socket,
+    share: Share,
     parent: int,
     started: float,
 ) -> None:
@@ -72,17 +82,17 @@ def _rank(
     from bench import parallel
 
     size = math.prod(layout.values())
-    # The machine's threads are divided; where there are more processes than threads, each still needs one.
-    machine = replace(job.machine, threads=max(1, job.machine.threads // size))
+    machine = replace(job.machine, threads=threads_each(job.machine, size))
     met = started
 
     def meet() -> parallel.Group:
         nonlocal met
-        host, port = listener.getsockname()
+        assert share.address is not None
+        own = share.listener.fileno() if share.listener and rank == 0 else None
         store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            host, port, size, rank == 0, parallel.RENDEZVOUS, master_listen_fd=listener.fileno() if rank == 0 else None
+            *share.address, size, rank == 0, parallel.RENDEZVOUS, master_listen_fd=own
         )
-        group = parallel.join(store, rank, layout, torch.device(machine.device))
+        group = parallel.join(store, rank, layout, torch.device(machine.device), share.first)
         met = time.perf_counter()
         return group
 
@@ -94,38 +104,42 @@ def _rank(
 
 
 def _answer(
-    processes: Sequence[ForkProcess], connections: Sequence[Connection], killed_before: int, progress: Progress
+    processes: Sequence[ForkProcess],
+    connections: Sequence[Connection],
+    names: Sequence[str],
+    killed_before: int,
+    progress: Progress,
 ) -> Answer:
     """What the first process answers if all end well; otherwise what went wrong first."""
     answers: dict[int, Answer] = {}
     dead: list[int] = []
     until: float | None = None
     while len(answers) + len(dead) < len(processes):
-        waiting = [c for rank, c in enumerate(connections) if rank not in answers and rank not in dead]
+        waiting = [c for number, c in enumerate(connections) if number not in answers and number not in dead]
         ready = wait(waiting, None if until is None else max(0.0, until - time.monotonic()))
         if not ready:
             break
         for connection in ready:
-            rank = connections.index(connection)
+            number = connections.index(connection)
             try:
-                message = connections[rank].recv()
+                message = connections[number].recv()
             except (EOFError, OSError):
-                dead.append(rank)
+                dead.append(number)
             else:
                 if message[0] == "progress":
                     progress(*message[1:])
                     continue
-                answers[rank] = message[1:]
-            if until is None and (rank in dead or answers[rank][0] != "ok"):
+                answers[number] = message[1:]
+            if until is None and (number in dead or answers[number][0] != "ok"):
                 until = time.monotonic() + GRACE
-    for rank in dead:
+    for number in dead:
         # Who dies takes the connections of the others with it, so what these say is only the consequence.
-        processes[rank].join(5)
-        status, reason = died(processes[rank].exitcode, killed_before)
-        return status, f"process {rank} of {len(processes)}: {reason}", {}
-    for rank, (status, reason, measured) in answers.items():
+        processes[number].join(5)
+        status, reason = died(processes[number].exitcode, killed_before)
+        return status, f"{names[number]}: {reason}", {}
+    for number, (status, reason, measured) in sorted(answers.items(), key=lambda said: worker.GONE in said[1][1]):
         if status in ("invalid", "refused"):
             return status, reason, measured
         if status != "ok":
-            return status, f"process {rank} of {len(processes)}: {reason}", {}
+            return status, f"{names[number]}: {reason}", {}
     return answers[0]

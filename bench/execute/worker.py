@@ -87,6 +87,8 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         if out_of_memory(error):
             return "oom", text, {}
+        if left_alone(error):
+            return "failed", f"{GONE}: {text}", {}
         return "failed", f"{type(error).__name__}: {text}", {}
 
 
@@ -97,6 +99,15 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+GONE = "another process of the stage is gone"
+
+
+def left_alone(error: BaseException) -> bool:
+    """Whether `error` only follows from the end of another process: gloo's, NCCL's and the store's own words."""
+    words = ("by peer", "Broken pipe", "remote process", "likely closed")
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in words)
 
 
 class Throttled:

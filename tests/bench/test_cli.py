@@ -114,6 +114,17 @@ def test_plan_draws_the_tree_and_says_why_not(suite, tmp_path):
     )
 
 
+def test_a_refusal_under_way_does_not_spoil_the_exit_status(suite, tmp_path):
+    file = suite('full = "full"\nbad = "low_rank(energy=0.1) >> int8_weight_only"')
+    said = " ".join(methodbench("run", file, "--out", tmp_path / "out").split())
+    assert "refused bad: int8_weight_only: " in said
+    assert "has a single input" in said
+    report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
+    assert {entry["name"]: entry["status"] for entry in report["recipes"]} == {"full": "ok", "bad": "refused"}
+    # But where nothing at all could be run, something is wrong with what was asked for.
+    methodbench("run", file, "--out", tmp_path / "out", "--only", "bad", status=2)
+
+
 def test_run_report_and_resume(suite, tmp_path):
     file = suite('full = "full"\nint8 = "full >> dynamic_int8"\nbad = "merge"')
     out = tmp_path / "out"

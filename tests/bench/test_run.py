@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import checkpoint
+from bench.compare import compare
 from bench.execute.base import Outcome
 from bench.execute.fake import Fake
 from bench.record import Store
@@ -95,6 +96,27 @@ def test_refusals_are_recorded_once(start):
     assert "no adapter to fold" in refused[0]["reason"]
 
 
+def test_a_refusal_under_way_is_as_good_as_a_planned_one(start):
+    def behave(job):
+        return Outcome("refused", "because of its sizes") if "magnitude" in job.recipe else Outcome("ok")
+
+    recipes = {**RECIPES, "after": "full >> magnitude(0.5) >> full"}
+    result, executor, store = start(behave, recipes)
+    assert result.ok
+    assert {cell.name for cell in result.refused} == {"sparse", "after", "bad"}
+    assert jobs(executor) == ["full", "dynamic_int8", "magnitude"]
+    (comparison,) = compare(store.read())
+    assert {row.name: row.status for row in comparison.rows} == {
+        "full": "ok", "int8": "ok", "sparse": "refused", "after": "refused", "bad": "refused",
+    }  # fmt: skip
+    assert next(row.reasons for row in comparison.rows if row.name == "after") == ["because of its sizes"]
+
+
+def test_what_is_refused_hides_no_failure(start):
+    result, _, _ = start(lambda job: Outcome("refused" if "magnitude" in job.recipe else "failed"))
+    assert not result.ok
+
+
 @pytest.mark.parametrize("status", ["oom", "failed", "timeout", "invalid", "diverged"])
 def test_a_failure_is_recorded_and_runs_again_next_time(start, status):
     def behave(job):
@@ -165,7 +187,7 @@ class Together:
 
     def __init__(self, number):
         self.barrier = threading.Barrier(number)
-        self.lock, self.now, self.most, self.gpus = threading.Lock(), set(), 0, []
+        self.lock, self.now, self.most, self.gpus, self.beside = threading.Lock(), set(), 0, [], set()
 
     def __call__(self, job):
         name = job.recipe.split(" >> ")[-1].split("(")[0]
@@ -174,6 +196,8 @@ class Together:
                 assert not {gpu for _, gpus in self.now for gpu in gpus} & set(job.gpus), "two nodes on one GPU"
                 self.now.add((job.node, job.gpus))
                 self.most = max(self.most, len(self.now))
+                if len(self.now) > 1:
+                    self.beside |= {node for node, _ in self.now}
                 self.gpus.append((name, job.gpus))
             if name != "full":
                 with contextlib.suppress(threading.BrokenBarrierError):
@@ -181,7 +205,7 @@ class Together:
             with self.lock:
                 self.now.remove((job.node, job.gpus))
         measured = {"trust": {"training": {"contended": False, "reason": ""}}} if job.what == "stage" else {}
-        return Outcome("ok", measured=measured)
+        return Outcome("ok", measured=measured, beside=job.node in self.beside)
 
 
 BRANCHES = {"int8": "full >> dynamic_int8", "sparse": "full >> magnitude(0.5)"}
@@ -197,6 +221,21 @@ def test_branches_run_side_by_side_after_what_they_stand_on(start):
     assert trust.pop("full") == {"contended": False, "reason": ""}
     assert {found["reason"] for found in trust.values()} == {"another stage ran beside it"}
     assert all(found["contended"] for found in trust.values())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_one_process_says_against_a_timing_stands(start, processes, first):
+    def behave(job):
+        if job.what == "stage":
+            return Outcome("ok")
+        said = {"contended": first and not job.process, "reason": "busy" if first and not job.process else ""}
+        return Outcome("ok", measured={"trust": {"latency": said}}, beside=not first and not job.process)
+
+    _, _, store = start(behave, {"full": "full"}, measure={"latency_processes": processes})
+    (node,) = store.read().nodes.values()
+    reason = "busy" if first else "another stage ran beside it"
+    assert node["trust"]["latency"] == {"contended": True, "reason": reason}
 
 
 def test_one_job_at_a_time_is_the_default(start):

@@ -95,6 +95,21 @@ def test_jobs_that_run_in_other_threads_can_be_ended(server, tiny_bert, tmp_path
     assert time.monotonic() - began < 10
 
 
+def test_jobs_that_run_side_by_side_say_so(server, tiny_bert, tmp_path):
+    begun = threading.Barrier(2)
+    folders = [tmp_path / name for name in "ab"]
+    with ThreadPoolExecutor(2) as threads:
+        found = []
+        for folder in folders:
+            folder.mkdir()
+            first = iter([begun.wait])
+            job = jobs.job("magnitude(0.5)", tiny_bert, folder)
+            found.append(threads.submit(server.run, job, 120, lambda *now, first=first: next(first, lambda: None)()))
+        assert [future.result().beside for future in found] == [True, True]
+    assert not server.run(jobs.job("magnitude(0.5)", tiny_bert, tmp_path), 120, quiet).beside
+    assert not server._accompanied
+
+
 def test_what_a_job_prints_is_not_on_the_terminal(server, tiny_bert, tmp_path, capfd):
     job = jobs.job('fault("talk")', tiny_bert, tmp_path)
     server.run(job, 120, quiet)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.execute.forkserver import ForkServer
+from bench.execute.worker import left_alone
 from tests import jobs
 
 LONG = {"budget": {"steps": 100_000}, "measure": {"latency": []}}
@@ -109,6 +110,19 @@ def test_an_error_has_its_traceback_in_the_log(server, tiny_bert, tmp_path):
     assert outcome.status == "failed"
     assert re.match(r"process [01] of 2", outcome.reason)  # whichever is the first to find out
     assert "Traceback" in outcome.log
+
+
+@pytest.mark.parametrize(
+    ("error", "is_so"),
+    [
+        (RuntimeError("[…/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:25499."), True),
+        (RuntimeError("[…/tcp/pair.cc:537] Read error [10.0.0.2]:25499: Connection reset by peer."), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("by peer"), False),
+    ],
+)
+def test_what_follows_from_the_end_of_another_is_told_from_a_cause(error, is_so):
+    assert left_alone(error) is is_so
 
 
 def test_the_next_job_is_not_harmed(server, tiny_bert, tmp_path):
