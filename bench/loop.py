@@ -74,7 +74,7 @@ class Training(Work):
         assert isinstance(trainer, Trainer)
         self.trainer = trainer
         self.steps = max(1, round(self.budget.steps * trainer.share))
-        self.clock = clock or step_clock(self.device)
+        self.clock = clock or step_clock(self.device, self.stage.gpus_each)
         self.step = 0
         self.stop = False
         self.losses: list[torch.Tensor] = []

@@ -20,7 +20,7 @@ from typing import Any
 
 PACKAGES = (
     "methodbench", "torch", "transformers", "peft", "bitsandbytes", "torch-pruning", "torchao", "tokenizers",
-    "safetensors", "numpy",
+    "safetensors", "numpy", "accelerate",
 )  # fmt: skip
 """Those whose version can change a number."""
 

@@ -44,9 +44,13 @@ class WallClock:
 
 
 class CudaClock:
-    """For CUDA: events in the stream, read after one synchronisation: timing does not stall the device."""
+    """For CUDA: events in the stream, read after one synchronisation: timing does not stall the device.
 
-    def __init__(self) -> None:
+    Where the process works on several GPUs, a step is over when each has done its work.
+    """
+
+    def __init__(self, gpus: int = 1) -> None:
+        self._others = range(1, gpus)
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
@@ -57,6 +61,8 @@ class CudaClock:
 
     def stop(self) -> None:
         """End it."""
+        for gpu in self._others:
+            torch.cuda.current_stream().wait_stream(torch.cuda.current_stream(gpu))
         self._events[-1][1].record()
 
     def seconds(self) -> list[float]:
@@ -65,9 +71,9 @@ class CudaClock:
         return [start.elapsed_time(stop) / 1000 for start, stop in self._events]
 
 
-def step_clock(device: torch.device) -> StepClock:
-    """The clock for `device`."""
-    return CudaClock() if device.type == "cuda" else WallClock()
+def step_clock(device: torch.device, gpus: int = 1) -> StepClock:
+    """The clock for `device`, and for the GPUs behind it where a process works on several."""
+    return CudaClock(gpus) if device.type == "cuda" else WallClock()
 
 
 class Compiling:

@@ -312,7 +312,8 @@ class Peak:
     its peak in bytes. Phases follow each other, they do not nest.
 
     On CUDA these are the bytes that torch's allocator handed out on `device`, not what the driver, NCCL or
-    other libraries take beside. On a CPU they are the resident bytes of the whole process, and the mark is
+    other libraries take beside; where the process works on several GPUs, from the first on, those of the GPU that
+    held most, as each must fit. On a CPU they are the resident bytes of the whole process, and the mark is
     kept by the kernel, so nothing polls. Weights that are mapped from a file count once they have been
     touched; the code of libraries that is used for the first time inside counts too, 10 to 20 MB. The kernel's
     own figures may lag by some pages a core. Where there is no such mark, ``stop`` gives None and ``reason``
@@ -321,12 +322,13 @@ class Peak:
     Source: ``man 5 proc``, clear_refs and status; :func:`torch.cuda.max_memory_allocated`.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, gpus: int = 1) -> None:
         self.device = device
         self.reason = ""
         if device.type == "cuda":
             torch.cuda.init()
-            self._baseline = torch.cuda.memory_allocated(device)
+            self._gpus = [device, *(torch.device("cuda", number) for number in range(1, gpus))]
+            self._baselines = [torch.cuda.memory_allocated(gpu) for gpu in self._gpus]
         else:
             _touch_libraries()
             _trim()
@@ -337,7 +339,8 @@ class Peak:
         """Begin a phase: the mark falls to what is held now."""
         gc.collect()  # garbage of the phase before is not this one's
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for gpu in self._gpus:
+                torch.cuda.reset_peak_memory_stats(gpu)
         else:
             _trim()
             self.reason = self.reason or _reset_mark()
@@ -345,7 +348,8 @@ class Peak:
     def stop(self) -> int | None:
         """The highest mark since ``start`` above the baseline, at least 0; None where it cannot be known."""
         if self.device.type == "cuda":
-            return max(0, torch.cuda.max_memory_allocated(self.device) - self._baseline)
+            peaks = [torch.cuda.max_memory_allocated(gpu) for gpu in self._gpus]
+            return max(0, *(peak - held for peak, held in zip(peaks, self._baselines, strict=True)))
         return None if self.reason else max(0, _status("VmHWM") - self._baseline)
 
 

@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, str]] = {
     },
     "compiled": {"": "compiled"},
     "contrastive": {"": 'full + contrastive("supcon")', "simcse": 'full + contrastive("simcse")'},
+    "device_map": {},  # several GPUs; its own tests hold it to the contract on ones that are not there
     "data_parallel": {"": "full + data_parallel(2)", "on_loss": "full + data_parallel(2) + accumulate(2)"},
     "distill": {
         "": "full >> distill(layers=1)",
@@ -46,7 +47,7 @@ METHODS: dict[str, dict[str, str]] = {
     "fake_int8": {"": "full + fake_int8"},
     "fp4": {"": "fp4"},
     "full": {"": "full"},
-    "fully_sharded": {"": "full + fully_sharded(2)"},
+    "fully_sharded": {"": "full + fully_sharded(2)", "replicas": "full + data_parallel(2) + fully_sharded(2)"},
     "gptq": {"": "gptq(samples=16)"},
     "gradient_clip": {"": "full + gradient_clip(0.1)"},
     "gradual": {"": "full + gradual(magnitude(0.5))", "of rows": "full + gradual(wanda(0.25, samples=16), every=2)"},
@@ -78,6 +79,10 @@ METHODS: dict[str, dict[str, str]] = {
         "matrices": 'full + optimizer("muon")',
     },
     "peft": {"": 'peft("VERA", r=4, lr=0.03)'},
+    "pipeline_parallel": {
+        "": "full + pipeline_parallel(2, 2)",
+        "both": 'lora(r=2) + data_parallel(2) + pipeline_parallel(2, 2, "gpipe")',
+    },
     "prefix": {"": "prefix(3)"},
     "pretrain": {
         "": 'pretrain("mlm")',
@@ -111,7 +116,7 @@ METHODS: dict[str, dict[str, str]] = {
         "on_model": "sparsegpt(0.5, samples=16) >> full",
         "on_step": "sparsegpt(0.5, samples=16) >> full",
     },
-    "tensor_parallel": {"": "full + tensor_parallel(2)", "both": "full + data_parallel(2) + tensor_parallel(2)"},
+    "tensor_parallel": {"": "lora(r=2) + tensor_parallel(2)", "both": "full + data_parallel(2) + tensor_parallel(2)"},
     "top_layers": {"": "top_layers(1)"},
     "wanda": {
         "": "wanda(0.5, samples=16)",
@@ -152,7 +157,7 @@ def hooks_of(cls):
 def _sabotages():
     for name, cls in registry.methods().items():
         for hook in hooks_of(cls):
-            if name in METHODS:
+            if METHODS.get(name):
                 recipe = METHODS[name].get(hook, METHODS[name][""])
                 yield pytest.param(cls, hook, recipe, id=f"{name}.{hook}", marks=marks(name))
 

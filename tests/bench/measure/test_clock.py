@@ -67,6 +67,29 @@ def test_cuda_clock_reads_events_after_one_synchronisation(monkeypatch: pytest.M
     assert len(synchronisations) == 1
 
 
+def test_a_step_on_several_gpus_ends_when_all_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, int]] = []
+
+    class FakeStream:
+        def __init__(self, gpu: int) -> None:
+            self.gpu = gpu
+
+        def wait_stream(self, other: FakeStream) -> None:
+            said.append(("waits for", other.gpu))
+
+    class Recorded(FakeEvent):
+        def record(self) -> None:
+            said.append(("records", 0))
+            super().record()
+
+    monkeypatch.setattr(torch.cuda, "Event", Recorded)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu=0: FakeStream(gpu))
+    clock = step_clock(torch.device("cuda"), 3)
+    clock.start()
+    clock.stop()
+    assert said == [("records", 0), ("waits for", 1), ("waits for", 2), ("records", 0)]
+
+
 def test_the_clock_fits_the_device() -> None:
     assert isinstance(step_clock(torch.device("cpu")), WallClock)
     assert isinstance(step_clock(torch.device("cuda", 1)), CudaClock)

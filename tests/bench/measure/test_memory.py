@@ -398,6 +398,20 @@ def test_cuda_peak_is_the_allocators_above_the_baseline(monkeypatch: pytest.Monk
     assert peak.stop() == 350
     peak.start()
     assert peak.stop() == 300
+
+
+def test_of_several_gpus_the_one_that_held_most_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    allocator, first, second = FakeAllocator(), torch.device("cuda"), torch.device("cuda", 1)
+    allocator.patch(monkeypatch)
+    allocator.take(first, 1000)
+    allocator.take(second, 50)
+    peak = Peak(first, 2)
+    allocator.take(first, 300)
+    allocator.take(second, 400)
+    allocator.take(second, -400)
+    assert peak.stop() == 400
+    peak.start()
+    assert peak.stop() == 300
     assert peak.reason == ""
 
 
