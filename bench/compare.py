@@ -134,7 +134,8 @@ class Row:
     """One recipe of a comparison.
 
     ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
-    has each stage with the quality figures of the model after it.
+    has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
+    trained together in the last training.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Row:
     evidence: tuple[Proof, ...]
     correct: Mapping[int, Sequence[float]] = field(repr=False)
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
+    processes: tuple[Mapping[str, Figure], ...] = ()
     changes: Mapping[str, Change] = field(default_factory=dict)
 
     @property
@@ -380,6 +382,7 @@ def _row(
             if (correct := (path[-1].get("quality") or {}).get("correct"))
         },
         chain=_chain(paths, known),
+        processes=_processes(paths, known),
     )
 
 
@@ -401,6 +404,23 @@ def _chain(
         until = {seed: path[:depth] for seed, path in paths.items()}
         quality = [metric for metric in known if metric.family == "quality" and metric.name != "final_loss"]
         found.append((stage, {metric.name: figure for metric in quality if (figure := _figure(metric, until))}))
+    return tuple(found)
+
+
+def _processes(paths: Mapping[int, Sequence[Record]], known: Sequence[Metric]) -> tuple[Mapping[str, Figure], ...]:
+    ranks = {
+        seed: training.get("ranks") or []
+        for seed, path in paths.items()
+        for training in [node["training"] for node in path if node.get("training")][-1:]
+    }
+    found = []
+    for rank in range(min(map(len, ranks.values()), default=0)):
+        own: dict[int, list[Record]] = {
+            seed: [{"training": each[rank], "weight_bytes": each[rank].get("weight_bytes")}]
+            for seed, each in ranks.items()
+        }
+        held = [metric for metric in known if metric.exact or metric.family == "memory"]
+        found.append({metric.name: figure for metric in held if (figure := _figure(metric, own))})
     return tuple(found)
 
 

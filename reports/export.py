@@ -60,6 +60,7 @@ def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:
         "seeds_ok": list(row.succeeded),
         "reasons": row.reasons,
         "metrics": {metric.name: _metric(row, metric) for metric in comparison.metrics if metric.name in row.figures},
+        "processes": [{name: figure.value for name, figure in figures.items()} for figures in row.processes],
     }
 
 

@@ -32,6 +32,7 @@ def _comparison(comparison: Comparison) -> str:
     if rest:
         parts += ["## Other figures", _table(comparison, rest)]
     parts += _chains(comparison)
+    parts += _processes(comparison)
     parts += _without_result(comparison)
     parts += _evidence(comparison)
     if comparison.metrics:
@@ -76,6 +77,17 @@ def _chains(comparison: Comparison) -> list[str]:
     ]
     head = ["recipe", "stage", *(metric.title for metric in words.chain_metrics(comparison))]
     return ["## Quality after each stage", _rows(head, rows)] if rows else []
+
+
+def _processes(comparison: Comparison) -> list[str]:
+    metrics = words.process_metrics(comparison)
+    rows = [
+        [row.name, str(number), *(str(figures.get(metric.name, "–")) for metric in metrics)]
+        for row in words.divided(comparison)
+        for number, figures in enumerate(row.processes)
+    ]
+    head = ["recipe", "process", *(metric.title for metric in metrics)]
+    return ["## What each process held and sent", _rows(head, rows)] if rows else []
 
 
 def _without_result(comparison: Comparison) -> list[str]:

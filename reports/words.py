@@ -63,6 +63,17 @@ def chain_metrics(comparison: Comparison) -> list[Metric]:
     return [metric for metric in comparison.metrics if metric.name in names]
 
 
+def divided(comparison: Comparison) -> list[Row]:
+    """The recipes whose last training several processes did together."""
+    return [row for row in comparison.rows if row.processes]
+
+
+def process_metrics(comparison: Comparison) -> list[Metric]:
+    """The figures of each of those processes."""
+    names = {name for row in divided(comparison) for figures in row.processes for name in figures}
+    return [metric for metric in comparison.metrics if metric.name in names]
+
+
 def settings(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """An environment as lines: ``machine · cpu``, its value."""
     return list(_flat(environment, ()))

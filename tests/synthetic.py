@@ -135,6 +135,26 @@ def records(
     return found
 
 
+def divided(seeds=(0, 1)):
+    """Records of a training in one process, and of one that two share, of which the second holds less."""
+    found = records({"full": Method("full"), "pipeline": Method("full + pipeline_parallel(2, 4)")}, seeds)
+    for node in found.nodes.values():
+        if "pipeline" in node["stage"]:
+            sent = {"communicated_bytes": 4096}
+            node["training"]["ranks"] = [
+                {
+                    **sent,
+                    "step_seconds": [0.1] * 60,
+                    "weight_bytes": size,
+                    "gradient_bytes": size,
+                    "peak_bytes": 9 * size,
+                }
+                for size in (3_000_000, 2_000_000)
+            ]
+            node["training"] |= sent
+    return found
+
+
 def compressed(gains, **options):
     """Records of ways to compress one trained model: recipes with how much faster than that model they answer."""
     methods = {"full": Method("full")} | {name: Method(f"full >> {name}", 0.7) for name in gains}

@@ -358,6 +358,20 @@ def test_where_all_share_one_training_its_cost_is_left_out_of_the_short_table():
     assert apart.gain is None
 
 
+def test_each_process_has_its_own_figures():
+    whole, row = (
+        next(row for row in only(synthetic.divided()).rows if row.name == name) for name in ("full", "pipeline")
+    )
+    assert whole.processes == ()
+    assert [each["weight_bytes"].value for each in row.processes] == [3_000_000, 2_000_000]
+    assert [each["train_peak_bytes"].by_seed for each in row.processes] == [
+        {0: 27_000_000, 1: 27_000_000},
+        {0: 18_000_000, 1: 18_000_000},
+    ]
+    assert all(each["communicated_bytes"].value == 4096 for each in row.processes)
+    assert not any("accuracy" in each or "train_tokens_per_second" in each for each in row.processes)
+
+
 def test_a_chain_has_the_quality_after_each_stage():
     found = only(synthetic.compressed({"int8": 0.5}))
     row = next(row for row in found.rows if row.name == "int8")

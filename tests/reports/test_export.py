@@ -35,6 +35,12 @@ def test_a_metric_has_its_value_unit_direction_and_interval():
     assert list(accuracy["by_seed"]) == ["0", "1", "2"]
 
 
+def test_each_process_has_what_it_held():
+    found = json.loads(export.to_json(compare(synthetic.divided())))["recipes"]
+    assert [each["weight_bytes"] for each in found[1]["processes"]] == [3_000_000, 2_000_000]
+    assert found[0]["processes"] == []
+
+
 def test_without_an_interval_it_is_null():
     latency = recipes(seeds=(0,))["nf4"]["metrics"]["latency_1x16"]
     assert (latency["interval"], latency["ratio_interval"], latency["verdict"]) == (None, None, "unclear")

@@ -222,3 +222,10 @@ def test_embedded_json_reads_back():
 def test_the_quality_after_each_stage_of_a_chain_is_there():
     text = html.render(compare(synthetic.compressed({"int8": 0.5})))
     assert text.count("<h4>Quality after each stage</h4>") == 1
+
+
+def test_what_each_process_held_is_there():
+    text = html.render(compare(synthetic.divided()))
+    assert text.count("<h4>What each process held and sent</h4>") == 1
+    part = text[text.index("<h4>What each process held and sent</h4>") :]
+    assert part.index("<td>0</td>") < part.index("3.00 MB") < part.index("<td>1</td>") < part.index("2.00 MB")

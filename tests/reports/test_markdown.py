@@ -68,3 +68,13 @@ def test_the_quality_after_each_stage_of_a_chain_is_there():
     assert "| recipe | stage | Accuracy | Macro F1 | Agreement | KL divergence | Won | Lost |" in part
     assert "| int8 | int8 | " in part
     assert "Quality after each stage" not in markdown.render(compare(synthetic.records({"full": Method("full")})))
+
+
+def test_what_each_process_held_is_there():
+    text = markdown.render(compare(synthetic.divided()))
+    part = text[text.index("## What each process held and sent") :]
+    assert "| recipe | process | " in part
+    assert [line.split(" | ")[:2] for line in part.splitlines()[4:6]] == [["| pipeline", "0"], ["| pipeline", "1"]]
+    assert "3.00 MB" in part.splitlines()[4]
+    assert "2.00 MB" in part.splitlines()[5]
+    assert "What each process" not in markdown.render(compare(synthetic.records({"full": Method("full")})))
