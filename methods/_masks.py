@@ -39,6 +39,11 @@ class Masking(Transform):
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """Look at the weights as they were, too: the right ones are zero."""
 
+    @property
+    @abc.abstractmethod
+    def share(self) -> float:
+        """Of the weights that it looks at, those that it zeroes."""
+
     def extends(self, earlier: Masking) -> bool:
         """Whether this can follow on `earlier` and still come to its own pattern."""
         return False
@@ -52,7 +57,7 @@ class Masking(Transform):
         for earlier in carried(place):
             if not self.extends(earlier):
                 yield (
-                    f"the weights are sparse from `{earlier}` already; "
+                    f"the weights are sparse from `{earlier}` already, and its zeros need not fit the pattern of `{self}`; "
                     f"prune more of them by the same method with a larger amount, or by one method alone"
                 )
 
@@ -99,6 +104,11 @@ class Pruning(Masking):
     """Holds an ``amount`` of the weights at zero; it can be called again and again with rising amounts."""
 
     amount: float
+
+    @property
+    def share(self) -> float:
+        """The amount."""
+        return self.amount
 
     @abc.abstractmethod
     def prune(self, work: Work, amount: float) -> None:

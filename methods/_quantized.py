@@ -25,10 +25,16 @@ def problems(place: Place, name: str) -> Iterator[str]:
         yield "the weights are quantized already; leave one of the two out"
 
 
+ONE_INPUT = (
+    "torchao cannot scale the rows of layers with a single input, as factors of rank 1 are; use int8 or dynamic_int8"
+)
+"""Why torchao's int8 leaves such a layer alone."""
+
+
 def one_input(place: Place) -> Iterator[str]:
     """What keeps torchao's int8 from a layer with a single input."""
     if any(getattr(stage.base, "rank", None) == 1 for stage in standing(place.before)):
-        yield "torchao cannot scale the rows of layers with a single input, as factors of rank 1 are; use int8 or dynamic_int8"
+        yield ONE_INPUT
 
 
 def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:

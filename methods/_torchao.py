@@ -10,6 +10,7 @@ from torch import nn
 from torchao.quantization import quantize_
 
 from bench.architecture import block_linears
+from bench.method import Unfit
 from methods import _quantized
 
 if TYPE_CHECKING:
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
 
 
 def apply(work: Work, name: str, config: Any, *, bfloat16: bool = False) -> None:
-    """Quantize the weights of the blocks' linear layers by torchao's `config`, and remember what they were."""
-    for path, layer in block_linears(work.model).items():
+    """Quantize the weights of the blocks' linear layers by torchao's `config`, and remember what they were.
+
+    Raises:
+        Unfit: torchao cannot scale the rows of some layer.
+    """
+    layers = block_linears(work.model)
+    for path, layer in layers.items():
+        if layer.in_features == 1:
+            raise Unfit(f"{name}: {path} has a single input: {_quantized.ONE_INPUT}")
+    for path, layer in layers.items():
         _quantized.remember(work, name, path, layer)
         if bfloat16:
             layer.__class__ = BFloat16Linear

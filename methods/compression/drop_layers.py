@@ -32,17 +32,16 @@ class DropLayers(Transform):
     name = "drop_layers"
     paper = "https://arxiv.org/abs/2403.03853"
     example = "full >> drop_layers(2) >> full(share=0.3)"
+    on_halves = True
 
     n: Annotated[int, Ge(1)]
     by: Literal["last", "every_other", "similarity"] = "last"
     samples: Annotated[int, Ge(1)] = 128
 
     def problems(self, place: Place) -> Iterator[str]:
-        """Enough blocks must be there, and plain."""
+        """Enough blocks must be there, without an adapter, whose layers are counted with them."""
         if "adapter" in place.facts:
             yield f"there is an adapter in the blocks; {place.fold(self)}"
-        if "quantized" in place.facts:
-            yield f"the blocks are quantized; drop first, as in `{self} >> dynamic_int8`"
         count = place.blocks
         if count and self.n > self._most(count):
             yield f"of the blocks, {count} here, {self._most(count)} can be dropped by {self.by}, and not {self.n}; drop fewer"

@@ -29,7 +29,7 @@ class Half(Transform):
     name = "half"
     paper = "https://arxiv.org/abs/1905.12322"
     example = 'full >> half("bf16")'
-    gives = frozenset({"inference_only"})
+    gives = frozenset({"half"})
 
     dtype: Literal["bf16", "fp16"] = "bf16"
 

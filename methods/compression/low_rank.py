@@ -34,6 +34,7 @@ class LowRank(Transform):
     name = "low_rank"
     paper = "https://arxiv.org/abs/1404.0736"
     example = "full >> low_rank(64) >> full(share=0.3)"
+    on_halves = True
     gives = frozenset({"factored"})
 
     rank: Annotated[int, Ge(1)] | None = None

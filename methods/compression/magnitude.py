@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
+from bench.method import Unfit
 from methods import _masks
 
 if TYPE_CHECKING:
@@ -30,10 +31,25 @@ class Magnitude(_masks.Pruning):
     name = "magnitude"
     paper = "https://arxiv.org/abs/1506.02626"
     example = "full >> magnitude(0.5)"
+    on_halves = True
     across = frozenset({"replicas", "shards"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     scope: Literal["global", "layer"] = "global"
+
+    def extends(self, earlier: _masks.Masking) -> bool:
+        """Over all layers, fewer zeros are the smallest weights whoever made them."""
+        return super().extends(earlier) or (self.scope == "global" and earlier.share < self.amount)
+
+    def cut(self, work: Work) -> None:
+        """Prune by the amount, where there are not more zeros already."""
+        weights = [layer.weight for layer in _masks.layers(work.model).values()]
+        total = sum(weight.numel() for weight in weights)
+        kept = sum(int(weight.count_nonzero()) for weight in weights)
+        if total - kept > round(self.amount * total):
+            zero = f"{1 - kept / total:.4f} of the weights are zero already"
+            raise Unfit(f"{self.name}: {zero}, more than the amount of {self.amount:g}; raise it")
+        super().cut(work)
 
     def prune(self, work: Work, amount: float) -> None:
         """Find the smallest and zero them."""

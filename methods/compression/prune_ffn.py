@@ -38,6 +38,11 @@ class PruneFFN(Transform):
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
 
+    @property
+    def on_halves(self) -> bool:  # type: ignore[override]
+        """Not by gradients, which 16 bits are too coarse for."""
+        return self.importance != "taylor"
+
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights."""
         yield from _structured.problems(place, str(self))

@@ -48,6 +48,16 @@ class Sparse24(_masks.Masking):
         """Compressed weights can be neither trained nor changed any more."""
         return frozenset({"sparse", *(("quantized", "inference_only") if self.storage == "compressed" else ())})
 
+    @property
+    def on_halves(self) -> bool:  # type: ignore[override]
+        """The surgeon's solver is for weights of 32 bits."""
+        return self.criterion != "sparsegpt"
+
+    @property
+    def share(self) -> float:
+        """Two of four."""
+        return 0.5
+
     def problems(self, place: Place) -> Iterator[str]:
         """Only GPUs have kernels for compressed weights."""
         yield from super().problems(place)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from methods._distillation import Teaching
 
 
-_TEACHERS: frozenset[Fact] = frozenset({"adapter", "mergeable", "quantized", "inference_only", "exported", "sparse"})
+_TEACHERS: frozenset[Fact] = frozenset(
+    {"adapter", "mergeable", "quantized", "inference_only", "half", "exported", "sparse"}
+)
 _SHAPES: frozenset[Fact] = frozenset({"factored", "reshaped", "uneven"})
 
 
@@ -75,7 +77,7 @@ class Distill(Trainer):
             yield from self._named(place)
         elif "adapter" in place.facts:
             yield f"the student copies plain blocks; fold the adapter first, as in `lora >> merge >> {self}`, or name a `student`"
-        elif place.facts & {"quantized", "inference_only"}:
+        elif place.facts & {"quantized", "inference_only", "half"}:
             yield f"the student copies blocks that must train; distill first, as in `full >> {self} >> …`, or name a `student`"
         elif self.layers is not None and (count := place.blocks) is not None and self.layers > count:
             yield f"the teacher has {count} blocks, of which the student cannot have {self.layers}"
@@ -83,7 +85,11 @@ class Distill(Trainer):
             yield "the teacher's answers are soft already, and label_smoothing would smooth these too; leave it out"
         if self.match != "logits" and "exported" in place.facts:
             yield f'the teacher runs in another runtime, which shows its logits alone; leave out match="{self.match}"'
-        if self.match == "attention" and "exported" not in place.facts and place.facts & {"factored", "inference_only"}:
+        if (
+            self.match == "attention"
+            and "exported" not in place.facts
+            and place.facts & {"factored", "inference_only", "half"}
+        ):
             yield 'its attention is not made of plain layers here, whose maps could be compared; distill before that, or match="hidden"'
         if self.match == "attention" and "adapter" in place.facts:
             yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
@@ -142,7 +148,7 @@ class Distill(Trainer):
         student = training.model = self._student(training, teacher)
         student.requires_grad_(True)
         # Kernels for packed weights take what they were made for, and no autocast's.
-        plain = not facts_after(training.before) & {"quantized", "inference_only"}
+        plain = not facts_after(training.before) & {"quantized", "inference_only", "half"}
         teaching = training.notes[self.name] = _distillation.Teaching(teacher, autocast=plain)
         if self.match == "hidden":
             teaching.match = _distillation.Hidden(student, teacher)

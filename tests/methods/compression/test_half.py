@@ -5,6 +5,7 @@ import torch
 
 from bench import checkpoint
 from tests import jobs, subjects
+from tests.transforms import refusals
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,7 +37,12 @@ def test_weights_take_two_bytes_and_the_model_is_the_one_that_transformers_loads
         ("lora(r=2) >> half", "fold it first"),
         ("full >> dynamic_int8 >> half", "fewer bits"),
         ("half >> full", "inference only"),
-        ("half >> magnitude(0.5)", ""),
+        ("half >> sparsegpt(0.5)", "inference only"),
+        ('half >> sparse_2_4("sparsegpt")', "inference only"),
+        ('half >> prune_ffn(0.5, "taylor")', "inference only"),
+        ("half >> dynamic_int8", "inference only"),
+        ("half >> prune_ffn(0.5) >> full", "inference only"),
+        ("half >> magnitude(0.5) >> lora", "inference only"),
         ('half("bf16") >> half("fp16")', "inference only"),
     ],
 )
@@ -44,3 +50,22 @@ def test_refusals(recipe, said, monkeypatch):
     (cell,) = subjects.make_plan(monkeypatch, {"it": recipe}).cells
     assert cell.refused
     assert any(said in reason for reason in cell.refused) or "quantized" in cell.refused[0], cell.refused
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prune_ffn(0.5)", "prune_heads(0.5)", "prune_hidden(0.25)", 'drop_layers(1, "similarity", samples=16)',
+        "low_rank(2)", "magnitude(0.5)", "wanda(0.5, samples=16)", "sparse_2_4", "prune_ffn(0.5) >> magnitude(0.3)",
+    ],
+)  # fmt: skip
+def test_what_needs_no_training_can_follow(text, model, request, tmp_path):
+    folder = request.getfixturevalue(model)
+    kind = "fp16" if model == "tiny_llama" else "bf16"
+    recipe = f'half("{kind}") >> {text}'
+    assert refusals(recipe, folder, tmp_path) == ()
+    status, reason, _ = jobs.run(recipe, folder, tmp_path)
+    assert status == "ok", reason
+    ours, _ = checkpoint.load(tmp_path / "checkpoints" / f"node{recipe.count('>>')}.pt")
+    assert {parameter.dtype for parameter in ours.parameters()} == {DTYPES[kind]}

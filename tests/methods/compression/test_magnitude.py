@@ -44,12 +44,36 @@ def test_more_can_be_pruned_later_by_the_same_method(tiny_bert, tmp_path):
     assert status == "ok", reason
 
 
+@pytest.mark.parametrize("first", ["wanda(0.3, samples=16)", "sparsegpt(0.3, samples=16)", "sparse_2_4"])
+def test_over_all_layers_it_takes_up_the_zeros_of_others(first, tiny_bert, tmp_path):
+    text = f"{first} >> magnitude(0.7) >> full"
+    assert refusals(text, tiny_bert, tmp_path) == ()
+    status, reason, _ = jobs.run(text, tiny_bert, tmp_path, budget={"steps": 2})
+    assert status == "ok", reason
+
+
+def test_more_zeros_than_it_leaves_are_seen_in_the_weights(tiny_bert, tmp_path):
+    # Each row of 32 rounds 0.49 to half.
+    text = "wanda(0.49, samples=16) >> magnitude(0.495)"
+    assert refusals(text, tiny_bert, tmp_path) == ()
+    status, reason, _ = jobs.run(text, tiny_bert, tmp_path)
+    assert (status, reason) == (
+        "refused",
+        "magnitude: 0.4961 of the weights are zero already, more than the amount of 0.495; raise it",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("magnitude(0.5) >> magnitude(0.4)", "sparse from `magnitude(amount=0.5)` already"),
         ("magnitude(0.5) >> magnitude(0.5)", "sparse from `magnitude(amount=0.5)` already"),
-        ("wanda(0.3) >> magnitude(0.5)", "sparse from `wanda(amount=0.3)` already"),
+        ("wanda(0.5) >> magnitude(0.5)", "sparse from `wanda(amount=0.5)` already"),
+        ("sparse_2_4 >> magnitude(0.4)", "sparse from `sparse_2_4` already"),
+        ("wanda(0.3) >> magnitude(0.5, 'layer')", "its zeros need not fit the pattern of `magnitude("),
+        ("magnitude(0.3) >> wanda(0.5)", "its zeros need not fit the pattern of `wanda(amount=0.5)`"),
+        ("magnitude(0.3) >> sparsegpt(0.5)", "its zeros need not fit the pattern"),
+        ("magnitude(0.3) >> sparse_2_4", "its zeros need not fit the pattern"),
         ("magnitude(0.3) >> magnitude(0.5, 'layer')", "sparse from `magnitude(amount=0.3)` already"),
         ("full + gradual(magnitude(0.5)) >> wanda(0.6)", "sparse from `magnitude(amount=0.5)` already"),
         ("lora(r=2) >> magnitude(0.5)", "fold it first"),

@@ -56,6 +56,15 @@ def test_one_layer_has_to_stay(tiny_llama, tmp_path):
     assert any("2 here, 1 can be dropped" in reason for reason in refusals("drop_layers(2)", tiny_llama, tmp_path))
 
 
+@pytest.mark.parametrize(
+    "text", ["nf4 >> drop_layers(1)", "fp4 >> drop_layers(1) >> lora(r=2)", "int8 >> drop_layers(1) >> lora(r=2)"]
+)
+def test_packed_blocks_can_be_dropped_too(text, tiny_llama, tmp_path):
+    assert refusals(text, tiny_llama, tmp_path) == ()
+    status, reason, _ = jobs.run(text, tiny_llama, tmp_path)
+    assert status == "ok", reason
+
+
 def test_every_other_layer_goes_from_the_second_on(tiny_bert, tmp_path):
     original, done = applied('drop_layers(1, "every_other")', tiny_bert, tmp_path)
     for name, left in blocks(done.model)[0].state_dict().items():

@@ -7,6 +7,7 @@ from torch import nn
 from bench.architecture import block_linears
 from bench.measure import memory
 from methods import _quantized
+from tests import jobs
 from tests.transforms import applied, logits, refusals
 
 TEXTS = ["int8_weight_only", "int8_dynamic", "int4_weight_only(group_size=32)"]
@@ -84,3 +85,16 @@ def test_a_pickle_and_what_is_shipped_give_back_what_it_was(fixture, text, reque
 )
 def test_what_cannot_be_is_refused(text, why, tiny_bert, tmp_path):
     assert any(why in reason for reason in refusals(text, tiny_bert, tmp_path)), refusals(text, tiny_bert, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["int8_weight_only", "int8_dynamic"])
+def test_layers_of_one_input_are_refused_where_they_are_seen(text, tiny_bert, tmp_path):
+    assert "layers with a single input" in refusals(f"low_rank(1) >> {text}", tiny_bert, tmp_path)[0]
+    # Which rank an energy leaves is known when the factors are there.
+    assert refusals(f"low_rank(energy=0.1) >> {text}", tiny_bert, tmp_path) == ()
+    status, reason, _ = jobs.run(f"low_rank(energy=0.1) >> {text}", tiny_bert, tmp_path)
+    assert status == "refused"
+    assert reason.startswith(f"{text}: bert.encoder.layer.0.attention.self.query.1 has a single input: torchao cannot")
+    assert "use int8 or dynamic_int8" in reason
+    for other in ("int8", "dynamic_int8"):
+        assert jobs.run(f"low_rank(energy=0.1) >> {other}", tiny_bert, tmp_path)[0] == "ok"
