@@ -1,10 +1,12 @@
-"""The command line. Exit status: 0 all well, 1 something ran and did not end ok, 2 wrong use, 130 interrupted.
+"""The command line. Exit status: 0 all well, 1 something ran and ended neither ok nor refused, 2 wrong use or all was
+refused, 130 interrupted.
 
 Imports are inside the commands: ``--help`` and ``list`` must not wait for what only ``run`` needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -82,6 +84,9 @@ Seeds = Annotated[
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps instead of the suite's.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda instead of the suite's.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads instead of the suite's.")]
+Executes = Annotated[
+    Where, typer.Option("--executor", help="This machine, or a Ray cluster: RAY_ADDRESS's, or one that is made here.")
+]
 
 
 def main() -> None:
@@ -154,6 +159,7 @@ def plan_(
     steps: Steps = None,
     device: Device = None,
     threads: Threads = None,
+    where: Executes = Where.local,
 ) -> None:
     """Show the tree of stages: what is shared, what is recorded, and what is refused and why."""
     from rich.console import Console
@@ -161,7 +167,9 @@ def plan_(
     from bench import checkpoint, parallel, plan
     from bench import record as records
 
-    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, parallel.lacks)
+    with contextlib.closing(_cluster(Through.store)) if where is Where.ray else contextlib.nullcontext() as cluster:
+        lacks = cluster.lacks if cluster else parallel.lacks
+        whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, lacks)
     chosen = whole.select(names)
     found = records.read(folder).nodes if (folder / records.FILE).exists() else {}
     recorded = {id_ for id_, node in found.items() if node["status"] == "ok"}
@@ -189,10 +197,7 @@ def run_(
     jobs: Annotated[
         str, typer.Option("--jobs", metavar="N|auto", help="Stages that may run side by side; auto: one a GPU.")
     ] = "1",
-    where: Annotated[
-        Where,
-        typer.Option("--executor", help="This machine, or a Ray cluster: RAY_ADDRESS's, or one that is made here."),
-    ] = Where.local,
+    where: Executes = Where.local,
     through: Annotated[
         Through, typer.Option("--checkpoints", help="With --executor ray: how they reach other machines.")
     ] = Through.store,

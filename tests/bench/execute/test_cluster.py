@@ -5,6 +5,8 @@ import dataclasses
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +98,22 @@ def cluster(one, machines):
     assert not one._running
     _until(lambda: not ranks(machines.both))
     _until(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
+
+
+@pytest.mark.slow
+def test_a_plan_can_be_by_the_clusters_machines(machines, tiny_bert, tmp_path):
+    machines.mend()
+    command = ["plan", "--model", str(tiny_bert), "--task", "stdlib-topics", "--executor", "ray", "--threads", "2"]
+    recipes = ["--recipe", "full + data_parallel(4)", "--recipe", "full + data_parallel(8)"]
+    code = "import sys; from bench.cli import main; sys.argv[0] = 'methodbench'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, *recipes], capture_output=True, text=True, cwd=tmp_path, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert said.count("refused ") == 1
+    assert "it takes 1 CPU for each of 8 processes, and the cluster's machines have 2 CPUs, 2 CPUs" in said
+    assert done.stdout.splitlines()[-1].startswith("1 stages")
 
 
 @pytest.mark.slow
