@@ -58,6 +58,9 @@ Split = Literal[
 ]
 """What several processes divide among them when they work on one stage."""
 
+Way = Split | Literal["devices"]  # the blocks of one process over several GPUs
+"""How a stage may be spread over more than one device."""
+
 
 class RecipeError(ValueError):
     """A recipe, a method or one of its arguments is wrong. The message says what, and how to mend it."""
@@ -121,7 +124,7 @@ class Method(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # packages imported inside the hooks, by import name
     gives: ClassVar[frozenset[Fact]] = frozenset()
     takes: ClassVar[frozenset[Fact]] = frozenset()
-    across: ClassVar[frozenset[Split]] = frozenset()  # the ways to divide a stage in which this is known to be right
+    across: ClassVar[frozenset[Way]] = frozenset()  # the ways to spread a stage in which this is known to be right
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):

@@ -32,7 +32,7 @@ class Magnitude(_masks.Pruning):
     paper = "https://arxiv.org/abs/1506.02626"
     example = "full >> magnitude(0.5)"
     on_halves = True
-    across = frozenset({"replicas", "shards"})
+    across = frozenset({"devices", "replicas", "shards"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     scope: Literal["global", "layer"] = "global"

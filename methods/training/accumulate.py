@@ -34,7 +34,7 @@ class Accumulate(Modifier):
     name = "accumulate"
     paper = "https://arxiv.org/abs/1811.06965"
     example = "full + accumulate(4)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = 90  # everything else happens inside of each micro-batch
 
     k: Annotated[int, Ge(2)]

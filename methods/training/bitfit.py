@@ -47,7 +47,7 @@ class BitFit(Trainer):
     name = "bitfit"
     paper = "https://arxiv.org/abs/2106.10199"
     example = "bitfit"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0

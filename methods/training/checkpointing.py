@@ -31,7 +31,7 @@ class Checkpointing(Modifier):
     name = "checkpointing"
     paper = "https://arxiv.org/abs/1604.06174"
     example = "full + checkpointing"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     def problems(self, place: Place) -> Iterator[str]:
         """What is handed to blocks through their key-value cache is lost."""

@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from bench.loop import Training
     from bench.work import Work
 
-WITH = frozenset(
-    {
-        *("full", "head", "top_layers", "bitfit", "lora"),
-        *("accumulate", "checkpointing", "device_map", "dropout", "gradient_clip", "label_smoothing"),
-        *("mixed_precision", "neftune", "optimizer", "rdrop", "schedule", "weight_decay"),
-        *("magnitude", "wanda"),
-    }
-)
-"""What is known to work on weights of several GPUs. Others may put tensors of two together."""
-
 _LOGITS = 1e-4
 """How far logits may be apart that are the same sums on another GPU."""
 
@@ -73,7 +63,7 @@ class DeviceMap(Modifier):
         if "quantized" in place.facts:
             yield "packed weights are not known to come through the moves between GPUs; quantize after training"
         for method in at_work(place):
-            if method.name not in WITH:
+            if method is not self and "devices" not in method.across:
                 yield f"{method.name} is not known to be right on weights of several GPUs; leave one of them out"
 
     def on_model(self, training: Training) -> None:

@@ -30,7 +30,7 @@ class Dropout(Modifier):
     name = "dropout"
     paper = "https://jmlr.org/papers/v15/srivastava14a.html"
     example = "full + dropout(0.2)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     p: Annotated[float, Ge(0), Lt(1)]
 

@@ -28,7 +28,7 @@ class Full(Trainer):
     name = "full"
     paper = "https://arxiv.org/abs/1810.04805"
     example = "full"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     whole = True
 
     lr: Annotated[float, Gt(0)] = 2e-4

@@ -32,7 +32,7 @@ class GradientClip(Modifier):
     name = "gradient_clip"
     paper = "https://arxiv.org/abs/1211.5063"
     example = "full + gradient_clip(1.0)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = 0  # within mixed precision's update, whose fp16 gradients are scaled outside of it
 
     max_norm: Annotated[float, Gt(0)] = 1.0

@@ -27,7 +27,7 @@ class Head(Trainer):
     name = "head"
     paper = "https://arxiv.org/abs/1610.01644"
     example = "head"
-    across = frozenset({"replicas", "shards", "tensors"})
+    across = frozenset({"devices", "replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0

@@ -32,7 +32,7 @@ class LabelSmoothing(Modifier):
     name = "label_smoothing"
     paper = "https://arxiv.org/abs/1512.00567"
     example = "full + label_smoothing(0.1)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     smoothing: Annotated[float, Gt(0), Lt(1)] = 0.1
 

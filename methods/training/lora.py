@@ -39,7 +39,7 @@ class LoRA(Trainer):
     name = "lora"
     paper = "https://arxiv.org/abs/2106.09685"
     example = "lora(r=8)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 

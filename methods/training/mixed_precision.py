@@ -38,7 +38,7 @@ class MixedPrecision(Modifier):
     name = "mixed_precision"
     paper = "https://arxiv.org/abs/1710.03740"
     example = 'full + mixed_precision("bf16")'
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = 10
 
     dtype: Literal["bf16", "fp16"] = "bf16"

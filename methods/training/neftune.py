@@ -34,6 +34,7 @@ class NEFTune(Modifier):
     name = "neftune"
     paper = "https://arxiv.org/abs/2310.05914"
     example = "full + neftune"
+    across = frozenset({"devices"})
 
     alpha: Annotated[float, Gt(0)] = 5.0
 

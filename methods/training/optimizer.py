@@ -48,7 +48,7 @@ class Optimizer(Modifier):
     name = "optimizer"
     paper = "https://arxiv.org/abs/2110.02861"
     example = 'full + optimizer("adamw_8bit")'
-    across = frozenset({"layers", "replicas", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "tensors"})
     needs = ("bitsandbytes",)
 
     optimizer: Literal["sgd", "adam", "adamw", "adafactor", "lion", "muon", "sgd_8bit", "adamw_8bit", "lion_8bit"]

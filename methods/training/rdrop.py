@@ -35,6 +35,7 @@ class RDrop(Modifier):
     name = "rdrop"
     paper = "https://arxiv.org/abs/2106.14448"
     example = "full + rdrop(1.0)"
+    across = frozenset({"devices"})
 
     alpha: Annotated[float, Gt(0)] = 1.0
 

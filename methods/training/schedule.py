@@ -30,7 +30,7 @@ class Schedule(Modifier):
     name = "schedule"
     paper = "https://arxiv.org/abs/1608.03983"
     example = 'full + schedule("linear", warmup=0.1)'
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     schedule: Literal["linear", "cosine", "constant"]
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.0

@@ -30,7 +30,7 @@ class TopLayers(Trainer):
     name = "top_layers"
     paper = "https://arxiv.org/abs/1911.03090"
     example = "top_layers(2)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     n: Annotated[int, Ge(1)]
     lr: Annotated[float, Gt(0)] = 2e-4

@@ -31,7 +31,7 @@ class WeightDecay(Modifier):
     name = "weight_decay"
     paper = "https://arxiv.org/abs/1711.05101"
     example = "full + weight_decay(0.1)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = -10  # before the optimizer is made of the groups
 
     weight_decay: Annotated[float, Ge(0)]
