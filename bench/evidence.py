@@ -113,13 +113,22 @@ def _plain_matrix(tensor: torch.Tensor) -> bool:
     import torch
 
     ours = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
-    ours = ours and not hasattr(tensor, "full_shape")
-    return ours and tensor.dim() == 2 and tensor.is_floating_point()
+    return ours and not is_part(tensor) and tensor.dim() == 2 and tensor.is_floating_point()
 
 
 def whole(tensor: Any) -> torch.Tensor:
     """The tensor that `tensor` is one process's shard of, which all of them must ask for; itself where it is none."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]
+
+
+def difference(found: torch.Tensor | None, wanted: torch.Tensor | None) -> float:
+    """How far `found` is from `wanted`, of whose norm; without end where one is not there."""
+    return math.inf if found is None or wanted is None else float((found - wanted).norm() / wanted.norm())
+
+
+def is_part(tensor: Any) -> bool:
+    """Whether `tensor` says of what it is one process's part."""
+    return hasattr(tensor, "full_shape")
 
 
 def whole_numel(tensor: Any) -> int:

@@ -37,7 +37,7 @@ TOGETHER: frozenset[frozenset[Split]] = frozenset(
         frozenset({"replicas", "shards", "tensors"}),
     }
 )
-"""What can be divided in two ways at once."""
+"""The ways to divide a stage that go together."""
 
 RENDEZVOUS = timedelta(minutes=5)
 """How long processes wait for each other at the start; those of another machine may have a checkpoint to fetch first."""

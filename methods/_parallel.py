@@ -7,25 +7,21 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim, whole
+from bench.evidence import Claim
+from methods import _gradients
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from bench.loop import ComputeGradients, Training
-    from bench.method import Place, Split
+    from bench.method import Split
     from bench.tasks.base import Batch
 
 
 MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "roberta")
-"""transformers' model types whose blocks are known well enough to be divided, and tested."""
-
-
-def unknown(place: Place) -> Iterator[str]:
-    """That the model is none of those."""
-    if place.model not in MODELS:
-        yield f"a model of type {place.model} may be built otherwise than those that it knows: {', '.join(MODELS)}"
+"""transformers' model types that dividing layers or blocks is tested on. Others may have weights in between, as Qwen3's
+norms of heads."""
 
 
 def sliced(training: Training, name: str, split: Split, compute: ComputeGradients) -> ComputeGradients:
@@ -106,10 +102,7 @@ def gradient(work: Training, compute: ComputeGradients) -> torch.Tensor:
     work.optimizer.zero_grad(set_to_none=True)
     # Without fp16's scale, which may be too large at this moment.
     compute(work.probe, 2**-10 if work.compute_dtype == torch.float16 else 1.0)
-    # What is frozen or unused in one process is so in all, so that all gather the same ones.
-    flat = [whole(parameter.grad).float().flatten() for parameter in work.parameters if parameter.grad is not None]
-    work.optimizer.zero_grad(set_to_none=True)
-    return torch.cat(flat)
+    return _gradients.taken(work)
 
 
 def _alive(pid: int) -> bool:

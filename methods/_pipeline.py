@@ -171,7 +171,7 @@ class Pipeline:
                 f"pipeline_parallel: a batch of {batch.samples} items cannot be divided into {self._microbatches} equal micro-batches; "
                 "lower budget.batch_size or microbatches"
             )
-        self._scale = [scale * part.weight / batch.weight for part in self._batches]
+        self._scale, self._shares = scale, [part.weight / batch.weight for part in self._batches]
         self._losses: list[torch.Tensor] = []
         numbers = torch.arange(self._microbatches)
         target = numbers if self.pieces[-1].last else None
@@ -199,7 +199,7 @@ class Pipeline:
             training.forward, training.criterion = forward, criterion
         if not piece.last:
             return result if self.differentiable[piece.number] else result.detach()
-        self._losses.append(result.detach() * (batch.weight / sum(part.weight for part in self._batches)))
+        self._losses.append(result.detach() * self._shares[number])
         return result.reshape(1)
 
     def _schedule(self) -> Any:
@@ -230,7 +230,7 @@ class Pipeline:
         ]
 
         def loss(output: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-            return output.sum() * self._scale[int(which)]
+            return output.sum() * self._scale * self._shares[int(which)]
 
         options: dict[str, Any] = {"n_microbatches": self._microbatches, "loss_fn": loss, "scale_grads": False}
         if self._kind == "interleaved":

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim, digest, named_tensors, plain
-from bench.method import Place
+from bench.method import Place, Transform
 from methods import _statistics
+from methods._models import unknown
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,17 @@ SAMPLES = 128
 """Training items whose gradients the Taylor importance is made of."""
 
 
+class Structured(Transform):
+    """Cuts whole units out of layers, the least important ones."""
+
+    importance: Importance
+
+    @property
+    def on_halves(self) -> bool:  # type: ignore[override]
+        """Not by gradients, which 16 bits are too coarse for."""
+        return self.importance != "taylor"
+
+
 def problems(place: Place, method: str) -> Iterator[str]:
     """What keeps plain weights from being cut."""
     if "adapter" in place.facts:
@@ -38,8 +50,7 @@ def problems(place: Place, method: str) -> Iterator[str]:
         yield f"quantized weights cannot be cut; prune first, as in `{method} >> dynamic_int8`"
     if "factored" in place.facts:
         yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
-    if place.model not in MODELS:
-        yield f"a model of type {place.model} may be built otherwise than those that it knows: {', '.join(MODELS)}"
+    yield from unknown(place, MODELS)
 
 
 def cut_of(units: int, amount: float) -> int:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from bench.evidence import whole
+from bench.evidence import is_part, whole
 
 
 def part(of: torch.Tensor, mesh: DeviceMesh, dim: int) -> nn.Parameter:
@@ -49,11 +49,6 @@ def known(model: nn.Module) -> Iterator[None]:
     for name, parameter in model.named_parameters():
         if name in cuts and not is_part(parameter):
             _mark(parameter, *cuts[name])
-
-
-def is_part(parameter: nn.Parameter) -> bool:
-    """Whether there is more of it in other processes that divide layers."""
-    return hasattr(parameter, "full_shape")
 
 
 class Rows(nn.Linear):

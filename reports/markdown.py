@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from bench.compare import Comparison, Row, headline
+from bench.compare import Comparison, Figure, Row, headline
 from bench.metrics import Metric
 from reports import words
 
@@ -69,25 +69,24 @@ def _figure(row: Row, metric: Metric) -> str:
 
 
 def _chains(comparison: Comparison) -> list[str]:
-    rows = [
-        [row.name, stage, *(str(figures[metric.name]) if metric.name in figures else "–" for metric in metrics)]
-        for metrics in [words.chain_metrics(comparison)]
-        for row in words.chains(comparison)
-        for stage, figures in row.chain
-    ]
-    head = ["recipe", "stage", *(metric.title for metric in words.chain_metrics(comparison))]
-    return ["## Quality after each stage", _rows(head, rows)] if rows else []
+    parts = [(row.name, stage, figures) for row in words.chains(comparison) for stage, figures in row.chain]
+    return _parts("## Quality after each stage", "stage", parts, words.chain_metrics(comparison))
 
 
 def _processes(comparison: Comparison) -> list[str]:
-    metrics = words.process_metrics(comparison)
+    divided = words.divided(comparison)
+    parts = [(row.name, str(number), figures) for row in divided for number, figures in enumerate(row.processes)]
+    return _parts("## What each process held and sent", "process", parts, words.process_metrics(comparison))
+
+
+def _parts(
+    title: str, what: str, parts: Sequence[tuple[str, str, Mapping[str, Figure]]], metrics: Sequence[Metric]
+) -> list[str]:
+    """A table of the figures of parts of recipes: `what` they are, and of each the recipe, its name and its figures."""
     rows = [
-        [row.name, str(number), *(str(figures.get(metric.name, "–")) for metric in metrics)]
-        for row in words.divided(comparison)
-        for number, figures in enumerate(row.processes)
+        [recipe, part, *(str(figures.get(metric.name, "–")) for metric in metrics)] for recipe, part, figures in parts
     ]
-    head = ["recipe", "process", *(metric.title for metric in metrics)]
-    return ["## What each process held and sent", _rows(head, rows)] if rows else []
+    return [title, _rows(["recipe", what, *(metric.title for metric in metrics)], rows)] if rows else []
 
 
 def _without_result(comparison: Comparison) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.compare import Change, Comparison, Row
+from bench.compare import Change, Comparison, Figure, Row
 from bench.metrics import Metric
 
 VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}
@@ -59,8 +59,7 @@ def chains(comparison: Comparison) -> list[Row]:
 
 def chain_metrics(comparison: Comparison) -> list[Metric]:
     """The quality figures of the stages of those recipes."""
-    names = {name for row in chains(comparison) for _, figures in row.chain for name in figures}
-    return [metric for metric in comparison.metrics if metric.name in names]
+    return _metrics(comparison, (figures for row in chains(comparison) for _, figures in row.chain))
 
 
 def divided(comparison: Comparison) -> list[Row]:
@@ -70,7 +69,11 @@ def divided(comparison: Comparison) -> list[Row]:
 
 def process_metrics(comparison: Comparison) -> list[Metric]:
     """The figures of each of those processes."""
-    names = {name for row in divided(comparison) for figures in row.processes for name in figures}
+    return _metrics(comparison, (figures for row in divided(comparison) for figures in row.processes))
+
+
+def _metrics(comparison: Comparison, parts: Iterable[Mapping[str, Figure]]) -> list[Metric]:
+    names = {name for figures in parts for name in figures}
     return [metric for metric in comparison.metrics if metric.name in names]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
-from bench.method import Place, Transform
+from bench.method import Place
 from methods import _structured
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PruneFFN(Transform):
+class PruneFFN(_structured.Structured):
     """Take out feed-forward neurons: the intermediate size of every block really shrinks, and so does its time.
 
     A neuron's ``importance`` is taken over all weights that come into it and go out of it: "l2" is the norm of these,
@@ -37,11 +37,6 @@ class PruneFFN(Transform):
 
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
-
-    @property
-    def on_halves(self) -> bool:  # type: ignore[override]
-        """Not by gradients, which 16 bits are too coarse for."""
-        return self.importance != "taylor"
 
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights."""

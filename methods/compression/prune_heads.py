@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
-from bench.method import Place, Trainer, Transform
+from bench.method import Place, Trainer
 from methods import _statistics, _structured
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PruneHeads(Transform):
+class PruneHeads(_structured.Structured):
     """Take out attention heads: the query, key, value and output layers of every block really shrink.
 
     Where groups of query heads share keys and values, a group goes as a whole; where all share one, query heads go. A
@@ -41,11 +41,6 @@ class PruneHeads(Transform):
 
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
-
-    @property
-    def on_halves(self) -> bool:  # type: ignore[override]
-        """Not by gradients, which 16 bits are too coarse for."""
-        return self.importance != "taylor"
 
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights, and one head has to stay."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
-from bench.method import Place, Transform
+from bench.method import Place
 from methods import _structured
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PruneHidden(Transform):
+class PruneHidden(_structured.Structured):
     """Make the hidden size smaller, the same channels everywhere: embeddings, norms, every layer's end and the head.
 
     Attention stays as wide as it was; `prune_heads` makes that smaller. A channel's ``importance`` is taken over the
@@ -39,11 +39,6 @@ class PruneHidden(Transform):
 
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
-
-    @property
-    def on_halves(self) -> bool:  # type: ignore[override]
-        """Not by gradients, which 16 bits are too coarse for."""
-        return self.importance != "taylor"
 
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights."""

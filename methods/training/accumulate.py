@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from bench.evidence import Claim, whole
+from bench.evidence import Claim
 from bench.method import Modifier, Place
 from bench.parallel import slices
+from methods import _gradients
 
 if TYPE_CHECKING:
     import torch
@@ -102,10 +103,6 @@ class Accumulate(Modifier):
 
 
 def _gradient(training: Training, compute: ComputeGradients) -> torch.Tensor:
-    import torch
-
     training.optimizer.zero_grad(set_to_none=True)
     compute(training.probe, 1.0)
-    found = [whole(parameter.grad).flatten() for parameter in training.parameters if parameter.grad is not None]
-    training.optimizer.zero_grad(set_to_none=True)
-    return torch.cat([part.to(training.device) for part in found]).float()
+    return _gradients.taken(training)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim, whole
+from bench.evidence import Claim
 from bench.method import Modifier, Place
+from methods import _gradients
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,7 @@ class Checkpointing(Modifier):
             loss.backward()
         for hook in hooks:
             hook.remove()
-        checkpointed = _taken(work)
+        checkpointed = _gradients.taken(work)
         again = {number for number in ran if ran[number] == 2 * forward[number]}
         flags = [getattr(block, "gradient_checkpointing", False) for block in blocks(work.model)]
         yield Claim(
@@ -91,7 +92,7 @@ class Checkpointing(Modifier):
         with _off(work.model), torch.random.fork_rng():
             torch.manual_seed(work.seed)  # dropout drops the same
             work.loss(work.probe).backward()
-        plain = _taken(work)
+        plain = _gradients.taken(work)
         error = float(torch.linalg.vector_norm(checkpointed - plain) / torch.linalg.vector_norm(plain))
         limit = 1e-5 if work.compute_dtype == torch.float32 else 1e-2
         yield Claim(
@@ -125,12 +126,3 @@ def _off(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in marked:
             module.gradient_checkpointing = True
-
-
-def _taken(training: Training) -> torch.Tensor:
-    """The gradient as one vector, taken away from the parameters."""
-    import torch
-
-    found = [whole(parameter.grad).float().flatten() for parameter in training.parameters if parameter.grad is not None]
-    training.optimizer.zero_grad(set_to_none=True)
-    return torch.cat([part.to(training.device) for part in found])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from bench.evidence import Claim
+from bench.evidence import Claim, difference
 from bench.method import Modifier, Place, Unfit
 from bench.parallel import at_work
 
@@ -121,8 +121,6 @@ class DeviceMap(Modifier):
 
     def gone(self, work: Training) -> Iterator[Claim]:
         """The model is a plain one on one GPU, and answers as it did on several."""
-        import torch
-
         hooked = [name for name, module in work.model.named_modules() if vars(module).keys() & _ACCELERATES]
         devices = {tensor.device for tensor in (*work.model.parameters(), *work.model.buffers())}
         yield Claim(
@@ -131,13 +129,7 @@ class DeviceMap(Modifier):
             f"{len(hooked)} modules have hooks, on {len(devices)} GPUs",
         )
         if len(devices) == 1:
-            logits = work.notes.get(f"{self.name} end")
-            now = work.probe_logits()
-            error = (
-                float(torch.linalg.vector_norm(now - logits) / torch.linalg.vector_norm(now))
-                if logits is not None
-                else float("inf")
-            )
+            error = difference(work.notes.get(f"{self.name} end"), work.probe_logits())
             yield Claim(
                 "on one GPU it answers as it did on several",
                 error < _LOGITS,

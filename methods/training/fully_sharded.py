@@ -29,7 +29,8 @@ class FullySharded(Modifier):
     backward pass, and its gradients are summed where their shard is; so too with what is outside of the blocks. This
     happens for every micro-batch of ``accumulate``, since whole gradients are what must not be held. ``offload`` keeps
     the shards in the CPU's memory, where the optimizer's step then is. ``budget.batch_size`` is the batch over all
-    processes. With ``data_parallel(r)`` there are r replicas of the n shards, which exchange their gradients. Built on FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
+    processes. With ``data_parallel(r)`` there are r replicas of the n shards, which exchange their gradients. Built on
+    FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
     """
 
     name = "fully_sharded"

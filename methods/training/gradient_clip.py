@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
-from bench.evidence import Claim, whole
+from bench.evidence import Claim, is_part, whole
 from bench.method import Modifier
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _gradients(training: Training) -> tuple[list[torch.Tensor], list[torch.Tenso
     found: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
     for parameter in training.parameters:
         if parameter.grad is not None and not getattr(parameter, "counted_elsewhere", False):
-            part = "layers" in training.group.layout or hasattr(parameter, "full_shape")
+            part = "layers" in training.group.layout or is_part(parameter)
             found[part].append(parameter.grad)
     return found
 

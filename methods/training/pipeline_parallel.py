@@ -13,6 +13,7 @@ from bench.evidence import Claim, digest, plain
 from bench.method import Modifier, Place, Trainer
 from bench.parallel import slices
 from methods import _parallel
+from methods._models import unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +63,7 @@ class PipelineParallel(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """There must be blocks and micro-batches enough, of a known model."""
-        yield from _parallel.unknown(place)
+        yield from unknown(place, _parallel.MODELS)
         if "quantized" in place.facts:
             yield "packed weights cannot be sent from process to process; train replicas of the model with data_parallel"
         if self.schedule == "1f1b" and self.microbatches < self.n:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from bench.evidence import Claim, digest, plain
+from bench.evidence import Claim, difference, digest, is_part, plain
 from bench.method import Modifier, Place, Trainer, Unfit
 from methods import _parallel, _peft
+from methods._models import unknown
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class TensorParallel(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """It divides plain layers of known models, at whole heads."""
-        yield from _parallel.unknown(place)
+        yield from unknown(place, _parallel.MODELS)
         if "quantized" in place.facts:
             yield "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel"
         if "factored" in place.facts:
@@ -122,13 +123,13 @@ class TensorParallel(Modifier):
             name = names[parameter]
             wanted[name] = tuple(size // self.n if at == dim else size for at, size in enumerate(wanted[name]))
         right = sum(found[name] == shape for name, shape in wanted.items())
-        parts = {parameter for parameter in names if hasattr(parameter, "full_shape")}
+        parts = {parameter for parameter in names if is_part(parameter)}
         yield Claim(
             f"{len(divided)} tensors are divided into {self.n}, all others are whole",
             parts == {parameter for parameter, _ in divided} != set() and right == len(wanted),
             f"{right} of {len(wanted)} have the shape of the formula, {len(parts)} are parts",
         )
-        error = _error(work.notes.get(f"{self.name} start"), before.logits)
+        error = difference(work.notes.get(f"{self.name} start"), before.logits)
         yield Claim(
             "divided, the model began with the answers that it came with",
             error < _LOGITS,
@@ -223,12 +224,8 @@ class TensorParallel(Modifier):
         yield Claim(
             "all processes gathered the same weights", len(set(map(tuple, everyone))) == 1, f"{len(everyone)} processes"
         )
-        error = _error(work.probe_logits(), logits)
+        error = difference(work.probe_logits(), logits)
         yield Claim("it answers as the divided one did", error < _LOGITS, f"relative difference of logits {error:.1e}")
-
-
-def _error(found: torch.Tensor | None, wanted: torch.Tensor | None) -> float:
-    return math.inf if found is None or wanted is None else float((found - wanted).norm() / wanted.norm())
 
 
 def _replaces(method: Any) -> bool:
