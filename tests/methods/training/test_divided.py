@@ -121,11 +121,14 @@ def test_four_processes(tiny_bert, tmp_path):
 
 
 @pytest.mark.slow
-def test_mixed_precision_goes_with_both(tiny_bert, tmp_path):
-    for divided in ("data_parallel(2)", "fully_sharded(2)"):
-        alone, _ = trained("full(lr=0.001) + dropout(0.0) + mixed_precision", tiny_bert, tmp_path)
-        together, _ = trained(f"full(lr=0.001) + dropout(0.0) + mixed_precision + {divided}", tiny_bert, tmp_path)
-        assert together["losses"] == pytest.approx(alone["losses"], abs=2e-2)
+@pytest.mark.parametrize(
+    "divided", ["data_parallel(2)", "fully_sharded(2)", "tensor_parallel(2)", "pipeline_parallel(2, 2)"]
+)
+def test_mixed_precision_goes_with_each(divided, tiny_bert, tmp_path):
+    text = "full(lr=0.001) + dropout(0.0) + mixed_precision"
+    alone, _ = trained(text, tiny_bert, tmp_path)
+    together, _ = trained(f"{text} + {divided}", tiny_bert, tmp_path)
+    assert together["losses"] == pytest.approx(alone["losses"], abs=2e-2)
 
 
 def test_an_all_reduce_of_the_gradients_is_on_the_wire(tiny_bert, tmp_path):

@@ -131,14 +131,6 @@ def test_the_loss_curve_of_other_models(kind, make, tmp_path):
 
 
 @pytest.mark.slow
-def test_mixed_precision(tiny_bert, tmp_path):
-    text = "full(lr=0.001) + dropout(0.0) + mixed_precision"
-    alone, _ = trained(text, tiny_bert, tmp_path)
-    together, _ = trained(f"{text} + pipeline_parallel(2, 2)", tiny_bert, tmp_path)
-    assert together["losses"] == pytest.approx(alone["losses"], abs=2e-2)
-
-
-@pytest.mark.slow
 def test_a_shallower_model(make, tmp_path):
     status, reason, _ = jobs.run("drop_layers(2) >> full + pipeline_parallel(2, 2)", make("Bert", 4), tmp_path)
     assert status == "ok", reason

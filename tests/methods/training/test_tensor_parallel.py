@@ -133,14 +133,6 @@ def test_the_loss_curve_of_other_models(kind, tiny_bert, tiny_llama, tmp_path):
 
 
 @pytest.mark.slow
-def test_mixed_precision(tiny_bert, tmp_path):
-    text = "full(lr=0.001) + dropout(0.0) + mixed_precision"
-    alone, _ = trained(text, tiny_bert, tmp_path)
-    together, _ = trained(f"{text} + tensor_parallel(2)", tiny_bert, tmp_path)
-    assert together["losses"] == pytest.approx(alone["losses"], abs=2e-2)
-
-
-@pytest.mark.slow
 def test_a_pruned_model(tiny_bert, tmp_path):
     status, reason, _ = jobs.run("prune_ffn(0.25) >> full + tensor_parallel(2)", tiny_bert, tmp_path)
     assert status == "ok", reason
