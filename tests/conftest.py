@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is there: threads that wait by spinning make every operation a hundred times slower on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from tests import tiny
 
 

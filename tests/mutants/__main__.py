@@ -190,7 +190,7 @@ def _tests(mutant: Mutant) -> tuple[str, ...]:
 
 
 def _imported() -> None:
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
     os.chdir(planting.ROOT)
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nothing:  # what libraries say while they are imported
