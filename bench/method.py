@@ -21,6 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from bench.structure import Structure
+
 if TYPE_CHECKING:
     import torch
 
@@ -88,6 +90,8 @@ class Place:
     base: Path = Path()  # the suite's folder: what its paths are relative to
     splits: frozenset[str] = frozenset({"train", "validation", "test"})  # of the task's, those that have items
     given: Model | None = None  # the model before the recipe
+    structure: Structure = dataclasses.field(default_factory=Structure)  # and what is known of it
+    max_length: int = 0  # tokens of an item, at most
 
     @property
     def facts(self) -> frozenset[Fact]:
@@ -144,6 +148,11 @@ class Method(abc.ABC):
     def leaves_blocks(self, count: int | None) -> int | None:
         """How many blocks a model of `count` has after this; None where planning cannot tell."""
         return count
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens it puts before those of a text; they take positions as these do."""
+        return 0
 
     # -- in a stage's own process --------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bench.suite import NEW_TOKENS
 from bench.work import evaluating
 
 MIN_SAMPLE_SECONDS = 0.005
@@ -26,9 +27,6 @@ MIN_SAMPLE_SECONDS = 0.005
 
 MIN_WARMUPS = 3
 MAX_WARMUPS = 20
-
-NEW_TOKENS = 16
-"""Tokens that a decoder adds to the prompt in one pass of decoding."""
 
 STEADY = 0.10
 """Warmed up is a forward pass whose last three times lie within this share of the shortest of them."""

@@ -18,37 +18,6 @@ if TYPE_CHECKING:
     from bench.loop import Training
     from bench.work import Work
 
-TYPES = frozenset(
-    [
-        "bert",
-        "bloom",
-        "camembert",
-        "electra",
-        "ernie",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neox",
-        "gptj",
-        "llama",
-        "mistral",
-        "olmo",
-        "olmo2",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "roberta",
-        "smollm3",
-        "starcoder2",
-        "xlm-roberta",
-    ]
-)
-"""transformers' model types whose attention takes keys and values from a cache, tried with PEFT 0.21."""
-
 
 @dataclass(frozen=True)
 class Prefix(Trainer):
@@ -70,13 +39,23 @@ class Prefix(Trainer):
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
+    @property
+    def virtual_tokens(self) -> int:
+        """All of them."""
+        return self.n
+
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model that can be given keys and values."""
         yield from _peft.problems(place)
         if "uneven" in place.facts and place.model in ENCODERS:
             yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
-        if place.model not in TYPES:
+        structure = place.structure
+        if structure.encoder_decoder:
+            yield f"a {place.model} model has an encoder and a decoder, and prefixes are put on one list of blocks; use lora"
+        elif structure.stacks and not structure.cache:
             yield f"the attention of a {place.model} model takes no keys and values from outside; use lora or adapter"
+        elif structure.repeats:
+            yield f"a {place.model} model calls the same block again and again, and prefixes are each block's own; use lora"
 
     def on_model(self, training: Training) -> None:
         """Put the prefixes on."""
