@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -290,19 +289,6 @@ def _attention_of(name: str) -> str:
     """The name of the attention that the layer called `name` is in."""
     parts = name.split(".")
     return ".".join(parts[: 1 + next(place for place, part in enumerate(parts) if _in_attention(part))])
-
-
-# -- what a forward pass takes
-
-
-CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers calls the cache of keys and values: the first from 5.24 on, the second before."""
-
-
-def cache_name(module: nn.Module) -> str:
-    """The argument by which `module` takes a cache of keys and values; empty where it takes none."""
-    taken = inspect.signature(module.forward).parameters
-    return next((name for name in CACHE_NAMES if name in taken), "")
 
 
 # -- what was made new

@@ -76,6 +76,24 @@ class Unfit(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Broken:
+    """Versions of packages that together are known to break a method, why, and the mend.
+
+    ``versions`` are requirements as pip spells them, such as ``"transformers>=5.24"``; all of them must hold. Where
+    only some kinds of task are affected, ``tasks`` names them.
+    """
+
+    versions: tuple[str, ...]
+    why: str
+    mend: str
+    tasks: frozenset[str] | None = None
+
+    def __str__(self) -> str:
+        on = f" on {', '.join(sorted(self.tasks))}" if self.tasks else ""
+        return f"it does not work{on} with {' and '.join(self.versions)}: {self.why}; {self.mend}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where a method would run: what came before it, beside what, on which machine, for which task and model."""
 
@@ -126,6 +144,7 @@ class Method(abc.ABC):
     paper: ClassVar[str]  # where the method is described: a paper's or a documentation page's address
     example: ClassVar[str]  # a recipe that runs
     needs: ClassVar[tuple[str, ...]] = ()  # packages imported inside the hooks, by import name
+    breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
     gives: ClassVar[frozenset[Fact]] = frozenset()
     takes: ClassVar[frozenset[Fact]] = frozenset()
     across: ClassVar[frozenset[Way]] = frozenset()  # the ways to spread a stage in which this is known to be right

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,12 @@ def refusals(
             reasons += [
                 f"{method.name}: needs the package {name}: pip install {name}" for name in map(_distribution, missing)
             ]
+            reasons += [
+                f"{method.name}: {broken}"
+                for each in _with_inner(method)
+                for broken in each.breaks_with
+                if (broken.tasks is None or place.task in broken.tasks) and machines.satisfies(machine, broken.versions)
+            ]
             problems = list(method.problems(place))
             final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
             if method is stage.base and not problems and final & (place.facts - method.takes):
@@ -238,8 +244,14 @@ def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
 
 def needs(method: Method) -> list[str]:
     """Packages that `method`, and the methods in its arguments, import."""
-    inner = [value for value in vars(method).values() if isinstance(value, Method)]
-    return list(dict.fromkeys([*method.needs, *(package for other in inner for package in needs(other))]))
+    return list(dict.fromkeys(package for each in _with_inner(method) for package in each.needs))
+
+
+def _with_inner(method: Method) -> Iterator[Method]:
+    yield method
+    for value in vars(method).values():
+        if isinstance(value, Method):
+            yield from _with_inner(value)
 
 
 def _subject(model_spec: str, task_spec: str | DataTable, base: Path, retain: str | DataTable | None) -> Subject:

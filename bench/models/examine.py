@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import architecture
+from bench import architecture, signature
 from bench.structure import Structure
 
 Report = Mapping[str, Any]
@@ -136,9 +136,11 @@ def targets(model: nn.Module, method: str) -> tuple[str, ...]:
 
 
 def _cache(model: nn.Module, body: nn.Module) -> str:
-    if architecture.cache_name(model):
+    """Whether the model takes a cache of keys and values, or its body alone does."""
+    names = {"cache", "past_key_values"}
+    if names & signature.arguments(model).keys():
         return "model"
-    return "body" if architecture.cache_name(body) else ""
+    return "body" if names & inspect.signature(body.forward).parameters.keys() else ""
 
 
 def _source(function: Any) -> str:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
 from bench.evidence import Claim
-from bench.method import Place, Trainer
+from bench.method import Broken, Place, Trainer
 from bench.models.base import ENCODERS
 from methods import _added, _peft
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.evidence import Snapshot
     from bench.loop import Training
     from bench.work import Work
+
+_CACHE = "past_key_values"
+"""The argument by which PEFT 0.21 gives a model its keys and values."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,14 @@ class Prefix(Trainer):
     example = "prefix(20)"
     needs = ("peft",)
     gives = frozenset({"adapter"})
+    breaks_with = (
+        Broken(
+            versions=("transformers>=5.24", "peft<=0.21.2"),
+            tasks=frozenset(_peft.TASK_TYPES) - {"causal_lm"},
+            why=f"PEFT looks for the argument `{_CACHE}` of such a model's forward pass, which transformers renamed",
+            mend='pip install "transformers<5.24", or use lora',
+        ),
+    )
 
     n: Annotated[int, Ge(1)]
     lr: Annotated[float, Gt(0)] = 1e-2
@@ -59,7 +72,12 @@ class Prefix(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the prefixes on."""
+        from bench import signature
+        from bench.architecture import base
+
         _peft.attach(training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n))
+        if _CACHE not in signature.arguments(training.model):
+            base(training.model).register_forward_pre_hook(_rename_cache, with_kwargs=True)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is bit-identical, the prefixes have n·2·width weights a block, and each block attends to its own."""
@@ -87,3 +105,10 @@ class Prefix(Trainer):
             reached == 2 * blocks,
             f"a gradient reaches {reached} of {2 * blocks}",
         )
+
+
+def _rename_cache(model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Before a forward pass: PEFT's keys and values by the name that transformers takes them by, since 5.24."""
+    from bench import signature
+
+    return args, {signature.cache_name(model) if name == _CACHE else name: value for name, value in given.items()}
