@@ -302,12 +302,12 @@ def remember_new(model: nn.Module, names: Iterable[str]) -> None:
 def new_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of `model` that were drawn at random for the task, as long as they are there: what every trainer trains.
 
-    Beside a head these may be a pooler's, which the pretrained weights do not have.
+    Beside a head these may be a pooler's, which the pretrained weights do not have. Names are those in :func:`base`.
     """
     from bench.evidence import plain
 
     noted: frozenset[str] = getattr(base(model), "newly_initialized", frozenset())
-    return {name: parameter for name, parameter in model.named_parameters() if plain(name) in noted}
+    return {name: parameter for name, parameter in base(model).named_parameters() if plain(name) in noted}
 
 
 def modules_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[str]:
