@@ -121,10 +121,12 @@ def satisfies(machine: Machine, requirements: Iterable[str]) -> bool:
         InvalidRequirement: one is not a requirement.
     """
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     known = dict(machine.versions)
     for wanted in map(Requirement, requirements):
-        version = known.get(wanted.name) if wanted.name in PACKAGES else _installed(wanted.name)
+        name = canonicalize_name(wanted.name)
+        version = known.get(name) if name in PACKAGES else _installed(name)
         if version is None or not wanted.specifier.contains(version, prereleases=True):
             return False
     return True

@@ -81,12 +81,21 @@ class Broken:
 
     ``versions`` are requirements as pip spells them, such as ``"transformers>=5.24"``; all of them must hold. Where
     only some kinds of task are affected, ``tasks`` names them.
+
+    Raises:
+        InvalidRequirement: one of ``versions`` is not a requirement.
     """
 
     versions: tuple[str, ...]
     why: str
     mend: str
     tasks: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        from packaging.requirements import Requirement
+
+        for version in self.versions:
+            Requirement(version)
 
     def __str__(self) -> str:
         on = f" on {', '.join(sorted(self.tasks))}" if self.tasks else ""

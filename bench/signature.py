@@ -21,14 +21,7 @@ def arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
 
 
-def cache_name(model: nn.Module) -> str:
-    """By which of :data:`CACHES` `model` takes a cache; its outputs hold theirs by the same name.
-
-    Raises:
-        ValueError: it takes none.
-    """
+def cache_name(model: nn.Module) -> str | None:
+    """By which of :data:`CACHES` `model` takes a cache, and its outputs hold theirs; None where it takes none."""
     taken = arguments(model)
-    found = next((name for name in CACHES if name in taken), None)
-    if found is None:
-        raise ValueError("the model takes no cache of keys and values, so it cannot go on from the tokens before")
-    return found
+    return next((name for name in CACHES if name in taken), None)

@@ -177,7 +177,8 @@ def decoder(
     ``new_tokens`` too, and their ``loops`` counts tokens.
 
     Raises:
-        ValueError: the model has no position for prompt and answer, or the vocabulary no ordinary token.
+        ValueError: the model takes no cache or has no position for prompt and answer, or the vocabulary has no ordinary
+        token.
     """
     models = _both(model, reference)
     _check_positions(models, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
@@ -210,7 +211,12 @@ class Answer:
         prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
         self._read = functools.partial(model, **prompt, use_cache=True, **({"logits_to_keep": 1} if one else {}))
         self._step = inner if prompts else model
-        self._cache = signature.cache_name(model)
+        name = signature.cache_name(model)
+        if name is None:
+            raise ValueError(
+                "the model takes no cache of keys and values, so each token would read all before it again"
+            )
+        self._cache = name
 
     def prefill(self) -> tuple[Any, torch.Tensor]:
         """The cache of keys and values, and the first token of each answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,8 +77,9 @@ class Prefix(Trainer):
         from bench.architecture import base
 
         _peft.attach(training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n))
-        if _CACHE not in signature.arguments(training.model):
-            base(training.model).register_forward_pre_hook(_rename_cache, with_kwargs=True)
+        name = signature.cache_name(training.model)
+        if name and name != _CACHE:
+            base(training.model).register_forward_pre_hook(functools.partial(_rename, name), with_kwargs=True)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is bit-identical, the prefixes have n·2·width weights a block, and each block attends to its own."""
@@ -107,8 +109,6 @@ class Prefix(Trainer):
         )
 
 
-def _rename_cache(model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Before a forward pass: PEFT's keys and values by the name that transformers takes them by, since 5.24."""
-    from bench import signature
-
-    return args, {signature.cache_name(model) if name == _CACHE else name: value for name, value in given.items()}
+def _rename(name: str, model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Before a forward pass: PEFT's keys and values by the `name` that the model takes them by, since transformers 5.24."""
+    return args, {name if key == _CACHE else key: value for key, value in given.items()}
