@@ -272,6 +272,7 @@ def _run_line(run_id: str, whole: Plan, environment: Mapping[str, Any]) -> dict[
             }
             for cell in whole.cells
         ],
+        "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
         "environment": environment,
         "started": _now(),
         "version": version("methodbench"),
