@@ -19,7 +19,9 @@ import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Ge, Le
 
 from bench.structure import Structure
 
@@ -59,6 +61,12 @@ Split = Literal[
     "layers",  # the blocks, one behind the other; each process sees the whole batch, or slice
 ]
 """What several processes divide among them when they work on one stage."""
+
+Width = Annotated[int, Ge(1), Le(2**16)]
+"""How wide what a method puts on is: a rank, a bottleneck, virtual tokens. Beyond is a slip of the keys."""
+
+Samples = Annotated[int, Ge(1), Le(2**20)]
+"""How many training items a method looks at. They come from an endless stream, which so many end in hours."""
 
 Way = Split | Literal["devices"]  # the blocks of one process over several GPUs
 """How a stage may be spread over more than one device."""
@@ -116,6 +124,7 @@ class Place:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the model as it was before the recipe
     base: Path = Path()  # the suite's folder: what its paths are relative to
     splits: frozenset[str] = frozenset({"train", "validation", "test"})  # of the task's, those that have items
+    items: int | None = None  # how many training has; None where planning cannot tell, or there are plenty
     given: Model | None = None  # the model before the recipe
     structure: Structure = dataclasses.field(default_factory=Structure)  # and what is known of it
     max_length: int = 0  # tokens of an item, at most

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +163,12 @@ def make(suite: Suite, base: Path, machine: Machine, lacks: parallel.Lacks = par
     recipes = suite.parsed()
     retain = suite.measure.retain
     subjects = [_subject(model, task, base, retain) for model in suite.models for task in suite.tasks]
+    for (model, task), number in Counter((subject.model.name, subject.task.name) for subject in subjects).items():
+        if number > 1:
+            raise SuiteError(
+                f"the model {model} on the task {task} is there {number} times, and results go by these names; name each "
+                "once, a table by `name` in its [task], a model by its folder"
+            )
     cells: list[Cell] = []
     nodes: dict[str, Node] = {}
     for subject in subjects:
@@ -197,6 +204,7 @@ def refusals(
             base=subject.base,
             given=subject.model,
             splits=subject.task.splits(),
+            items=subject.task.training_items(),
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
         )

@@ -273,6 +273,7 @@ def _run_line(run_id: str, whole: Plan, names: set[str], environment: Mapping[st
             for cell in whole.cells
         ],
         "notes": [asdict(note) for note in whole.notes(names)],
+        "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
         "environment": environment,
         "started": _now(),
         "version": version("methodbench"),

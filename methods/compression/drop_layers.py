@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 from bench.evidence import Claim, digest, named_tensors
-from bench.method import Place, Transform
+from bench.method import Place, Samples, Transform
 from methods import _statistics
 from methods._models import one_stack
 
@@ -37,7 +37,7 @@ class DropLayers(Transform):
 
     n: Annotated[int, Ge(1)]
     by: Literal["last", "every_other", "similarity"] = "last"
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
 
     def problems(self, place: Place) -> Iterator[str]:
         """Enough blocks must be there, without an adapter, whose layers are counted with them."""

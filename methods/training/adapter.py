@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from bench.evidence import Claim, plain
-from bench.method import Place, Trainer
+from bench.method import Place, Trainer, Width
 from methods import _added, _peft
 from methods._models import known
 
@@ -40,7 +40,7 @@ class Adapter(Trainer):
     across = frozenset({"layers", "replicas", "shards", "tensors"})
     gives = frozenset({"adapter"})
 
-    size: Annotated[int, Ge(1)] = 64
+    size: Width = 64
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
     lr: Annotated[float, Gt(0)] = 3e-3
     share: Annotated[float, Gt(0), Le(1)] = 1.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.evidence import Claim, projection, whole, whole_numel
-from bench.method import Place, Trainer, Unfit
+from bench.method import Place, Trainer, Unfit, Width
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LoRA(Trainer):
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
-    r: Annotated[int, Ge(1)] = 8
+    r: Width = 8
     alpha: Annotated[float, Gt(0)] | None = None
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     targets: tuple[str, ...] | None = None

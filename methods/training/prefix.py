@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from bench.evidence import Claim
-from bench.method import Broken, Place, Trainer
+from bench.method import Broken, Place, Trainer, Width
 from bench.models.base import ENCODERS
 from methods import _added, _peft
 
@@ -49,7 +49,7 @@ class Prefix(Trainer):
         ),
     )
 
-    n: Annotated[int, Ge(1)]
+    n: Width
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 

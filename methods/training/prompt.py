@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from bench.evidence import Claim
-from bench.method import Place, Trainer
+from bench.method import Place, Trainer, Width
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Prompt(Trainer):
     needs = ("peft",)
     gives = frozenset({"adapter"})
 
-    n: Annotated[int, Ge(1)]
+    n: Width
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 

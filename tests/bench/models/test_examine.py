@@ -74,7 +74,10 @@ def load(folder: Path, auto_class: str = CLASSIFIER, options=OPTIONS):
         (lambda name: f"_orig_mod.{name}", "take the prefix `_orig_mod.` off"),
         (lambda name: f"module.{name}", "take the prefix `module.` off"),
         (lambda name: name.replace("attention.self.query", "attention.query"), "the names differ"),
-        (lambda name: None if "layer.1.output.dense.weight" in name else name, "bert.encoder.layer.1.output.dense.weight"),
+        (
+            lambda name: None if "layer.1.output.dense.weight" in name else name,
+            "bert.encoder.layer.1.output.dense.weight",
+        ),
         (lambda name: None if "word_embeddings" in name else name, "bert.embeddings.word_embeddings.weight"),
         (lambda name: None if "LayerNorm" in name else name, "LayerNorm"),
     ],
@@ -258,7 +261,16 @@ def test_no_padding_token_at_all(bert, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "positions"),
-    [("bert", 128), ("roberta", 126), ("mpnet", 128), ("bart", 128), ("opt", 256), ("gpt2", 256), ("mpt", 256), ("t5", None)],
+    [
+        ("bert", 128),
+        ("roberta", 126),
+        ("mpnet", 128),
+        ("bart", 128),
+        ("opt", 256),
+        ("gpt2", 256),
+        ("mpt", 256),
+        ("t5", None),
+    ],
 )
 def test_positions_that_a_pass_can_have(name, positions, tmp_path):
     folder = architectures.make(name, tmp_path)
