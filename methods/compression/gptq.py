@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
-from bench.method import Place, Transform
+from bench.method import Place, Samples, Transform
 from methods import _quantized, _statistics
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class GPTQ(Transform):
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
     damping: Annotated[float, Gt(0)] = 0.01
 
     def problems(self, place: Place) -> Iterator[str]:

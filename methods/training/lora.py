@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.evidence import Claim, projection, whole, whole_numel
-from bench.method import Place, Trainer, Unfit
+from bench.method import Place, Trainer, Unfit, Width
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class LoRA(Trainer):
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
-    r: Annotated[int, Ge(1)] = 8
+    r: Width = 8
     alpha: Annotated[float, Gt(0)] | None = None
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     targets: tuple[str, ...] | None = None
@@ -67,13 +67,15 @@ class LoRA(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
+        from bench.models.examine import targets
+
         config = _peft.config(
             training,
             "LoraConfig",
             r=self.r,
             lora_alpha=self._alpha,
             lora_dropout=self.dropout,
-            target_modules=list(self.targets) if self.targets else None,
+            target_modules=list(self.targets or targets(training.model, "LORA")),
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",
             init_lora_weights="pissa" if self.variant == "pissa" else True,
