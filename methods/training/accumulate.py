@@ -94,6 +94,8 @@ class Accumulate(Modifier):
             f"{made} forward passes, {once} for the whole batch",
         )
         limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
+        # Of several processes each tells of its slice.
+        loss, whole = (sum(each) / len(each) for each in zip(*work.group.everyone((loss, whole)), strict=True))
         yield Claim(
             "the loss that it tells is the whole batch's",
             abs(loss - whole) <= limit * max(1.0, abs(whole)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,40 +168,165 @@ class Augment(Modifier):
         return self.alpha or 0.1
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """Of a probe's items about the share changes, always in the same way, and nothing changes beside their texts."""
+        """Of a batch's items the share changes, in the way that is said and each step anew, and nothing beside their texts."""
         import torch
 
         from bench.loop import Training
 
         assert isinstance(work, Training)
-        probe, step = work.probe, work.step
-        # So many draws that ten items are to change.
-        draws = math.ceil(10 / (self.p * probe.samples))
+        batch, step, tokenizer = work.first_batch or work.probe, work.step, work.tokenizer
+        # So many draws that 45 items are to change.
+        draws = max(2, math.ceil(45 / (self.p * batch.samples)))
         found: list[Batch] = []
-        for work.step in [*range(draws), 0]:
-            found.append(self.on_batch(work, probe))
-        work.step = step
+        heard: list[list[str]] = []
+        work.tokenizer = listener = _Listener(tokenizer)
+        try:
+            for work.step in [*range(draws), 0]:
+                listener.texts = []
+                found.append(self.on_batch(work, batch))
+                heard.append(listener.texts)
+        finally:
+            work.step, work.tokenizer = step, tokenizer
         same = torch.equal(found[0].inputs["input_ids"], found.pop().inputs["input_ids"])
-        changed = sum(_row(new, place) != _row(probe, place) for new in found for place in range(probe.samples))
-        items = draws * probe.samples
-        most = self.p * items + 4 * math.sqrt(self.p * (1 - self.p) * items)
-        yield Claim(
-            f"items change with a probability of {self.p:g}", 0 < changed <= most, f"{changed} of {items} changed"
-        )
+        heard.pop()
+        yield from self._shares(work, batch, found, heard)
         yield Claim("the same step changes them in the same way", same, "the same" if same else "another")
-        kept = all(torch.equal(new.labels, probe.labels) and new.items == probe.items for new in found)
+        kept = all(torch.equal(new.labels, batch.labels) and new.items == batch.items for new in found)
         yield Claim("labels are as before", kept, "the same" if kept else "others")
         counted = all(tuple(new.inputs["attention_mask"].sum(1).tolist()) == new.lengths for new in found)
-        yield Claim("the real tokens are counted", counted, f"{sum(new.tokens for new in found):,} tokens")
+        longest = max(max(new.lengths) for new in found)
+        yield Claim(
+            "the real tokens are counted, and no more than the budget's",
+            counted and longest <= work.budget.max_length,
+            f"{sum(new.tokens for new in found):,} tokens, {longest} in the longest",
+        )
         # An unknown word's token is special, and words come and go.
         special = set(work.tokenizer.all_special_ids) - {work.tokenizer.unk_token_id}
         untouched = all(
             [token for token in _row(new, place) if token in special]
-            == [token for token in _row(probe, place) if token in special]
+            == [token for token in _row(batch, place) if token in special]
             for new in found
-            for place in range(probe.samples)
+            for place in range(batch.samples)
         )
         yield Claim("special tokens are as before", untouched, "the same" if untouched else "others")
+
+    def _shares(self, work: Training, batch: Batch, found: list[Batch], heard: list[list[str]]) -> Iterator[Claim]:
+        """How many items change, and how."""
+        if self.how == "embedding_swap":
+            special = set(work.tokenizer.all_special_ids)
+            can = [place for place in range(batch.samples) if {*_row(batch, place)} - special]
+            changes = [[place for place in can if _row(new, place) != _row(batch, place)] for new in found]
+            yield from self._as_often(changes, len(can), of_all=True)
+            yield self._near(work, batch, found, changes)
+            return
+        texts = work.task.texts("train")  # type: ignore[attr-defined]
+        originals = [texts[item] for item in batch.items]
+        given = [said or originals for said in heard]
+        changes = [
+            [place for place, text in enumerate(said) if text != originals[place]] if len(said) == len(originals) else []
+            for said in given
+        ]
+        yield from self._as_often(changes, batch.samples, of_all=self.how == "eda")
+        if self.how == "eda":
+            pairs = [(originals[place], said[place]) for said, of in zip(given, changes, strict=True) for place in of]
+            yield from self._operations(pairs, {word for text in texts for word in text.split()})
+
+    def _as_often(self, changes: list[list[int]], items: int, *, of_all: bool) -> Iterator[Claim]:
+        """A translation may come back as the text that it was of, so then fewer may change."""
+        changed, drawn = sum(map(len, changes)), items * len(changes)
+        apart = 4 * math.sqrt(self.p * (1 - self.p) * drawn)
+        least = max(1.0, self.p * drawn - apart) if of_all else 1.0
+        yield Claim(
+            f"items change with a probability of {self.p:g}",
+            least <= changed <= self.p * drawn + apart,
+            f"{changed} of {drawn} changed, {least:.0f} to {self.p * drawn + apart:.0f} are likely",
+        )
+        if self.p < 1:
+            others = len(set(map(tuple, changes)))
+            yield Claim("other steps change other items", others > 1, f"{others} different choices in {len(changes)} steps")
+
+    def _operations(self, pairs: list[tuple[str, str]], vocabulary: set[str]) -> Iterator[Claim]:
+        """What became of each changed text, told from its words alone."""
+        kinds: Counter[str] = Counter()
+        wide = own = put_in = 0
+        for text, other in pairs:
+            was, now = text.split(), other.split()
+            count = max(1, int((self.alpha or 0.1) * len(was)))
+            wide += len(was) > max(2, count)
+            if len(now) == len(was) + count and _within(was, now):
+                words = Counter(now) - Counter(was)
+                kinds["insert" if vocabulary.issuperset(words) else "other"] += 1
+                put_in, own = put_in + sum(words.values()), own + sum(n for word, n in words.items() if word in was)
+            elif len(now) == len(was) - count and _within(now, was):
+                kinds["delete"] += 1
+            elif Counter(now) == Counter(was) and sum(a != b for a, b in zip(was, now, strict=True)) <= 2 * count:
+                kinds["swap"] += 1
+            else:
+                kinds["other"] += 1
+        yield Claim(
+            f"each has {self.alpha or 0.1:g} of its words swapped, deleted or inserted, at least one",
+            bool(pairs) and not kinds["other"],
+            ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())) or "none changed",
+        )
+        # By chance one of three is missing from so many once in 60,000 times.
+        missing = [kind for kind in ("swap", "delete", "insert") if not kinds[kind]]
+        yield Claim(
+            "all three occur, and words of other texts come in",
+            (wide < 30 or not missing) and (put_in < 10 or own < put_in),
+            f"{len(pairs)} changes, {put_in - own} of {put_in} inserted words are no word of the text",
+        )
+
+    def _near(self, work: Training, batch: Batch, found: list[Batch], changes: list[list[int]]) -> Claim:
+        """Each changed token is among the nearest of the one that it stands for, and there are as many as said."""
+        import torch
+
+        from bench.architecture import embeddings
+
+        table = cast("torch.Tensor", embeddings(work.model).weight).detach()[: len(work.tokenizer)].double()
+        units = table / table.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
+        special = sorted(set(work.tokenizer.all_special_ids))
+        wrong = of = 0
+        for new, places in zip(found, changes, strict=True):
+            for place in places:
+                was, now = _row(batch, place), _row(new, place)
+                ordinary = sum(token not in special for token in was)
+                swapped = [(one, other) for one, other in zip(was, now, strict=True) if one != other]
+                right = len(swapped) == math.ceil((self.alpha or 0.1) * ordinary)
+                for one, other in swapped:
+                    cosines = units @ units[one]
+                    cosines[[one, *(token for token in special if token < len(units))]] = -2
+                    least = cosines.sort(descending=True).values[min(self.k or 10, len(units)) - 1]
+                    right &= bool(cosines[other] >= least - 1e-6)
+                wrong, of = wrong + (not right), of + 1
+        return Claim(
+            f"of each that changes {self.alpha or 0.1:g} of the tokens do, each to one of its {self.k or 10} nearest",
+            of > 0 and not wrong,
+            f"{of - wrong} of {of} items",
+        )
+
+
+class _Listener:
+    """A tokenizer that notes the texts that it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.texts: list[str] = []
+
+    def __call__(self, texts: Any, **options: Any) -> Any:
+        self.texts += [texts] if isinstance(texts, str) else texts
+        return self._tokenizer(texts, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+
+def _within(few: Sequence[str], many: Sequence[str]) -> bool:
+    """Whether the words `few` stand in `many` in their order."""
+    left = iter(many)
+    return all(word in left for word in few)
 
 
 def _row(batch: Batch, place: int) -> list[int]:

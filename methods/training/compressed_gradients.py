@@ -75,11 +75,18 @@ class CompressedGradients(Modifier):
                 start_powerSGD_iter=_START,
                 min_compression_rate=_LEAST_RATE,
             )
-            hook: Any = powerSGD_hook.powerSGD_hook
-            if training.device.type == "cpu":
-                # It goes on in gloo's threads, where the collectives of two buckets could meet in different orders.
-                hook = lambda state, bucket: _ended(powerSGD_hook.powerSGD_hook(state, bucket))  # noqa: E731
-            replica.register_comm_hook(state, hook)
+            buckets: dict[int, list[torch.Tensor]] = {}
+            training.notes[self.name] = state, buckets
+            on_cpu = training.device.type == "cpu"
+
+            def hook(state: Any, bucket: Any) -> Any:
+                buckets[bucket.index()] = bucket.parameters()
+                future = powerSGD_hook.powerSGD_hook(state, bucket)
+                # On CPUs it goes on in gloo's threads, where the collectives of two buckets could meet in different orders.
+                return _ended(future) if on_cpu else future
+
+            # torch reads annotations, and finds these to be others than its own.
+            replica.register_comm_hook(state, lambda state, bucket: hook(state, bucket))
         else:
             replica.register_comm_hook(group, getattr(default_hooks, f"{self.to}_compress_hook"))
 
@@ -100,13 +107,91 @@ class CompressedGradients(Modifier):
         if self.to == "powersgd":
             ranks = [int(torch.linalg.matrix_rank(g)) for g in gradients if self._factors(g)]
             most = max(ranks, default=0)
-            yield Claim(f"gradients have at most {self._rank} directions", 0 < most <= self._rank, f"at most {most}")
+            rank = self.rank or 1
+            yield Claim(f"gradients have at most {rank} directions", 0 < most <= rank, f"at most {most}")
         else:
             dtype = torch.bfloat16 if self.to == "bf16" else torch.float16
             same = sum(torch.equal(g, g.to(dtype).to(g.dtype)) for g in gradients)
             text = f"gradients are numbers of {self.to}"
             yield Claim(text, same == len(gradients) > 0, f"{same} of {len(gradients)} tensors")
         work.optimizer.zero_grad(set_to_none=True)
+        yield from self._against_mean(work)
+
+    def _against_mean(self, work: Training) -> Iterator[Claim]:
+        """What is exchanged, and what is kept for the next step, against the mean of what each process has alone."""
+        import torch
+        import torch.distributed as dist
+
+        from bench.work import evaluating
+
+        group = work.group.processes("replicas")
+
+        def mean(tensor: torch.Tensor) -> torch.Tensor:
+            total = tensor.detach().float().clone()
+            dist.all_reduce(total, group=group)
+            return total / group.size()
+
+        def taken() -> dict[int, torch.Tensor]:
+            found = {id(p): p.grad.clone() for p in work.parameters if p.grad is not None}
+            work.optimizer.zero_grad(set_to_none=True)
+            return found
+
+        state, buckets = work.notes.get(self.name, (None, {}))
+        with evaluating(work.model):  # dropout would draw differently
+            part, weight = work.group.part(work.probe, "replicas")
+            replica, work.forward = work.forward, None
+            (work.loss(part) * weight).backward()
+            work.forward = replica
+            alone = {key: mean(slope) for key, slope in taken().items()}
+            kept = {index: mean(error) for index, error in state.error_dict.items()} if state else {}
+            work.gradients(work.probe, 1.0)
+            sent = taken()
+        if self.to != "powersgd":
+            # Of what is small beside all else half precision leaves nothing.
+            floor = 1e-3 * sum(float(slope.square().sum()) for slope in alone.values()) ** 0.5
+            worst = max(
+                (
+                    float((sent[key] - slope).norm()) / (float(slope.norm()) + floor)
+                    for key, slope in alone.items()
+                    if key in sent
+                ),
+                default=1.0,
+            )
+            yield Claim(
+                "what is exchanged is the mean of the replicas' gradients, but for rounding",
+                sent.keys() == alone.keys() and worst < 1e-2,
+                f"relative difference {worst:.1e} at most",
+            )
+            return
+        left = error = size = 0.0
+        shorter, along = 0, 0.0
+        for index, parameters in buckets.items():
+            slopes, arrived = (
+                torch.cat([of[id(p)].float().flatten() for p in parameters]) for of in (alone, sent)
+            )
+            before = kept.get(index, torch.zeros_like(slopes))
+            after = mean(state.error_dict.get(index, torch.zeros_like(slopes)))
+            whole = slopes + before
+            left += float(before.square().sum())
+            error += float((arrived + after - whole).square().sum())
+            size += float(whole.square().sum())
+            along += float((arrived * whole).sum())
+            shorter += float(arrived.norm()) <= float(whole.norm()) * (1 + 1e-4)
+        yield Claim(
+            "what was lost in a step is kept for the next",
+            left > 0,
+            f"a norm of {left**0.5:.2g} beside gradients of {size**0.5:.2g}",
+        )
+        yield Claim(
+            "what is exchanged and what is kept are together the mean of gradients and of what was kept before",
+            0 < size and (error / size) ** 0.5 < 1e-3,
+            f"relative difference {(error / size) ** 0.5 if size else 1.0:.1e}",
+        )
+        yield Claim(
+            "what is exchanged points where that does, and is no longer",
+            along > 0 and shorter == len(buckets) > 0,
+            f"in {shorter} of {len(buckets)} buckets, {along / size if size else 0.0:.3f} of it",
+        )
 
     @property
     def _rank(self) -> int:

@@ -69,8 +69,6 @@ class DataParallel(Modifier):
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Tell whether gradients are to be exchanged in this loss's backward pass."""
         replica: Any = training.forward
-        exchange: Any = getattr(training.model, "set_requires_all_reduce", None)
-
         def loss(batch: Batch) -> torch.Tensor:
             if not training.more_to_come:
                 return compute(batch)
@@ -78,12 +76,13 @@ class DataParallel(Modifier):
                 return compute(batch)
 
         def of_shards(batch: Batch) -> torch.Tensor:
-            exchange(not training.more_to_come)
+            if exchange := getattr(training.model, "set_requires_all_reduce", None):  # as long as there are shards
+                exchange(not training.more_to_come)
             return compute(batch)
 
         if replica is not None:
             return loss
-        return of_shards if exchange else compute
+        return of_shards if "shards" in training.group.layout else compute
 
     def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Take this process's slice."""
@@ -125,6 +124,8 @@ class DataParallel(Modifier):
             work.forward is None,
             f"it calls {type(work.forward or work.model).__name__}",
         )
+        if "layers" not in work.group.layout:  # of pieces, those who divide the layers say it
+            yield from _parallel.whole_gradient(work, self.name)
 
 
 def _averaged(training: Training, compute: ComputeGradients) -> ComputeGradients:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
 
-from bench.evidence import Claim, digest
+from bench.evidence import Claim, digest, plain
 from bench.method import Method, Modifier, Place, Trainer, standing
 from methods import _dropout
 
@@ -76,6 +76,13 @@ class Ensemble(Modifier):
             _draw_anew(training, member, torch.Generator().manual_seed(training.seed + number))
             training.beside.append(member)
 
+    def on_start(self, training: Training) -> None:
+        """Note what each member begins with, for the evidence."""
+        training.notes[f"{self.name} start"] = [
+            {name: digest(p) for name, p in member.named_parameters() if p.requires_grad and p.dim() >= 2}
+            for member in (training.model, *training.beside)
+        ]
+
     def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """One member after the other: each takes the model's place for its forward and backward pass."""
         training.notes[self.name] = compute
@@ -111,6 +118,15 @@ class Ensemble(Modifier):
         weights = [[p for p in member.parameters() if p.requires_grad] for member in members]
         distinct = {tuple(digest(parameter) for parameter in of_one) for of_one in weights}
         yield Claim(f"{self.k} members differ", len(distinct) == self.k, f"{len(distinct)} different of {len(members)}")
+        yield from self._began(work)
+        first = dict(members[0].named_parameters())
+        copied = [
+            name
+            for member in members[1:]
+            for name, parameter in member.named_parameters()
+            if not parameter.requires_grad and parameter is not first[name]
+        ]
+        yield Claim("they share what is frozen", not copied, f"{len(copied)} tensors are copies")
         sizes = [sum(parameter.numel() for parameter in of_one) for of_one in weights]
         trained = sum(parameter.numel() for parameter in work.parameters)
         yield Claim(
@@ -122,13 +138,13 @@ class Ensemble(Modifier):
         reached = sum(any(id(parameter) in stepped for parameter in of_one) for of_one in weights)
         yield Claim("the optimizer updates every member", reached == self.k, f"{reached} of {self.k}")
         alone: ComputeGradients = work.notes.get(self.name, work.gradients)
-        errors = []
+        errors, losses = [], []
         with evaluating(work.model):  # dropout would draw differently
-            work.gradients(work.probe, 1.0)
+            told = float(work.gradients(work.probe, 1.0))
             together = [_take(of_one) for of_one in weights]
             for member, of_one, gradient in zip(members, weights, together, strict=True):
                 work.model = member.eval()
-                alone(work.probe, 1.0)
+                losses.append(float(alone(work.probe, 1.0)))
                 own = _take(of_one)
                 errors.append(float(torch.linalg.vector_norm(gradient - own) / torch.linalg.vector_norm(own)))
             work.model = members[0]
@@ -137,6 +153,62 @@ class Ensemble(Modifier):
             "a step gives each member the gradient that it has alone",
             max(errors) <= limit,
             f"relative difference {max(errors):.1e}, at most {limit:g}",
+        )
+        mean = sum(losses) / len(losses)
+        yield Claim(
+            "the loss that it tells is the members' mean",
+            abs(told - mean) <= limit * max(1.0, abs(mean)),
+            f"{told:.6g} against {mean:.6g}",
+        )
+        yield self._drops(work, members)
+
+    def _began(self, work: Training) -> Iterator[Claim]:
+        """Each member had values of its own of what is new: of a head that nothing trained before, and of an adapter.
+
+        An adapter may begin with other values where it begins as nothing, some of it being zero.
+        """
+        from bench.architecture import base
+
+        start: list[dict[str, str]] = work.notes.get(f"{self.name} start", [])
+        shared = set.intersection(*map(set, start)) if start else set()
+        prefix = f"{base(work.model).base_model_prefix}."
+        outside = {name for name in shared if not plain(name).startswith(prefix)}
+        trained = any(isinstance(stage.base, Trainer) for stage in standing(work.before))
+        ranges = work.notes.get("start range", {})
+        added = {name for name in shared - outside if plain(name) in ranges and "adapter" in work.trainer.gives}
+        fixed = {name for name in added if ranges[plain(name)][0] == ranges[plain(name)][1]}
+        new = (set() if trained else outside) | (added - fixed if fixed else set())
+        alike = [name for name in new if len({of_one[name] for of_one in start}) < self.k]
+        yield Claim(
+            "each member began with other values of what is new",
+            len(start) == self.k and not alike,
+            f"{len(new) - len(alike)} of {len(new)} matrices differed in all of {len(start)}",
+        )
+
+    def _drops(self, work: Training, members: list[nn.Module]) -> Claim:
+        """That no member draws the random numbers that another has drawn, where any are drawn."""
+        import torch
+
+        from bench.architecture import body
+
+        states: list[str] = []
+        hooks = [
+            body(member).register_forward_pre_hook(lambda module, args: states.append(_random(work.device)))
+            for member in members
+        ]
+        with torch.random.fork_rng():
+            work.gradients(work.probe, 1.0)
+            states.append(_random(work.device))
+        for hook in hooks:
+            hook.remove()
+        work.optimizer.zero_grad(set_to_none=True)
+        *before, after = states
+        drawn = after != before[-1] if before else False
+        distinct = len(set(before))
+        return Claim(
+            "members drop out differently",
+            bool(before) and (not drawn or distinct == len(before)),
+            f"{distinct} different states of the random numbers in {len(before)} passes",
         )
 
     def gone(self, work: Training) -> Iterator[Claim]:
@@ -154,6 +226,33 @@ class Ensemble(Modifier):
         yield Claim(f"{self.k} members answer", len(members) == self.k, f"{len(members)}")
         error = float((seen.exp() - mean).abs().max())
         yield Claim("with the mean of their probabilities", error <= 1e-5, f"off by {error:.1e} at most")
+        # Members that hardly differ would hide another mean.
+        drawn = torch.Generator().manual_seed(work.seed)
+        given = [3 * torch.randn(logits.shape, generator=drawn) for logits in all_logits]
+        hooks = [
+            member.register_forward_hook(
+                lambda module, args, output, logits=logits: _replaced(output, logits.to(output.logits))
+            )
+            for member, logits in zip(members, given, strict=True)
+        ]
+        found = work.probe_logits().double().exp()
+        for hook in hooks:
+            hook.remove()
+        error = float((found - torch.stack(given).double().softmax(-1).mean(0)).abs().max())
+        yield Claim("and so of random answers of theirs", error <= 1e-5, f"off by {error:.1e} at most")
+
+
+def _replaced(output: Any, logits: torch.Tensor) -> Any:
+    output.logits = logits
+    return output
+
+
+def _random(device: torch.device) -> str:
+    """The state of what dropout on `device` draws from."""
+    import torch
+
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return digest(state)
 
 
 def _overrides(method: Method, *hooks: str) -> bool:

@@ -64,7 +64,7 @@ class FakeInt8(Modifier):
                 module.__class__ = torch.nn.Linear  # type: ignore[assignment]
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """In a forward pass each of the layers gives the product of int8 codes, and gradients reach its weight."""
+        """In training each of the layers gives the product of int8 codes, with its gradient; in evaluation plain products."""
         import torch
 
         from bench.architecture import block_linears
@@ -73,6 +73,7 @@ class FakeInt8(Modifier):
         assert isinstance(work, Training)
         layers = block_linears(work.model)
         errors: dict[str, float] = {}
+        wanted: dict[str, torch.Tensor] = {}
 
         def watch(path: str, layer: torch.nn.Linear) -> Any:
             def hook(module: torch.nn.Module, args: Any, output: torch.Tensor) -> None:
@@ -80,6 +81,9 @@ class FakeInt8(Modifier):
                     product = _product(args[0], layer)
                     error = torch.linalg.vector_norm(output.double() - product) / torch.linalg.vector_norm(product)
                 errors[path] = max(errors.get(path, 0.0), float(error))
+                if output.requires_grad:
+                    given = args[0].detach()
+                    output.register_hook(lambda slope: _add(wanted, path, _weight_slope(slope, given, layer)))
 
             return layer.register_forward_hook(hook)
 
@@ -88,7 +92,12 @@ class FakeInt8(Modifier):
             work.loss(work.probe).backward()
         for hook in hooks:
             hook.remove()
-        reached = sum(layer.weight.grad is not None and bool(layer.weight.grad.any()) for layer in layers.values())
+        reached = 0
+        for path, layer in layers.items():
+            slope = layer.weight.grad
+            if slope is not None and bool(slope.any()) and path in wanted:
+                off = float((slope.double() - wanted[path]).norm() / wanted[path].norm())
+                reached += off <= (1e-3 if work.compute_dtype == torch.float32 else 5e-2)
         work.optimizer.zero_grad(set_to_none=True)
         limit = 1e-4 if work.compute_dtype == torch.float32 else 1e-2
         right = sum(error <= limit for error in errors.values())
@@ -98,8 +107,25 @@ class FakeInt8(Modifier):
             f"{right} of {len(layers)}, relative difference at most {max(errors.values(), default=0):.1e}",
         )
         yield Claim(
-            "gradients pass the rounding", reached == len(layers), f"they reach {reached} of {len(layers)} weights"
+            "gradients pass the rounding as if it were not there",
+            reached == len(layers),
+            f"so they reach {reached} of {len(layers)} weights",
         )
+        rounds: list[str] = []
+
+        def look(path: str) -> Any:
+            def hook(module: Any, args: Any, output: torch.Tensor) -> None:
+                plain = torch.nn.functional.linear(args[0], module.weight, module.bias)
+                if not torch.allclose(output, plain, rtol=1e-5, atol=1e-6):
+                    rounds.append(path)
+
+            return hook
+
+        hooks = [layer.register_forward_hook(look(path)) for path, layer in layers.items()]
+        work.probe_logits()
+        for hook in hooks:
+            hook.remove()
+        yield Claim("in evaluation nothing is rounded", not rounds, f"{len(set(rounds))} of {len(layers)} layers round")
 
     def gone(self, work: Training) -> Iterator[Claim]:
         """The layers are plain ones."""
@@ -109,6 +135,25 @@ class FakeInt8(Modifier):
 
         left = [path for path, layer in block_linears(work.model).items() if type(layer) is not torch.nn.Linear]
         yield Claim("nothing rounds any more", not left, f"{len(left)} layers are not plain")
+
+
+def _add(sums: dict[str, torch.Tensor], path: str, more: torch.Tensor) -> None:
+    sums[path] = sums[path] + more if path in sums else more
+
+
+def _weight_slope(slope: torch.Tensor, inputs: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:
+    """The gradient of a layer's weight: of its output's with the rounded tokens, but for what lies beyond the codes."""
+    import torch
+
+    def rounding(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = tensor.detach().float().reshape(-1, tensor.shape[-1])
+        step = (rows.abs().amax(1, keepdim=True) / 127.5).clamp(min=torch.finfo(torch.float32).eps)
+        return (rows * (1 / step)).round(), step
+
+    codes, step = rounding(inputs)
+    tokens = (codes.clamp(-128, 127) * step).double()
+    beyond = rounding(layer.weight)[0] > 127
+    return (slope.double().reshape(-1, slope.shape[-1]).T @ tokens).masked_fill(beyond, 0.0)
 
 
 def _product(inputs: torch.Tensor, layer: torch.nn.Linear) -> torch.Tensor:

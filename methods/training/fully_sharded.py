@@ -88,18 +88,20 @@ class FullySharded(Modifier):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The processes have different items, and hold an n-th each of weights, gradients and optimizer state."""
+        from bench.architecture import blocks
         from bench.loop import Training
         from bench.measure.wire import Wire
 
         assert isinstance(work, Training)
         yield from _parallel.claims(work, self.name, "shards")
+        assert work.after.digests  # of what is divided now, for a claim about what is gathered then
         weights = list(work.model.parameters())
         rank = work.group.place("shards")
         right = sum(_is_shard(weight, self.n, rank) for weight in weights)
         yield Claim(
             f"weights are divided into {self.n}", right == len(weights), f"{right} of {len(weights)} tensors, by rows"
         )
-        with Wire(work.group.processes("shards")) as wire:
+        with _parallel.items(work.model) as passes, Wire(work.group.processes("shards")) as wire:
             work.gradients(work.probe, 1.0)
         held = [weight.grad for weight in work.parameters if weight.grad is not None]
         held += [
@@ -116,12 +118,15 @@ class FullySharded(Modifier):
         calls = [what for (what, _, _), count in wire.calls.items() for _ in range(count)]
         gathered, reduced = calls.count("all_gather"), calls.count("reduce_scatter")
         several = self.n > 1
+        units = len(blocks(work.model)) + 1
+        # In a backward pass those are gathered again that give gradients, and those that these go through.
+        forward = len(passes) * units
         yield Claim(
-            "weights are gathered to be used, and gradients scattered"
+            "block by block weights are gathered to be used, in either direction, and gradients scattered"
             if several
             else "the one shard is the whole, and nothing is gathered or scattered",
-            (gathered > 0) is (reduced > 0) is several,
-            f"{gathered} gathers and {reduced} scatters a step",
+            forward + reduced <= gathered <= 2 * forward and reduced > 0 if several else gathered == reduced == 0,
+            f"{gathered} gathers and {reduced} scatters in {len(passes)} passes through {units} parts",
         )
 
     def gone(self, work: Training) -> Iterator[Claim]:
@@ -141,6 +146,9 @@ class FullySharded(Modifier):
         yield Claim(
             "all processes gathered the same weights", len(set(map(tuple, everyone))) == 1, f"{len(everyone)} processes"
         )
+        if not left and not parts:
+            yield _parallel.same_weights(work)
+            yield from _parallel.whole_gradient(work, self.name)
 
 
 def _is_shard(tensor: Any, n: int, rank: int) -> bool:

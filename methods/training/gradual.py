@@ -73,13 +73,41 @@ class Gradual(Modifier):
             self.target.prune(training, amount)  # type: ignore[attr-defined]
             training.notes[self.name] = _masks.masks(training)
 
+    def between_steps(self, training: Training) -> None:
+        """Read off how much is zero, for the evidence."""
+        weights = [layer.weight for layer in _masks.layers(training.model).values()]
+        zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
+        total = sum(weight.numel() for weight in weights)
+        training.notes.setdefault(f"{self.name} shares", []).append(zeros / total)
+
     def carries(self) -> tuple[Transform, ...]:
         """The target: its zeros are kept as if it had come after the training."""
         return (self.target,)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """There are the target's zeros at the end."""
+        """There are the target's zeros at the end, and after each step there were as many as the curve says."""
+        from bench.loop import Training
+
+        assert isinstance(work, Training)
         yield from self.target.pattern(work)  # type: ignore[attr-defined]
+        seen: list[float] = work.notes.get(f"{self.name} shares", [])
+        begin = self.begin * work.steps
+        end = max(int(begin) + 1, round(self.end * work.steps))
+        target: float = self.target.amount  # type: ignore[attr-defined]
+        wanted, share = [], 0.0
+        for done in range(1, len(work.losses) + 1):
+            if begin < done <= end and (done % self.every == 0 or done == end):
+                left = (end - done) / (end - begin)
+                share = target - target * left**3
+            wanted.append(share)
+        # Amounts are to the nearest whole weight, of a row at the least.
+        narrow = min(layer.in_features for layer in _masks.layers(work.model).values())
+        off = max((abs(found - share) for found, share in zip(seen, wanted, strict=False)), default=1.0)
+        yield Claim(
+            f"after each step so much was zero as the curve to {target:g} says, and nothing had grown again",
+            len(seen) == len(wanted) > 0 and off <= 0.5 / narrow + 1e-3,
+            f"off by {off:.4f} at most in {len(seen)} steps; " + ", ".join(f"{found:.3f}" for found in seen[:8]),
+        )
 
     def amount(self, done: int, steps: int) -> float | None:
         """What to prune to after `done` of `steps`; None where nothing is due."""

@@ -74,18 +74,32 @@ class NEFTune(Modifier):
 
         assert isinstance(work, Training)
         with torch.no_grad():
-            with _embeddings.observed(work.model) as seen:
+            with torch.random.fork_rng(), _embeddings.observed(work.model) as seen:
+                work.loss(work.probe)
+                passes = len(seen)
                 work.loss(work.probe)
                 with evaluating(work.model):
                     work.loss(work.probe)
             clean = embeddings(work.model)(seen[0][0])
-        trained, evaluated = seen[0][1] - clean, seen[-1][1] - clean
-        bound = self._bound(clean)
+        trained, again, evaluated = (seen[place][1] - clean for place in (0, passes, -1))
+        bound = self.alpha / (seen[0][0].shape[1] * clean.shape[-1]) ** 0.5
         rounding = float(clean.abs().max()) * torch.finfo(clean.dtype).eps
         largest, mean = float(trained.abs().max()), float(trained.abs().float().mean())
         yield Claim("no noise is beyond the bound", largest <= bound + 2 * rounding, f"{largest:.4g} of {bound:.4g}")
         # Of uniform noise the mean is half of the bound.
-        half = abs(mean / bound - 0.5) <= 0.1
-        yield Claim("the noise is uniform up to the bound", half, f"its mean is {mean / bound:.3f} of the bound")
+        half, sign = abs(mean / bound - 0.5) <= 0.1, float(trained.float().mean()) / bound
+        yield Claim(
+            "the noise is uniform up to the bound, of either sign",
+            half and abs(sign) <= 0.1,
+            f"its mean is {mean / bound:.3f} of the bound, with the sign {sign:.3f}",
+        )
+        vectors = trained.flatten(0, 1)
+        distinct, count = len(vectors.unique(dim=0)), len(vectors)
+        other = not torch.equal(trained, again)
+        yield Claim(
+            "each token has its own, and another in the next pass",
+            distinct == count and other,
+            f"{distinct} different of {count}, then {'others' if other else 'the same'}",
+        )
         left = float(evaluated.abs().max())
         yield Claim("there is none in evaluation", left == 0, f"embeddings are off by {left:.4g}")

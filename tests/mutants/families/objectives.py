@@ -25,7 +25,7 @@ MUTANTS = [
     Mutant("distill", _DISTILL, "teacher, self.temperature)", "teacher, 1.0)", 'full >> distill(layers=1, temperature=4.0)', "the temperature is ignored"),
     Mutant("distill", _DISTILL, "loss = self.alpha * _distillation", "loss = _distillation", _ONE, "alpha does not weigh the teacher"),
     Mutant("distill", _DISTILL, "(1 - self.alpha) * criterion(outputs, batch)", "criterion(outputs, batch)", _ONE, "the task's loss has its full weight"),
-    Mutant("distill", _DISTILL, "if self.alpha < 1:", "if self.alpha < 0.5:", _ONE, "the task's loss is left out"),
+    Mutant("distill", _DISTILL, "            if self.alpha < 1:\n                loss", "            if self.alpha < 0.5:\n                loss", _ONE, "the task's loss is left out"),
     Mutant("distill", _DISTILL, "loss = self.alpha * _distillation.soft_loss(student, teacher, self.temperature)", "loss = self.alpha * (student.float() - teacher.float()).square().mean()", _ONE, "squares of logits' differences for the divergence"),
     Mutant("distill", _DISTILL, "loss = self.alpha * _distillation.soft_loss(student, teacher, self.temperature)", "loss = self.alpha * _distillation.soft_loss(student.detach(), teacher, self.temperature)", _ONE, "no gradient from the teacher's answers"),
     Mutant("distill", _DISTILL, "teacher = training.model.eval()", "teacher = training.model.train()", _ONE, "the teacher drops out"),

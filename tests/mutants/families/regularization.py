@@ -54,7 +54,7 @@ MUTANTS = [
     Mutant("augment", _AUGMENT, "        [targets[item] for item in batch.items],\n        training.budget.max_length,\n", "        [targets[item] for item in batch.items],\n        128,\n", _EDA, "changed texts are not cut", keys={"budget": {"max_length": 10}}),
     Mutant("augment", _AUGMENT, "math.ceil(self._alpha * len(ordinary))", "1", 'full + augment("embedding_swap", alpha=0.5)', "one token whatever alpha is"),
     Mutant("augment", _AUGMENT, "cosines[range(len(old)), old] = -torch.inf", "cosines[range(len(old)), old] = torch.inf", 'full + augment("embedding_swap", k=2)', "a token may stay itself"),
-    Mutant("augment", _AUGMENT, "min(self.k or 10,", "min(40,", 'full + augment("embedding_swap", k=2)', "neighbours that are far"),
+    Mutant("augment", _AUGMENT, "cosines.topk(min(self.k or 10,", "cosines.topk(min(40,", 'full + augment("embedding_swap", k=2)', "neighbours that are far"),
     Mutant("augment", _AUGMENT, "cosines.topk(", "(-cosines).nan_to_num(posinf=-9e9).topk(", _SWAP, "the farthest for the nearest"),
     Mutant("augment", _AUGMENT, "vectors[old] @ vectors.T / vectors.norm(dim=1).clamp(min=1e-12)", "vectors[old] @ vectors.T", _SWAP, "products for cosines"),
     Mutant("augment", _AUGMENT, "return self.alpha or 0.1", "return 0.1", 'full + augment("embedding_swap", alpha=0.5)', "alpha is ignored"),
