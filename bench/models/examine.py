@@ -66,9 +66,10 @@ def structure(model: nn.Module) -> Structure:
         not_linear=() if "blocks" in untold else _names(architecture.not_linear(model).values()),
         untold=untold,
         biases=sum(name.rpartition(".")[2] == "bias" for block in blocks for name, _ in block.named_parameters()),
-        layers=tuple(sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _adaptable(module)})),
+        layers=_layers(model),
         targets={method: targets(model, method) for method in ("LORA", "ADALORA", "IA3")},
         cache="" if pair else _cache(model, body),
+        cache_heads=None if pair else _cache_heads(body),
         encoder_decoder=pair,
         needs_ids=any(word in head for word in ("pad_token_id", "eos_token_id")),
         reads_end="eos_token_id" in head,
@@ -111,6 +112,11 @@ def _names(modules: Iterable[nn.Module]) -> tuple[str, ...]:
     return tuple(sorted({type(module).__name__ for module in modules}))
 
 
+def _layers(model: nn.Module) -> dict[str, str]:
+    found = {name.rpartition(".")[2]: module for name, module in model.named_modules() if _adaptable(module)}
+    return {name: "Embedding" if isinstance(found[name], nn.Embedding) else "Linear" for name in sorted(found)}
+
+
 def _adaptable(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d) or type(module).__name__ == "Conv1D"
 
@@ -141,6 +147,19 @@ def _cache(model: nn.Module, body: nn.Module) -> str:
     if names & signature.arguments(model).keys():
         return "model"
     return "body" if names & inspect.signature(body.forward).parameters.keys() else ""
+
+
+def _cache_heads(body: nn.Module) -> int | None:
+    """The heads whose keys and values the first block keeps, seen in a pass on "meta"; not all architectures can do one."""
+    if next(body.parameters()).device.type != "meta":
+        return None
+    try:
+        with torch.no_grad():
+            outputs = body(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"), use_cache=True)
+        cache = getattr(outputs, "cache", None) or getattr(outputs, "past_key_values", None)
+        return int(cache.layers[0].keys.shape[1])
+    except Exception:  # whatever a model's code cannot do without numbers
+        return None
 
 
 def _source(function: Any) -> str:
