@@ -350,6 +350,8 @@ def _say_refused(whole: Plan, names: set[str]) -> None:
     for cell in whole.cells:
         if cell.refused and cell.name in names and cell.seed == whole.suite.seeds[0]:
             _say(f"refused  {cell.name}: {'; '.join(cell.refused)}", error=True)
+    for note in whole.notes(names):
+        _say(f"note  {note.text.replace('`', '')}", error=True)
 
 
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:

@@ -348,7 +348,11 @@ def _comparison(
         rows=(),
         metrics=present,
         environment=run.get("environment") or {},
-        warnings=(*records.warnings, *_warnings(rows, base, reference, nodes)),
+        warnings=(
+            *records.warnings,
+            *(note["text"] for note in run.get("notes", ()) if (note["model"], note["task"]) == (model, task)),
+            *_warnings(rows, base, reference, nodes),
+        ),
         run=str(run.get("run", "")),
         started=str(run.get("started") or ""),
         version=str(run.get("version") or ""),

@@ -6,10 +6,12 @@ report. A stage with one claim that does not hold ends ``invalid``.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class Snapshot:
     Tensors (parameters and buffers) are known by :func:`plain` names. ``digests`` tell whether two are
     bit-identical, ``projections`` whether two plain matrices of numbers are the same but for rounding, ``nonzero``
     counts elements, ``classes`` maps each module's name to its class, ``bytes`` is the
-    storage that all tensors take together, ``logits`` is the output on the probe batch in evaluation mode.
+    storage that all tensors take together, ``logits`` is the output on the probe batch in evaluation mode, and
+    ``inputs`` are the types of numbers that each layer was given to make it, by the layer's name.
     """
 
     digests: Mapping[str, str]
@@ -43,6 +46,7 @@ class Snapshot:
     classes: Mapping[str, str]
     bytes: int
     logits: torch.Tensor | None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def same(self, other: Snapshot) -> set[str]:
         """Names of the tensors that both have, bit-identical."""
@@ -68,7 +72,7 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {plain(name.replace(extra, "", 1)): tensor for name, tensor in both if ".original_module." not in name}
 
 
-def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
+def take(model: torch.nn.Module, logits: torch.Tensor | None, inputs: Mapping[str, str] | None = None) -> Snapshot:
     """A snapshot of `model`."""
     import torch
 
@@ -85,7 +89,36 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
             classes={plain(name): type(module).__name__ for name, module in model.named_modules()},
             bytes=storage_bytes(model),
             logits=logits,
+            inputs=inputs or {},
         )
+
+
+@contextlib.contextmanager
+def input_types(model: torch.nn.Module) -> Iterator[dict[str, str]]:
+    """The type of numbers that each module is given inside, by its plain name; nothing where the model is compiled.
+
+    What is called several times has all the types, in order.
+    """
+    import torch
+
+    seen: dict[str, dict[str, None]] = {}
+    found: dict[str, str] = {}
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    hooks = []
+
+    def note(name: str, module: torch.nn.Module, args: tuple[object, ...]) -> None:
+        if args and isinstance(args[0], torch.Tensor):
+            seen.setdefault(name, {})[str(args[0].dtype).removeprefix("torch.")] = None
+
+    for name, module in model.named_modules():
+        if not compiled:
+            hooks.append(module.register_forward_pre_hook(functools.partial(note, plain(name))))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+        found.update({name: " ".join(types) for name, types in seen.items()})
 
 
 def digest(tensor: Any) -> str:

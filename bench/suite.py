@@ -18,6 +18,9 @@ from bench import recipe, registry
 from bench.method import RecipeError, check, fields_of, nearest
 from bench.recipe import Recipe
 
+NEW_TOKENS = 16
+"""Tokens that a decoder adds to the prompt in one pass of decoding, where latency is measured."""
+
 
 class SuiteError(ValueError):
     """A suite is wrong. The message names the file, the key, what was found and how to mend it."""

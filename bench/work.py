@@ -85,7 +85,9 @@ class Work:
 
     def snapshot(self) -> Snapshot:
         """The model as it now stands."""
-        return evidence.take(self.model, self.probe_logits())
+        with evidence.input_types(self.model) as inputs:
+            logits = self.probe_logits()
+        return evidence.take(self.model, logits, inputs)
 
     @functools.cached_property
     def after(self) -> Snapshot:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.evidence import Claim, digest, plain
 from bench.method import Method, Place, Transform, standing
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ class Masking(Transform):
             yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> dynamic_int8`"
+        yield from linear_blocks(place)
         for earlier in carried(place):
             if not self.extends(earlier):
                 yield (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, digest, plain
 from bench.method import standing
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,7 @@ def problems(place: Place, name: str) -> Iterator[str]:
         yield f"there is an adapter on the weights; {place.fold(name)}"
     if "quantized" in place.facts:
         yield "the weights are quantized already; leave one of the two out"
+    yield from linear_blocks(place)
 
 
 ONE_INPUT = (
@@ -48,6 +51,9 @@ def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:
 
 def replace(work: Work, name: str, make: Callable[[nn.Linear], nn.Module]) -> None:
     """Put ``make(layer)`` in the place of each linear layer of the blocks."""
+    from bench.architecture import as_linear
+
+    as_linear(work.model)
     for block in by_block(work.model):
         for path, layer in block.items():
             put(work, name, path, layer, make(layer))
@@ -71,9 +77,9 @@ def linears(before: Snapshot, work: Work) -> set[str]:
     """The names of the linear layers that there were in the blocks."""
     from bench.architecture import blocks
 
-    inside = {id(module) for module in blocks(work.model).modules()}
+    inside = {id(module) for block in blocks(work.model) for module in block.modules()}
     modules = {plain(path): id(module) for path, module in work.model.named_modules()}
-    return {path for path, kind in before.classes.items() if kind == "Linear" and modules.get(path) in inside}
+    return {path for path, kind in before.classes.items() if kind.endswith("Linear") and modules.get(path) in inside}
 
 
 def originals(before: Snapshot, work: Work, name: str) -> dict[str, torch.Tensor]:
@@ -83,6 +89,34 @@ def originals(before: Snapshot, work: Work, name: str) -> dict[str, torch.Tensor
         for path, weight in work.notes.get(name, {}).items()
         if before.digests.get(f"{plain(path)}.weight") == digest(weight)
     }
+
+
+def calls(work: Work, of: Callable[[nn.Module], bool]) -> Counter[nn.Module]:
+    """How often the probe batch goes through each module that `of` holds for: some architectures call a layer twice."""
+    found: Counter[nn.Module] = Counter()
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: found.update([module]))
+        for module in work.model.modules()
+        if of(module)
+    ]
+    try:
+        work.outputs(work.probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def same_inputs(before: Snapshot, work: Work, names: Set[str]) -> Claim:
+    """That the layers called `names` are given numbers of the same type as before: no model's own code cast them."""
+    was, now = before.inputs, work.after.inputs
+    other = {name for name in names if was.get(name) != now.get(name)}
+    types = sorted({now[name] for name in names if name in now})
+    return Claim(
+        "what is given to each layer is of the type that it was before",
+        names <= was.keys() and not other and all("float" in each for each in types),
+        f"{len(names) - len(other)} of {len(names)} layers, {', '.join(types) or 'nothing was seen'}",
+    )
 
 
 def claims(
@@ -104,6 +138,7 @@ def claims(
     )
     others = {path for path in before.changed(work.after) if path.rpartition(".")[0] not in wanted}
     yield Claim("nothing else changed", not others, f"{len(others)} other tensors changed")
+    yield same_inputs(before, work, wanted)
     biases = sum(0 if layer.bias is None else layer.bias.nbytes for layer in found.values())
     held = sum(storage_bytes(layer) for layer in found.values()) - biases
     weights = sum(layer.in_features * layer.out_features for layer in found.values())

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim
+from bench.evidence import Claim, plain
 from bench.method import Place, Transform
+from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +42,15 @@ class DynamicInt8(Transform):
             yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield "the weights are quantized already; leave one of the two out"
+        yield from linear_blocks(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-        from bench.architecture import block_linears
+        from bench.architecture import as_linear, block_linears
 
+        as_linear(work.model)
         names = dict.fromkeys(block_linears(work.model), per_channel_dynamic_qconfig)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated for torchao, which has no CPU kernels this fast
@@ -66,7 +70,12 @@ class DynamicInt8(Transform):
         from bench.architecture import block_linears
         from bench.measure.memory import storage_bytes
 
-        packed = [module for module in work.model.modules() if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)]
+        found = {
+            plain(name): module
+            for name, module in work.model.named_modules()
+            if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
+        }
+        packed = list(found.values())
         dtypes = {str(module.weight().dtype) for module in packed}
         left = len(block_linears(work.model))
         yield Claim(
@@ -74,6 +83,7 @@ class DynamicInt8(Transform):
             bool(packed) and not left and dtypes == {"torch.qint8"},
             f"{len(packed)} packed, {left} left, dtypes {sorted(dtypes)}",
         )
+        yield _quantized.same_inputs(before, work, found.keys())
         biases = sum(layer.bias().nbytes for layer in packed if layer.bias() is not None)
         held = sum(map(storage_bytes, packed)) - biases
         # A byte a weight; the scale and the zero point of each row. In tiny layers these outweigh what is saved.

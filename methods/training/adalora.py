@@ -69,6 +69,8 @@ class AdaLoRA(Trainer):
         """Put the adapter on, with a schedule of the training's own length."""
         steps = training.steps
         final = max(1, steps // 2)
+        from bench.models.examine import targets
+
         config = _peft.config(
             training,
             "AdaLoraConfig",
@@ -77,7 +79,7 @@ class AdaLoRA(Trainer):
             lora_alpha=self.alpha or 2 * self.init_r,
             lora_dropout=self.dropout,
             orth_reg_weight=self.orth_reg_weight,
-            target_modules=list(self.targets) if self.targets else None,
+            target_modules=list(self.targets or targets(training.model, "ADALORA")),
             total_step=steps,
             tinit=min(round(0.15 * steps), steps - final - 1),
             tfinal=final,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.evidence import Claim
 from bench.method import Modifier, Place
 from methods import _gradients
+from methods._models import known
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,9 @@ class Checkpointing(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """What is handed to blocks through their key-value cache is lost."""
+        yield from known(place, "blocks")
+        if not place.structure.checkpoints and place.structure.stacks:
+            yield f"transformers has no gradient checkpointing for a {place.model} model; leave it out, and save memory with accumulate"
         if place.stage.base.name == "prefix":
             yield "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without; leave checkpointing out, or use lora"
 
@@ -71,7 +75,7 @@ class Checkpointing(Modifier):
         hooks = []
         for number, block in enumerate(blocks(work.model)):
             # A layer inside: hooks on the block itself stay outside of what is computed again.
-            inside = next(module for module in block.modules() if isinstance(module, torch.nn.Linear))
+            inside = next(m for m in block.modules() if not list(m.children()) and list(m.parameters()))
             hooks.append(inside.register_forward_pre_hook(lambda module, args, n=number: ran.update([n])))
             hooks.append(block.register_forward_hook(lambda module, args, out, n=number: _note(out, n, through)))
         with torch.random.fork_rng():

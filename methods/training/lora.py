@@ -67,13 +67,15 @@ class LoRA(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
+        from bench.models.examine import targets
+
         config = _peft.config(
             training,
             "LoraConfig",
             r=self.r,
             lora_alpha=self._alpha,
             lora_dropout=self.dropout,
-            target_modules=list(self.targets) if self.targets else None,
+            target_modules=list(self.targets or targets(training.model, "LORA")),
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",
             init_lora_weights="pissa" if self.variant == "pissa" else True,

@@ -204,8 +204,8 @@ def _matrices(training: Training) -> set[torch.nn.Parameter]:
     """The matrices inside the blocks, of those that train."""
     from bench.architecture import blocks
 
-    inside = (p for model in (training.model, *training.beside) for p in blocks(model).parameters())
-    return {p for p in inside if p.dim() == 2 and p.requires_grad}
+    held = (block for model in (training.model, *training.beside) for block in blocks(model))
+    return {p for block in held for p in block.parameters() if p.dim() == 2 and p.requires_grad}
 
 
 @functools.cache

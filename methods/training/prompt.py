@@ -19,25 +19,6 @@ if TYPE_CHECKING:
     from bench.loop import Training
     from bench.work import Work
 
-CLASSIFIERS = frozenset(
-    [
-        "bert",
-        "camembert",
-        "deberta",
-        "deberta-v2",
-        "electra",
-        "ernie",
-        "eurobert",
-        "modernbert",
-        "mpnet",
-        "nomic_bert",
-        "roberta",
-        "roformer",
-        "xlm-roberta",
-    ]
-)
-"""transformers' model types whose classifier reads the first token or the mean, tried with PEFT 0.21."""
-
 
 @dataclass(frozen=True)
 class Prompt(Trainer):
@@ -59,10 +40,15 @@ class Prompt(Trainer):
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
+    @property
+    def virtual_tokens(self) -> int:
+        """All of them."""
+        return self.n
+
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model whose head can tell text from padding without its ids."""
         yield from _peft.problems(place)
-        if place.task == "classification" and place.model not in CLASSIFIERS:
+        if place.task == "classification" and place.structure.needs_ids:
             yield (
                 f"PEFT gives a {place.model} classifier embeddings in place of token ids, from which it cannot tell "
                 "the last token from the padding; use prefix, or a model like BERT"

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from bench import plan
+from bench import plan, registry
+from bench.method import Broken
 from bench.suite import SuiteError
 from tests.subjects import HERE, make_plan
 
@@ -150,3 +151,28 @@ def test_select_leaves_what_others_need(monkeypatch):
 def test_folding_is_advised_where_it_can_be_done(monkeypatch, recipe, says):
     (cell,) = make_plan(monkeypatch, {"x": recipe}).cells
     assert says in cell.refused[0]
+
+
+BROKEN = Broken(("torch>=2.13", "peft<0.22"), "they do not agree", "pip install peft==0.22")
+
+
+@pytest.mark.parametrize(
+    ("broken", "refused"),
+    [
+        (BROKEN, True),
+        (dataclasses.replace(BROKEN, versions=("torch>=2.13", "peft>=0.22")), False),
+        (dataclasses.replace(BROKEN, tasks=frozenset({"classification"})), True),
+        (dataclasses.replace(BROKEN, tasks=frozenset({"causal_lm"})), False),
+    ],
+)
+@pytest.mark.parametrize(
+    "recipe", ["magnitude(0.5)", "full >> magnitude(0.5) >> full", "full + gradual(magnitude(0.5))"]
+)
+def test_versions_that_break_a_method_are_refused_wherever_it_stands(monkeypatch, broken, refused, recipe):
+    monkeypatch.setattr(registry.methods()["magnitude"], "breaks_with", (broken,))
+    other, cell = make_plan(monkeypatch, {"other": "full", "x": recipe}).cells
+    assert not other.refused
+    assert len(cell.refused) == refused
+    for reason in cell.refused:
+        assert reason.endswith(" with torch>=2.13 and peft<0.22: they do not agree; pip install peft==0.22")
+        assert reason.startswith(("magnitude: it does not work", "gradual: it does not work"))
