@@ -5,6 +5,7 @@ import pytest
 from bench import plan, registry
 from bench.method import Broken
 from bench.structure import Structure
+from bench.suite import SuiteError
 from tests.subjects import HERE, NoModel, make_plan
 
 SHARED = {"a": "full >> dynamic_int8", "b": "full >> magnitude(0.5)", "c": "full", "d": "lora(r=8) >> merge"}
@@ -74,6 +75,16 @@ def test_what_cannot_work_is_refused_with_the_reason(monkeypatch, recipe, says):
     assert good.refused == ()
     assert any(says in reason for reason in bad.refused), bad.refused
     assert [str(node.recipe) for node in found.nodes.values()] == ["full"]
+
+
+def test_results_go_by_names_so_two_of_one_name_are_refused(monkeypatch):
+    tables = [{"kind": "classification", "data": f"{folder}/mine.csv"} for folder in ("one", "two")]
+    with pytest.raises(
+        SuiteError, match="the model no-model on the task no-task is there 2 times, and results go by these"
+    ):
+        make_plan(monkeypatch, {"x": "full"}, task=tables)
+    with pytest.raises(SuiteError, match="name each once"):
+        make_plan(monkeypatch, {"x": "full"}, model=["a/bert", "b/bert"])
 
 
 def test_a_missing_package_is_named(monkeypatch):
