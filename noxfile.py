@@ -92,6 +92,13 @@ def overhead(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant mistakes and see who notices. `nox -s mutants -- FAMILY … [-k TEXT] [-j N]`; all families by default."""
+    install(session, "tests", what=".[onnx,openvino]")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Write the report of a results folder. `nox -s report -- DIR [OPTIONS]`."""
     install(session)

@@ -19,7 +19,7 @@ import numpy
 import torch
 
 from bench import architecture, checkpoint, recipe
-from bench.evidence import Claim, Snapshot, named_tensors, plain, whole_numel
+from bench.evidence import Claim, Snapshot, named_tensors, of_training, plain, whole_numel
 from bench.execute.base import Job, Progress
 from bench.loop import Training
 from bench.measure import flops, memory, size, trust
@@ -81,6 +81,7 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
         methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
         claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
         if isinstance(work, Training):
+            claims += [(work.trainer.name, claim) for claim in of_training(work)]
             claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
             claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
             work.optimizer.zero_grad(set_to_none=True)

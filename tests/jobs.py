@@ -14,6 +14,9 @@ from bench.suite import Budget, DataTable, Measure
 from bench.tasks import open_task
 from tests.versions import skip_broken
 
+THREADS = 2
+"""Of a job; several processes divide them."""
+
 WORDS = {
     "fruit": "apple pear plum cherry melon grape",
     "metal": "iron zinc copper silver lead tin",
@@ -64,7 +67,7 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
         seed=seed,
         budget=Budget(**budget),
         measure=Measure(**measure),
-        machine=machine.look("cpu", 2),
+        machine=machine.look("cpu", THREADS),
         input=folder / "checkpoints" / f"node{depth - 1}.pt" if depth else None,
         output=folder / "checkpoints" / f"node{depth}.pt",
         log=folder / "log.txt",

@@ -88,9 +88,10 @@ class Checkpointing(Modifier):
         checkpointed = _gradients.taken(work)
         again = {number for number in ran if ran[number] == 2 * forward[number]}
         flags = [getattr(block, "gradient_checkpointing", False) for block in blocks(work.model)]
+        needed = _needed(work)
         yield Claim(
-            "the backward pass computes again each block that it goes through",
-            all(flags) and again == through,
+            "the backward pass computes again each block that it goes through, and goes through no others than it must",
+            all(flags) and again == through and (needed is None or through == needed),
             f"{len(again)} of {len(through)} computed again, {sum(flags)} of {len(flags)} blocks marked",
         )
         with _off(work.model), torch.random.fork_rng():
@@ -109,6 +110,25 @@ class Checkpointing(Modifier):
         """No module is checkpointed."""
         left = list(_marked(work.model))
         yield Claim("no checkpoint is left", not left, f"{len(left)} modules have one")
+
+
+def _needed(work: Training) -> set[int] | None:
+    """The blocks from the first one on that trains, or all of them where something before the blocks does.
+
+    None where what trains is in no such order, as a prompt's vectors are.
+    """
+    from bench.architecture import blocks, body
+
+    if any("prompt_encoder" in name for name, _ in work.model.named_parameters()):
+        return None
+    found = list(blocks(work.model))
+    in_blocks = {id(parameter) for block in found for parameter in block.parameters()}
+    named = list(body(work.model).parameters())
+    first = next(place for place, parameter in enumerate(named) if id(parameter) in in_blocks)
+    if any(parameter.requires_grad for parameter in named[:first]):
+        return set(range(len(found)))
+    trains = [number for number, block in enumerate(found) if any(p.requires_grad for p in block.parameters())]
+    return set(range(min(trains, default=len(found)), len(found)))
 
 
 def _note(output: Any, number: int, through: set[int]) -> None:
