@@ -83,9 +83,7 @@ def _orthogonal(update: torch.Tensor) -> torch.Tensor:
     return wide.T if update.shape[0] > update.shape[1] else wide
 
 
-def _adafactor(
-    weight: torch.Tensor, gradient: torch.Tensor, state: State, rate: float, decay: float
-) -> torch.Tensor:
+def _adafactor(weight: torch.Tensor, gradient: torch.Tensor, state: State, rate: float, decay: float) -> torch.Tensor:
     t = float(state["step"]) + 1
     new, least = t**-0.8, torch.finfo(weight.dtype).eps
     relative = max(1e-3, float(weight.square().mean().sqrt())) * min(rate, t**-0.5)

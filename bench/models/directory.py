@@ -190,7 +190,7 @@ class Directory(Model):
                     auto_class, {**options, "device_map": "meta", "ignore_mismatched_sizes": True}
                 )
                 found = examine.structure(model)
-                found = examine.read(found, model, report, str(self.path))
+                found = examine.read(found, model, report, str(self.path), new_head="id2label" in options)
                 found = examine.with_head(found, model, given, options)
                 return examine.tokens(found, tokenizer, str(self.path))
         except Exception as error:

@@ -191,14 +191,17 @@ def _positions(body: nn.Module, config: Any) -> int | None:
 # -- what the weights' files hold
 
 
-def read(found: Structure, model: nn.Module, report: Report, where: str) -> Structure:
+def read(found: Structure, model: nn.Module, report: Report, where: str, *, new_head: bool) -> Structure:
     """`found` with what transformers' loading `report` says of the weights in the folder `where`.
 
-    What the task makes new may be missing, a head and a pooler; what belongs to another head may be there in excess.
+    Of a `new_head`, which the task makes, all may be missing, and a pooler; what belongs to another head may be there in excess.
     All else that is missing or in excess means that the model would run with weights that are not the folder's.
     """
     inside = {id(parameter) for parameter in architecture.body(model).parameters()}
-    names = {name: id(parameter) in inside and not _pools(name) for name, parameter in model.named_parameters()}
+    names = {
+        name: (id(parameter) in inside or not new_head) and not _pools(name)
+        for name, parameter in model.named_parameters()
+    }
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     lost = [key for key in missing if names.get(key, False)]
     foreign = [key for key in unexpected if _belongs(key, names, model)]

@@ -179,7 +179,10 @@ class Optimizer(Modifier):
                 name, parameter.detach(), given[parameter], state, rate=rate, decay=decay, momentum=momentum
             )
             error = float((move.float() - wanted).norm() / wanted.norm())
-            if moment is not None and (kept := after[parameter].get("state1", after[parameter].get("momentum_buffer"))) is not None:
+            if (
+                moment is not None
+                and (kept := after[parameter].get("state1", after[parameter].get("momentum_buffer"))) is not None
+            ):
                 if kept.dtype != torch.uint8:
                     error = max(error, float((kept - moment).norm() / moment.norm()))
             # Muon's products are of bf16.

@@ -12,8 +12,12 @@ _LOOP = "bench/loop.py"
 _TOP = "methods/training/top_layers.py"
 
 _UNFREEZE = "training.model.requires_grad_(True)\n"
-_EACH = "        for parameter in head_parameters(training.model).values():\n            parameter.requires_grad_(True)\n"
-_CHOSEN = "        for parameter in _top(training.model, self.n).values():\n            parameter.requires_grad_(True)\n"
+_EACH = (
+    "        for parameter in head_parameters(training.model).values():\n            parameter.requires_grad_(True)\n"
+)
+_CHOSEN = (
+    "        for parameter in _top(training.model, self.n).values():\n            parameter.requires_grad_(True)\n"
+)
 
 MUTANTS = [
     # -- full
