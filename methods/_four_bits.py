@@ -35,11 +35,7 @@ class FourBits(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights, and activations that no code casts to the type of a weight, which is no number's here."""
         yield from _quantized.problems(place, self.name)
-        if casts := place.structure.casts:
-            yield (
-                f"the code of {' and '.join(casts)} casts activations to the type of a weight, and 4-bit weights are held "
-                "as bytes; use int8 or dynamic_int8"
-            )
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

@@ -28,6 +28,15 @@ def problems(place: Place, name: str) -> Iterator[str]:
     yield from linear_blocks(place)
 
 
+def casting(place: Place) -> Iterator[str]:
+    """What keeps weights from being held as bytes: code that casts activations to the type of a weight."""
+    if casts := place.structure.casts:
+        yield (
+            f"the code of {' and '.join(casts)} casts activations to the type of a weight, and these weights are held "
+            "as bytes; use int8 or dynamic_int8"
+        )
+
+
 ONE_INPUT = (
     "torchao cannot scale the rows of layers with a single input, as factors of rank 1 are; use int8 or dynamic_int8"
 )
