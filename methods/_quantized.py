@@ -28,13 +28,10 @@ def problems(place: Place, name: str) -> Iterator[str]:
     yield from linear_blocks(place)
 
 
-def casting(place: Place) -> Iterator[str]:
-    """What keeps weights from being held as bytes: code that casts activations to the type of a weight."""
+def casting(place: Place, held: str = "these weights are held as bytes") -> Iterator[str]:
+    """What keeps a layer from being replaced: code that casts activations to the type of its weight."""
     if casts := place.structure.casts:
-        yield (
-            f"the code of {' and '.join(casts)} casts activations to the type of a weight, and these weights are held "
-            "as bytes; use int8 or dynamic_int8"
-        )
+        yield f"the code of {' and '.join(casts)} casts activations to the type of a weight, and {held}; use int8 or dynamic_int8"
 
 
 ONE_INPUT = (

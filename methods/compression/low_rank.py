@@ -14,6 +14,7 @@ from bench.evidence import Claim, digest
 from bench.method import Place, RecipeError, Transform
 from methods import _structured
 from methods._models import linear_blocks
+from methods._quantized import casting
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,7 @@ class LowRank(Transform):
         if "sparse" in place.facts:
             yield f"factors of a sparse matrix are dense and lose its zeros; factor first, as in `{self} >> magnitude(0.5)`"
         yield from linear_blocks(place)
+        yield from casting(place, "a layer is two here")
         if "factored" in place.facts:
             yield "the layers are factored already; factor once, by the rank that is wanted in the end"
         if self.rank is not None and "reshaped" not in place.facts:
