@@ -182,9 +182,8 @@ class Optimizer(Modifier):
             if (
                 moment is not None
                 and (kept := after[parameter].get("state1", after[parameter].get("momentum_buffer"))) is not None
-            ):
-                if kept.dtype != torch.uint8:
-                    error = max(error, float((kept - moment).norm() / moment.norm()))
+            ) and kept.dtype != torch.uint8:
+                error = max(error, float((kept - moment).norm() / moment.norm()))
             # Muon's products are of bf16.
             limit = 0.1 if muon else 1e-2 if self.optimizer in _STATES else 2e-3
             wrong, worst, of = wrong + (error > limit), max(worst, error), of + 1
