@@ -1,20 +1,34 @@
 """The project's commands: ``nox -s bench`` runs the main job, ``nox -s tests`` the tests."""
 
+from pathlib import Path
+
 import nox
 
+nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["tests"]
-# pip reads the constraints that pin torch's build; uv would not.
+# pip, for the lock has no address of torch: pip finds the build that the machine is set up for.
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
-CONSTRAINTS = ("-c", "constraints.txt")
+PROJECT = nox.project.load_toml("pyproject.toml")
+LOCK = Path("constraints.txt")
+HEADER = """\
+# What `nox -s bench`, `nox -s tests` and CI install: one version of every package, transitive ones, extras and tools too,
+# for the Pythons and systems that its marker admits. Made by `nox -s lock` from pyproject.toml; do not edit it.
+# `nox -s lock` changes what no longer fits, `nox -s lock -- --upgrade` takes the newest of all, and
+# `nox -s lock -- --upgrade-package NAME` of one. Run `nox -s tests` before you commit it.
+"""
+EVERYTHING = ".[onnx,openvino,cluster]"
+
+
+def wanted(*groups: str) -> tuple[str, ...]:
+    """What the dependency groups ask for."""
+    return nox.project.dependency_groups(PROJECT, *groups) if groups else ()
 
 
 def install(session: nox.Session, *groups: str, what: str = ".") -> None:
-    # torch first: the pinned build serves all that ask for "torch" afterwards.
-    session.install("torch", *CONSTRAINTS)
-    wanted = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *groups) if groups else ()
-    session.install("-e", what, *wanted, *CONSTRAINTS)
+    """Install the package and `groups` as the lock has them, and build it with what the lock has."""
+    session.install("-e", what, *wanted(*groups), "-c", str(LOCK), env={"PIP_BUILD_CONSTRAINT": str(LOCK.resolve())})
 
 
 @nox.session
@@ -27,8 +41,30 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all."""
-    install(session, "tests", what=".[onnx,openvino,cluster]")
+    install(session, "tests", what=EVERYTHING)
+    session.run("pytest", *session.posargs, env={"METHODBENCH_LOCKED": "1"})
+
+
+@nox.session
+def tests_latest(session: nox.Session) -> None:
+    """Run the tests with the newest packages that pyproject.toml admits, whatever the lock says; torch stays the lock's."""
+    torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))
+    session.install("--upgrade", "--upgrade-strategy=eager", "-e", EVERYTHING, *wanted("tests"), torch)
+    session.run("pip", "freeze")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Make constraints.txt anew. `nox -s lock -- --upgrade` takes the newest of all packages."""
+    session.install("uv", "-c", str(LOCK))
+    groups = [f"--group={name}" for name in PROJECT["dependency-groups"]]
+    session.run(
+        *("uv", "pip", "compile", "pyproject.toml", "--all-extras", *groups),
+        *("--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet", f"--output-file={LOCK}"),
+        *session.posargs,
+    )
+    LOCK.write_text(HEADER + LOCK.read_text())
 
 
 @nox.session

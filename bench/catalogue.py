@@ -48,6 +48,7 @@ def page(name: str) -> dict[str, Any]:
             "arguments": schema(cls),
             "evidence": (inspect.getdoc(cls.evidence) or "").splitlines()[0],
             "needs": list(cls.needs),
+            "breaks_with": [str(broken) for broken in cls.breaks_with],
             "paper": cls.paper,
             "example": cls.example,
             "source": _source(cls),
@@ -67,10 +68,10 @@ def text(page: dict[str, Any]) -> str:
         for row in page["arguments"]:
             default = f", default {row['default']!r}" if "default" in row else ", must be given"
             lines.append(f"  {row['name']:<{width}}  {row['type']}{default}")
-    for key in ("evidence", "needs", "paper", "example", "source"):
+    for key in ("evidence", "needs", "breaks_with", "paper", "example", "source"):
         if page.get(key):
             value = ", ".join(page[key]) if isinstance(page[key], list) else page[key]
-            lines += ["", f"{key.capitalize()}", f"  {value}"]
+            lines += ["", key.capitalize().replace("_", " "), f"  {value}"]
     return "\n".join(lines)
 
 

@@ -166,6 +166,7 @@ def plan_(
 
     from bench import checkpoint, parallel, plan
     from bench import record as records
+    from bench.tasks.alike import said
 
     with contextlib.closing(_cluster(Through.store)) if where is Where.ray else contextlib.nullcontext() as cluster:
         lacks = cluster.lacks if cluster else parallel.lacks
@@ -175,6 +176,9 @@ def plan_(
     recorded = {id_ for id_, node in found.items() if node["status"] == "ok"}
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
+    for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
+        if counted := said(counts):
+            _say(f"{name}: {counted}")
     _say_refused(whole, names)
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
@@ -346,6 +350,8 @@ def _say_refused(whole: Plan, names: set[str]) -> None:
     for cell in whole.cells:
         if cell.refused and cell.name in names and cell.seed == whole.suite.seeds[0]:
             _say(f"refused  {cell.name}: {'; '.join(cell.refused)}", error=True)
+    for note in whole.notes(names):
+        _say(f"note  {note.text.replace('`', '')}", error=True)
 
 
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:

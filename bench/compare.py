@@ -203,7 +203,8 @@ class Comparison:
     """All recipes of one suite on one model and one task.
 
     ``rows``: the reference, then the others from the best primary quality down, then those that are not ok.
-    ``metrics`` are those that at least one row has. ``environment`` is the run's.
+    ``metrics`` are those that at least one row has. ``environment`` is the run's. ``data`` says what became of the task's
+    texts, as :meth:`bench.tasks.base.Task.counts` does.
     """
 
     title: str
@@ -218,6 +219,7 @@ class Comparison:
     started: str
     version: str
     seeds: tuple[int, ...]
+    data: Mapping[str, int] = field(default_factory=dict)
 
     def main(self, family: str) -> Metric | None:
         """The metric that stands for a family where there is room for one: the first that was measured."""
@@ -346,11 +348,16 @@ def _comparison(
         rows=(),
         metrics=present,
         environment=run.get("environment") or {},
-        warnings=(*records.warnings, *_warnings(rows, base, reference, nodes)),
+        warnings=(
+            *records.warnings,
+            *(note["text"] for note in run.get("notes", ()) if (note["model"], note["task"]) == (model, task)),
+            *_warnings(rows, base, reference, nodes),
+        ),
         run=str(run.get("run", "")),
         started=str(run.get("started") or ""),
         version=str(run.get("version") or ""),
         seeds=tuple(dict.fromkeys(cell["seed"] for cell in cells)),
+        data=(run.get("data") or {}).get(task) or {},
     )
     return replace(draft, rows=tuple(_ranked(rows, draft.primary)))
 

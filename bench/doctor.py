@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import registry
-from bench.machine import Machine, visible_gpus
+from bench.machine import Machine, satisfies, visible_gpus
 from bench.metrics import show
 
 SPREAD = 0.1
@@ -57,7 +57,7 @@ def examine(machine: Machine, *, samples: int = 20) -> list[Finding]:
         _packages(machine),
         _threads(machine),
         _device(machine),
-        *_methods(),
+        *_methods(machine),
         _peak_memory(),
         _run_queue(),
         _compiler(),
@@ -144,7 +144,7 @@ def _device(machine: Machine) -> Finding:
     return Finding("device", "ok", f"cpu: {visible_gpus()[1]}")
 
 
-def _methods() -> Iterator[Finding]:
+def _methods(machine: Machine) -> Iterator[Finding]:
     try:
         methods = registry.methods()
     except registry.RegistryError as error:
@@ -159,6 +159,10 @@ def _methods() -> Iterator[Finding]:
             packages = [need.split(".")[0].replace("_", "-") for need in needs]
             mend = f"pip install {' '.join(packages)}"
             yield Finding(f"method {name}", "missing", f"needs {', '.join(packages)}: {mend}")
+    for name, cls in methods.items():
+        for broken in cls.breaks_with:
+            if satisfies(machine, broken.versions):
+                yield Finding(f"method {name}", "warn", str(broken))
 
 
 def _installed(package: str) -> bool:

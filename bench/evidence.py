@@ -6,14 +6,18 @@ report. A stage with one claim that does not hold ends ``invalid``.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from bench.loop import Training
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Snapshot:
     Tensors (parameters and buffers) are known by :func:`plain` names. ``digests`` tell whether two are
     bit-identical, ``projections`` whether two plain matrices of numbers are the same but for rounding, ``nonzero``
     counts elements, ``classes`` maps each module's name to its class, ``bytes`` is the
-    storage that all tensors take together, ``logits`` is the output on the probe batch in evaluation mode.
+    storage that all tensors take together, ``logits`` is the output on the probe batch in evaluation mode, and
+    ``inputs`` are the types of numbers that each layer was given to make it, by the layer's name.
     """
 
     digests: Mapping[str, str]
@@ -43,6 +48,7 @@ class Snapshot:
     classes: Mapping[str, str]
     bytes: int
     logits: torch.Tensor | None
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def same(self, other: Snapshot) -> set[str]:
         """Names of the tensors that both have, bit-identical."""
@@ -68,7 +74,7 @@ def named_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {plain(name.replace(extra, "", 1)): tensor for name, tensor in both if ".original_module." not in name}
 
 
-def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
+def take(model: torch.nn.Module, logits: torch.Tensor | None, inputs: Mapping[str, str] | None = None) -> Snapshot:
     """A snapshot of `model`."""
     import torch
 
@@ -85,7 +91,36 @@ def take(model: torch.nn.Module, logits: torch.Tensor | None) -> Snapshot:
             classes={plain(name): type(module).__name__ for name, module in model.named_modules()},
             bytes=storage_bytes(model),
             logits=logits,
+            inputs=inputs or {},
         )
+
+
+@contextlib.contextmanager
+def input_types(model: torch.nn.Module) -> Iterator[dict[str, str]]:
+    """The type of numbers that each module is given inside, by its plain name; nothing where the model is compiled.
+
+    What is called several times has all the types, in order.
+    """
+    import torch
+
+    seen: dict[str, dict[str, None]] = {}
+    found: dict[str, str] = {}
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    hooks = []
+
+    def note(name: str, module: torch.nn.Module, args: tuple[object, ...]) -> None:
+        if args and isinstance(args[0], torch.Tensor):
+            seen.setdefault(name, {})[str(args[0].dtype).removeprefix("torch.")] = None
+
+    for name, module in model.named_modules():
+        if not compiled:
+            hooks.append(module.register_forward_pre_hook(functools.partial(note, plain(name))))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+        found.update({name: " ".join(types) for name, types in seen.items()})
 
 
 def digest(tensor: Any) -> str:
@@ -124,6 +159,80 @@ def whole(tensor: Any) -> torch.Tensor:
 def difference(found: torch.Tensor | None, wanted: torch.Tensor | None) -> float:
     """How far `found` is from `wanted`, of whose norm; without end where one is not there."""
     return math.inf if found is None or wanted is None else float((found - wanted).norm() / wanted.norm())
+
+
+def of_training(work: Training) -> Iterator[Claim]:
+    """What any training proves, whatever its methods: where its batches came from, what was updated, and by what."""
+    import torch
+
+    trained = {id(p) for model in (work.model, *work.beside) for p in model.parameters() if p.requires_grad}
+    grouped = [id(p) for group in work.optimizer.param_groups for p in group["params"]]
+    yield Claim(
+        "the optimizer has each weight that trains once, and no other",
+        len(grouped) == len(set(grouped)) and set(grouped) == trained,
+        f"{len(grouped)} tensors, {len(trained)} train",
+    )
+    drawn = torch.Generator().manual_seed(work.seed)
+    options: dict[str, Any] = {"batch_size": work.budget.batch_size, "max_length": work.budget.max_length}
+    expected = next(work.task.batches("train", work.tokenizer, generator=drawn, **options))
+    found = work.first_batch
+    same = found is not None and all(
+        torch.equal(found.inputs[name].cpu(), tensor) for name, tensor in expected.inputs.items()
+    )
+    yield Claim(
+        "the first batch was the training split's that the seed draws",
+        same and found is not None and torch.equal(found.labels.cpu(), expected.labels),
+        f"{expected.samples} items",
+    )
+    mask = expected.inputs.get("attention_mask")
+    real = expected.tokens if mask is None else int(mask.sum())
+    # A method may have changed the batch on its way, and says of that how many tokens it has.
+    tokens = expected.tokens if any(map(_changes_batches, work.methods)) else work.tokens[0]
+    yield Claim(
+        "its real tokens were counted, and its items",
+        expected.tokens == real == tokens and work.samples[0] == len(expected.labels),
+        f"{tokens} of {real} tokens, {work.samples[0]} items",
+    )
+    first = next((p for p in work.parameters if p.numel()), None)
+    work.optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
+    try:
+        if first is not None:
+            first.grad = torch.zeros_like(first)
+        work.update()
+        kept = sum(p.grad is not None for p in work.parameters)
+    finally:
+        del work.optimizer.step
+        work.optimizer.zero_grad(set_to_none=True)
+    yield Claim("an update takes the gradients away", not kept, f"{kept} are left")
+    if work.made_by is None:
+        yield from _default_optimizer(work)
+
+
+def _changes_batches(method: Any) -> bool:
+    from bench.method import Method
+
+    return type(method).on_batch is not Method.on_batch
+
+
+def _default_optimizer(work: Training) -> Iterator[Claim]:
+    """AdamW as torch has it, at the trainer's rate, stepped once for each batch."""
+    import torch
+
+    usual = torch.optim.AdamW([torch.zeros(1)]).defaults
+    fixed = ("betas", "eps", "amsgrad", "maximize")
+    groups = work.optimizer.param_groups
+    rates = {float(group.get("initial_lr", group["lr"])) for group in groups}
+    right = all(group[name] == usual[name] for group in groups for name in fixed) and rates == {work.trainer.lr}
+    yield Claim(
+        f"AdamW made the updates, at a rate of {work.trainer.lr:g}",
+        type(work.optimizer) is torch.optim.AdamW and right,
+        f"{type(work.optimizer).__name__} at {', '.join(f'{rate:g}' for rate in sorted(rates))}",
+    )
+    taken = max((int(state["step"]) for state in work.optimizer.state.values() if "step" in state), default=0)
+    done = len(work.losses)
+    # In fp16 a step is skipped where a gradient overflows.
+    fewer = work.compute_dtype == torch.float16 and 0 < taken < done
+    yield Claim("each batch was followed by an update", taken == done or fewer, f"{taken} updates, {done} batches")
 
 
 def is_part(tensor: Any) -> bool:

@@ -61,7 +61,8 @@ class Training(Work):
     ``group`` is the processes that train together, ``forward`` what the loss calls, which is the model or something
     around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
     micro-batch of the same step follows, and gradients need not be exchanged yet. ``beside`` holds models that train beside ``model``, by a hook that sees to it.
-    A hook may set ``stop`` to end the training after the current step.
+    A hook may set ``stop`` to end the training after the current step. ``made_by`` is the method that made the
+    optimizer, None for the default one; ``first_batch`` is the first that was drawn, before any hook.
     """
 
     def __init__(self, *, clock: StepClock | None = None, group: Group | None = None, **work: Any) -> None:
@@ -87,6 +88,8 @@ class Training(Work):
         self.beside: list[torch.nn.Module] = []
         self.parameters: list[torch.nn.Parameter] = []
         self.groups: list[dict[str, Any]] = []
+        self.made_by: Method | None = None
+        self.first_batch: Batch | None = None
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -141,6 +144,8 @@ class Training(Work):
             self.step = step
             asked = time.perf_counter()
             batch = next(batches)
+            if step == 0:
+                self.first_batch = batch
             for change in on_batch:
                 batch = change(self, batch)
             self.data_seconds += time.perf_counter() - asked
@@ -188,6 +193,7 @@ class Training(Work):
         for method in self.methods:
             optimizer = method.on_optimizer(self)
             if optimizer is not None:
+                self.made_by = method
                 return optimizer
         return torch.optim.AdamW(self.groups, fused=True, **self.optimizer_options)
 

@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -112,6 +112,26 @@ def identity(machine: Machine) -> dict[str, Any]:
     }
 
 
+def satisfies(machine: Machine, requirements: Iterable[str]) -> bool:
+    """Whether what is installed on `machine` satisfies all `requirements`, which are spelled as for pip.
+
+    The machine knows the versions of PACKAGES; of any other, this process's counts. One that is missing does not.
+
+    Raises:
+        InvalidRequirement: one is not a requirement.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    known = dict(machine.versions)
+    for wanted in map(Requirement, requirements):
+        name = canonicalize_name(wanted.name)
+        version = known.get(name) if name in PACKAGES else _installed(name)
+        if version is None or not wanted.specifier.contains(version, prereleases=True):
+            return False
+    return True
+
+
 def environment(machine: Machine, folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What a record says of its surroundings: machine, commit of `folder`, load, variables that count.
 
@@ -193,11 +213,15 @@ def _no_cuda_build(torch: str | None) -> str:
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = []
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append((package, metadata.version(package)))
-    return tuple(found)
+    return tuple((package, version) for package in PACKAGES if (version := _installed(package)) is not None)
+
+
+def _installed(package: str) -> str | None:
+    """The version of `package` in this process's environment; None where it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu() -> tuple[str, tuple[str, ...]]:

@@ -19,7 +19,11 @@ import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from annotated_types import Ge, Le
+
+from bench.structure import Structure
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +62,12 @@ Split = Literal[
 ]
 """What several processes divide among them when they work on one stage."""
 
+Width = Annotated[int, Ge(1), Le(2**16)]
+"""How wide what a method puts on is: a rank, a bottleneck, virtual tokens. Beyond is a slip of the keys."""
+
+Samples = Annotated[int, Ge(1), Le(2**20)]
+"""How many training items a method looks at. They come from an endless stream, which so many end in hours."""
+
 Way = Split | Literal["devices"]  # the blocks of one process over several GPUs
 """How a stage may be spread over more than one device."""
 
@@ -74,6 +84,33 @@ class Unfit(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Broken:
+    """Versions of packages that together are known to break a method, why, and the mend.
+
+    ``versions`` are requirements as pip spells them, such as ``"transformers>=5.24"``; all of them must hold. Where
+    only some kinds of task are affected, ``tasks`` names them.
+
+    Raises:
+        InvalidRequirement: one of ``versions`` is not a requirement.
+    """
+
+    versions: tuple[str, ...]
+    why: str
+    mend: str
+    tasks: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        from packaging.requirements import Requirement
+
+        for version in self.versions:
+            Requirement(version)
+
+    def __str__(self) -> str:
+        on = f" on {', '.join(sorted(self.tasks))}" if self.tasks else ""
+        return f"it does not work{on} with {' and '.join(self.versions)}: {self.why}; {self.mend}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where a method would run: what came before it, beside what, on which machine, for which task and model."""
 
@@ -87,7 +124,10 @@ class Place:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the model as it was before the recipe
     base: Path = Path()  # the suite's folder: what its paths are relative to
     splits: frozenset[str] = frozenset({"train", "validation", "test"})  # of the task's, those that have items
+    items: int | None = None  # how many training has; None where planning cannot tell, or there are plenty
     given: Model | None = None  # the model before the recipe
+    structure: Structure = dataclasses.field(default_factory=Structure)  # and what is known of it
+    max_length: int = 0  # tokens of an item, at most
 
     @property
     def facts(self) -> frozenset[Fact]:
@@ -122,6 +162,7 @@ class Method(abc.ABC):
     paper: ClassVar[str]  # where the method is described: a paper's or a documentation page's address
     example: ClassVar[str]  # a recipe that runs
     needs: ClassVar[tuple[str, ...]] = ()  # packages imported inside the hooks, by import name
+    breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
     gives: ClassVar[frozenset[Fact]] = frozenset()
     takes: ClassVar[frozenset[Fact]] = frozenset()
     across: ClassVar[frozenset[Way]] = frozenset()  # the ways to spread a stage in which this is known to be right
@@ -144,6 +185,11 @@ class Method(abc.ABC):
     def leaves_blocks(self, count: int | None) -> int | None:
         """How many blocks a model of `count` has after this; None where planning cannot tell."""
         return count
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens it puts before those of a text; they take positions as these do."""
+        return 0
 
     # -- in a stage's own process --------------------------------------------------------------------------------
 

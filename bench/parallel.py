@@ -86,6 +86,11 @@ def problems(place: Place, lacks: Lacks = lacks) -> Iterator[str]:
             f"{names}: a batch of {place.batch_size} cannot be divided into {parts} equal slices; "
             f"make budget.batch_size a multiple of {parts}"
         )
+    if place.items is not None and place.items < parts:
+        yield (
+            f"{names}: {parts} processes cannot have items of their own where training has {place.items}; "
+            "add items or take fewer processes"
+        )
     for method in at_work(place):
         if any(split not in method.across for split in layout) and method.name not in dividing:
             yield f"{method.name}: it is not known to be right in a training that {names} divides; leave one of them out"

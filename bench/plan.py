@@ -5,22 +5,25 @@ Each node is one stage for one model, task and seed; each cell is one recipe, an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import machine as machines
-from bench import parallel
+from bench import parallel, structure
 from bench.machine import Machine
-from bench.method import Fact, Method, Place, uncompressed
+from bench.method import Fact, Method, Place, Trainer, uncompressed
 from bench.models import open_model
 from bench.models.base import Model, ModelError
 from bench.recipe import Recipe, Stage
-from bench.suite import DataTable, Suite, SuiteError
+from bench.structure import Structure
+from bench.suite import NEW_TOKENS, DataTable, Suite, SuiteError
 from bench.tasks import open_task
 from bench.tasks.base import Task, TaskError
 
@@ -41,6 +44,11 @@ class Subject:
     base: Path = Path()
     retained_fingerprint: str = ""
     """Of the task that is not to be forgotten, where a suite names one."""
+
+    @functools.cached_property
+    def structure(self) -> Structure:
+        """What is known of the model with the task's head."""
+        return structure.of(self.model, self.model_spec, self.base, *self.task.model_options())
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a reader should know of a model on a task."""
+
+    model: str
+    task: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a suite would run. ``nodes`` come parents first and depth first, so that checkpoints are short-lived."""
 
@@ -107,6 +124,22 @@ class Plan:
     machine: Machine
     cells: tuple[Cell, ...]
     nodes: dict[str, Node] = field(repr=False)
+
+    def notes(self, names: Iterable[str]) -> list[Note]:
+        """What a reader should know of the models, and of the recipes called `names` with them."""
+        wanted = set(names)
+        found: dict[Note, None] = {}
+        for cell in self.cells:
+            if cell.refused or cell.name not in wanted:
+                continue
+            model, task, structure = cell.subject.model.name, cell.subject.task.name, cell.subject.structure
+            for text in structure.notes:
+                found[Note(model, task, f"{model}: {text}")] = None
+            trains = any(isinstance(stage.base, Trainer) for stage in cell.recipe.stages)
+            if structure.head == "new" and not trains and self.suite.measure.quality and cell.subject.model.pretrained:
+                text = f"`{cell.name}` trains nothing and the head is new, so its quality is that of a random head"
+                found[Note(model, task, text)] = None
+        return list(found)
 
     def select(self, names: Iterable[str]) -> Plan:
         """The plan for the recipes called `names` alone."""
@@ -130,6 +163,12 @@ def make(suite: Suite, base: Path, machine: Machine, lacks: parallel.Lacks = par
     recipes = suite.parsed()
     retain = suite.measure.retain
     subjects = [_subject(model, task, base, retain) for model in suite.models for task in suite.tasks]
+    for (model, task), number in Counter((subject.model.name, subject.task.name) for subject in subjects).items():
+        if number > 1:
+            raise SuiteError(
+                f"the model {model} on the task {task} is there {number} times, and results go by these names; name each "
+                "once, a table by `name` in its [task], a model by its folder"
+            )
     cells: list[Cell] = []
     nodes: dict[str, Node] = {}
     for subject in subjects:
@@ -147,8 +186,11 @@ def refusals(
     recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, lacks: parallel.Lacks = parallel.lacks
 ) -> tuple[str, ...]:
     """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
-    unfit = subject.task.unfit(subject.model.model_type())
-    reasons = [f"{subject.task.name}: {unfit}"] if unfit else []
+    if unfit := subject.task.unfit(subject.model.model_type()):
+        return (f"{subject.task.name}: {unfit}",)
+    if subject.structure.problems:
+        return subject.structure.problems
+    reasons = list(_too_long(recipe, subject, suite))
     for depth, stage in enumerate(recipe.stages):
         place = Place(
             before=recipe.stages[:depth],
@@ -156,10 +198,13 @@ def refusals(
             machine=machine,
             task=subject.task.kind,
             model=subject.model.model_type(),
-            config=subject.model.config(),
+            config={**subject.model.config(), **subject.structure.config},
+            structure=subject.structure,
+            max_length=suite.budget.max_length,
             base=subject.base,
             given=subject.model,
             splits=subject.task.splits(),
+            items=subject.task.training_items(),
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
         )
@@ -167,6 +212,12 @@ def refusals(
             missing = [package for package in needs(method) if importlib.util.find_spec(package) is None]
             reasons += [
                 f"{method.name}: needs the package {name}: pip install {name}" for name in map(_distribution, missing)
+            ]
+            reasons += [
+                f"{method.name}: {broken}"
+                for each in _with_inner(method)
+                for broken in each.breaks_with
+                if (broken.tasks is None or place.task in broken.tasks) and machines.satisfies(machine, broken.versions)
             ]
             problems = list(method.problems(place))
             final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
@@ -181,10 +232,34 @@ def refusals(
     return tuple(reasons)
 
 
+def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
+    """Why the suite's items do not fit the positions that the model has, beside the tokens that a method puts before them."""
+    positions = subject.structure.positions
+    if positions is None:
+        return
+    before = max((method.virtual_tokens for stage in recipe.stages for method in stage.methods), default=0)
+    room = positions - before
+    beside = f" and {before} virtual ones" if before else ""
+    has = f"{subject.model.name} has {positions} positions"
+    if suite.budget.max_length > room:
+        yield f"budget.max_length: {has}, and items may have {suite.budget.max_length} tokens{beside}; lower it to {room}"
+    new = NEW_TOKENS if subject.task.kind == "causal_lm" else 0
+    for batch, length in suite.measure.latency:
+        if length + new > room:
+            more = f"{' and ' + str(new) + ' new ones' if new else ''}{beside}"
+            yield f"measure.latency: {has}, and [{batch}, {length}] asks for {length} tokens{more}; lower it to {room - new}"
+
+
 def needs(method: Method) -> list[str]:
     """Packages that `method`, and the methods in its arguments, import."""
-    inner = [value for value in vars(method).values() if isinstance(value, Method)]
-    return list(dict.fromkeys([*method.needs, *(package for other in inner for package in needs(other))]))
+    return list(dict.fromkeys(package for each in _with_inner(method) for package in each.needs))
+
+
+def _with_inner(method: Method) -> Iterator[Method]:
+    yield method
+    for value in vars(method).values():
+        if isinstance(value, Method):
+            yield from _with_inner(value)
 
 
 def _subject(model_spec: str, task_spec: str | DataTable, base: Path, retain: str | DataTable | None) -> Subject:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -80,7 +80,7 @@ def run(
     todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
     checkpoint.folder(store.folder)
     environment = machine.environment(whole.machine, whole.base)
-    store.append(_run_line(run_id, whole, environment))
+    store.append(_run_line(run_id, whole, names, environment))
     _record_refusals(whole, names, store, records, run_id)
 
     watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
@@ -251,7 +251,7 @@ def _record_refusals(whole: Plan, names: set[str], store: Store, records: Record
             store.append({**_node_line(run_id, last, whole), "status": "refused", "reason": reason, "log": ""})
 
 
-def _run_line(run_id: str, whole: Plan, environment: Mapping[str, Any]) -> dict[str, Any]:
+def _run_line(run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any]) -> dict[str, Any]:
     suite = whole.suite
     return {
         "kind": "run",
@@ -272,6 +272,8 @@ def _run_line(run_id: str, whole: Plan, environment: Mapping[str, Any]) -> dict[
             }
             for cell in whole.cells
         ],
+        "notes": [asdict(note) for note in whole.notes(names)],
+        "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
         "environment": environment,
         "started": _now(),
         "version": version("methodbench"),
@@ -293,6 +295,7 @@ def _node_line(run_id: str, node: Node, whole: Plan) -> dict[str, Any]:
         "task": node.subject.task.name,
         "model_fingerprint": node.subject.model_fingerprint,
         "task_fingerprint": node.subject.task_fingerprint,
+        "head": node.subject.structure.head,
         "seed": node.seed,
         "budget": whole.suite.budget.model_dump(),
         "measure": whole.suite.measure.model_dump(),

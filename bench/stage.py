@@ -18,8 +18,8 @@ from typing import Any
 import numpy
 import torch
 
-from bench import checkpoint, recipe
-from bench.evidence import Claim, Snapshot, whole_numel
+from bench import architecture, checkpoint, recipe
+from bench.evidence import Claim, Snapshot, named_tensors, of_training, plain, whole_numel
 from bench.execute.base import Job, Progress
 from bench.loop import Training
 from bench.measure import flops, memory, size, trust
@@ -81,6 +81,8 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
         methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
         claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
         if isinstance(work, Training):
+            claims += [(work.trainer.name, claim) for claim in of_training(work)]
+            claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
             claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
             work.optimizer.zero_grad(set_to_none=True)
             work.finish()
@@ -129,6 +131,15 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
                 measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
     measured["seconds"] = seconds.total
     return measured
+
+
+def _new_weights_train(training: Training) -> Iterator[Claim]:
+    """What transformers drew at random for the task must train, whichever recipe it is: else its rows do not compare."""
+    new = {plain(name) for name in architecture.new_parameters(training.model)}
+    if new:
+        trained = {name for name, tensor in named_tensors(training.model).items() if tensor.requires_grad}
+        text = "all weights that no file held, and that were drawn at random for the task, train"
+        yield Claim(text, new <= trained, f"{len(new & trained)} of {len(new)} tensors")
 
 
 def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:

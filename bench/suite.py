@@ -6,6 +6,7 @@ TOML, checked by pydantic. :func:`json_schema` gives editors the same rules.
 from __future__ import annotations
 
 import fnmatch
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -17,6 +18,9 @@ from bench import recipe, registry
 from bench.method import RecipeError, check, fields_of, nearest
 from bench.recipe import Recipe
 
+NEW_TOKENS = 16
+"""Tokens that a decoder adds to the prompt in one pass of decoding, where latency is measured."""
+
 
 class SuiteError(ValueError):
     """A suite is wrong. The message names the file, the key, what was found and how to mend it."""
@@ -26,33 +30,50 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+MOST_STEPS = 10**8
+MOST_ITEMS = 2**20
+MOST_TOKENS = 2**24
+"""Bounds of a training, of a batch, and of an item or an input: no training of a language model that is known came near
+them. More is a slip of the keys, which would show when memory or patience ends."""
+
+SEEDS = 2**29
+"""How many seeds there are. A stage draws by a thousand times the seed, of which torch's generator on CPUs takes 32 bits:
+from here on, the draws of other seeds come again."""
+
+
 class Budget(_Table):
     """How long every trainer trains; the same for all, so that recipes compare."""
 
-    steps: int = Field(60, ge=1, description="optimizer steps of each trainer; `share` takes a part of them")
-    batch_size: int = Field(16, ge=1, description="items an optimizer step, over all micro-batches and processes")
-    max_length: int = Field(64, ge=2, description="tokens an item; longer ones are cut")
-    warmup_steps: int = Field(3, ge=0, description="first steps that throughput leaves out; they still train")
-    eval_batch_size: int = Field(32, ge=1, description="items a batch in evaluation")
+    steps: int = Field(
+        60, ge=1, le=MOST_STEPS, description="optimizer steps of each trainer; `share` takes a part of them"
+    )
+    batch_size: int = Field(
+        16, ge=1, le=MOST_ITEMS, description="items an optimizer step, over all micro-batches and processes"
+    )
+    max_length: int = Field(64, ge=2, le=MOST_TOKENS, description="tokens an item; longer ones are cut")
+    warmup_steps: int = Field(
+        3, ge=0, le=MOST_STEPS, description="first steps that throughput leaves out; they still train"
+    )
+    eval_batch_size: int = Field(32, ge=1, le=MOST_ITEMS, description="items a batch in evaluation")
+
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 class DataTable(_Table):
     """One's own data as a task."""
 
     kind: Literal["classification", "causal_lm"] = Field(description="what is learned")
-    data: str = Field(description="a .csv or .jsonl file, for causal_lm also a .txt file, beside the suite file")
-    text: str = Field("text", description="the column that holds the text")
-    label: str = Field("label", description="the column that holds the label, for classification")
-    name: str | None = Field(None, description="what reports call it; the file's name otherwise")
+    data: Name = Field(description="a .csv or .jsonl file, for causal_lm also a .txt file, beside the suite file")
+    text: Name = Field("text", description="the column that holds the text")
+    label: Name = Field("label", description="the column that holds the label, for classification")
+    name: Name | None = Field(None, description="what reports call it; the file's name otherwise")
 
     @model_validator(mode="after")
     def _no_label(self) -> Self:
         if self.kind == "causal_lm" and "label" in self.model_fields_set:
             raise ValueError("label: causal_lm learns from texts alone; leave it out")
         return self
-
-
-Name = Annotated[str, Field(min_length=1)]
 
 
 class Measure(_Table):
@@ -69,7 +90,7 @@ class Measure(_Table):
         [(1, 16), (8, 64)], description="[batch size, tokens] pairs to time inference at; [] turns it off"
     )
     latency_processes: int = Field(1, ge=1, le=20, description="processes that each take a set of samples")
-    latency_samples: int = Field(15, ge=3, description="samples in a set, beside the warm-ups")
+    latency_samples: int = Field(15, ge=3, le=100_000, description="samples in a set, beside the warm-ups")
 
     @field_validator("latency", mode="before")
     @classmethod
@@ -80,8 +101,12 @@ class Measure(_Table):
                     isinstance(shape, list | tuple)
                     and len(shape) == 2
                     and all(type(n) is int and n >= 1 for n in shape)
+                    and math.prod(shape) <= MOST_TOKENS
                 ):
-                    raise ValueError(f"each is [batch size, tokens], two whole numbers of at least 1, found {shape!r}")
+                    raise ValueError(
+                        "each is [batch size, tokens], two whole numbers of at least 1, at most "
+                        f"{MOST_TOKENS} tokens together, found {shape!r}"
+                    )
             return [tuple(shape) for shape in value]
         return value
 
@@ -97,9 +122,11 @@ class Suite(_Table):
         description="a registered task or a table; a list makes a matrix"
     )
     reference: Name | None = Field(None, description="the recipe that all are compared with; the first otherwise")
-    seeds: list[int] = Field([0], min_length=1, description="every recipe runs once with each")
+    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
+        [0], min_length=1, description="every recipe runs once with each"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where stages run")
-    threads: int | None = Field(None, ge=1, description="CPU threads a stage; all available cores otherwise")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads a stage; all available cores otherwise")
     budget: Budget = Budget()
     measure: Measure = Measure()
     defaults: dict[str, dict[str, Any]] = Field(

@@ -70,7 +70,9 @@ class Work:
     @functools.cached_property
     def probe(self) -> Batch:
         """One fixed batch of training items, for evidence."""
-        return next(self.batches(shuffle=False))
+        batch = next(self.batches(shuffle=False))
+        # Of fewer items than a batch, some are there again, as in each step.
+        return batch if batch.samples == self.budget.batch_size else next(self.batches())
 
     def outputs(self, batch: Batch) -> Any:
         """The model's outputs on `batch` as the model now stands."""
@@ -83,7 +85,9 @@ class Work:
 
     def snapshot(self) -> Snapshot:
         """The model as it now stands."""
-        return evidence.take(self.model, self.probe_logits())
+        with evidence.input_types(self.model) as inputs:
+            logits = self.probe_logits()
+        return evidence.take(self.model, logits, inputs)
 
     @functools.cached_property
     def after(self) -> Snapshot:

@@ -44,6 +44,11 @@ class Adapted(nn.Module):
         self.base_layer = base_layer
         self.adapter = adapter
 
+    @property
+    def weight(self) -> Any:
+        """The layer's own: some architectures ask it for the type of its numbers."""
+        return self.base_layer.weight
+
     def forward(self, *args: Any) -> torch.Tensor:
         """What the adapter makes of what the layer gives."""
         out: torch.Tensor = self.adapter(self.base_layer(*args))
@@ -52,9 +57,9 @@ class Adapted(nn.Module):
 
 def insert(model: nn.Module, size: int, placement: Placement) -> None:
     """Put adapters behind the feed-forward layers, and for houlsby behind attention too."""
-    behind = [down for _, down in architecture.feed_forward(model)]
+    behind = architecture.feed_forward_outputs(model)
     if placement == "houlsby":
-        behind += [part.output for part in architecture.attention(model)]
+        behind += architecture.attention_outputs(model)
     names = {module: name for name, module in model.named_modules()}
     for layer in behind:
         weight, bias = layer.weight, layer.bias

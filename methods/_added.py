@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from bench.work import Work
 
 
-def new_head(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The head's parameters, if it is a new one: a language model keeps the one that it was pretrained with."""
-    from bench.architecture import base, head_parameters
+def new_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains beside an adapter: the task's head, and all else that was made new for the task, such as a pooler.
 
-    return {} if base(model).get_output_embeddings() is not None else head_parameters(model)
+    A language model keeps the head that it was pretrained with.
+    """
+    from bench.architecture import base, head_parameters, new_parameters
+
+    head = {} if base(model).get_output_embeddings() is not None else head_parameters(model)
+    return head | new_parameters(model)
 
 
 def remember(training: Training) -> None:
@@ -33,10 +37,11 @@ def claims(before: Snapshot, work: Work, mark: str, also: Set[str] = frozenset()
 
     `also` names tensors of the base that may differ.
     """
-    from bench.architecture import head_parameters
+    from bench.architecture import head_parameters, new_parameters
 
     after, tensors = work.after, named_tensors(work.model)
-    outside = {id(parameter) for parameter in head_parameters(work.model).values()}
+    beside = head_parameters(work.model) | new_parameters(work.model)
+    outside = {id(parameter) for parameter in beside.values()}
     trained = {name for name, tensor in tensors.items() if tensor.requires_grad}
     added = {name for name in trained if mark in name}
     head = {name for name in trained & before.digests.keys() if id(tensors[name]) in outside}

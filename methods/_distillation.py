@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.architecture import attention, base, blocks
+from bench.architecture import attention, base, config, stack
 from bench.loop import Training
 from bench.tasks.base import Batch
 from bench.work import evaluating
@@ -38,7 +38,7 @@ def matched(count: int, teachers: int) -> list[int]:
 
 def keep_blocks(model: nn.Module, kept: list[int]) -> None:
     """Leave these blocks in `model` and count them anew."""
-    whole = blocks(model)
+    whole = stack(model)
     chosen = [whole[number] for number in kept]
     del whole[:]
     whole.extend(chosen)
@@ -77,10 +77,10 @@ class Hidden:
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
-        ours, theirs = blocks(student), blocks(teacher)
+        ours, theirs = stack(student), stack(teacher)
         self._student = student
         self._seen: dict[tuple[str, int], torch.Tensor] = {}
-        narrow, wide = (base(model).config.hidden_size for model in (student, teacher))
+        narrow, wide = (config(model).hidden_size for model in (student, teacher))
         projection = nn.Linear(narrow, wide, bias=False, device=next(student.parameters()).device)
         nn.init.eye_(projection.weight)
         student.add_module(PROJECTION, projection)
@@ -242,5 +242,5 @@ def nearest(block: nn.Module, others: nn.ModuleList) -> list[int]:
 def left(student: nn.Module) -> list[str]:
     """What is still in a student of what was only for training."""
     found = [name for name, _ in student.named_modules() if PROJECTION in name]
-    found += [f"a hook on block {number}" for number, block in enumerate(blocks(student)) if block._forward_hooks]
+    found += [f"a hook on block {number}" for number, block in enumerate(stack(student)) if block._forward_hooks]
     return found + ["its attention"] * (base(student).config._attn_implementation == KEEPING)

@@ -33,8 +33,9 @@ class FourBits(Transform):
     compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def problems(self, place: Place) -> Iterator[str]:
-        """It needs plain weights."""
+        """It needs plain weights, and activations that no code casts to the type of a weight, which is no number's here."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""
@@ -94,12 +95,12 @@ def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool,
 
     packed = sum(map(is_packed, work.model.modules()))
     with evaluating(work.model), torch.no_grad(), layers.Products() as products:
-        work.outputs(work.probe)
+        calls = _quantized.calls(work, is_packed)
     types = {types[0] for types in products.seen}
     yield Claim(
         f"each of them multiplies in {compute_dtype}",
-        types == {precision} and len(products.seen) == packed,
-        f"{len(products.seen)} products in {', '.join(map(str, types)) or 'nothing'}",
+        types == {precision} and len(products.seen) == sum(calls.values()) and len(calls) == packed,
+        f"{len(products.seen)} products of {len(calls)} of {packed} layers in {', '.join(map(str, types)) or 'nothing'}",
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.evidence import Claim, digest, plain, whole
 from bench.method import Method, Place, Transform, standing
 from methods import _coverage, _replay
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,7 @@ class Masking(Transform):
             yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> dynamic_int8`"
+        yield from linear_blocks(place)
         for earlier in carried(place):
             if not self.extends(earlier):
                 yield (

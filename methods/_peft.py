@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.method import nearest
 from methods import _added
 
 if TYPE_CHECKING:
@@ -21,63 +22,32 @@ if TYPE_CHECKING:
     from bench.method import Place
 
 TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
-"""PEFT's name for each kind of task. For a classifier PEFT trains the new head too."""
-
-_ADALORA = frozenset(
-    [
-        "bart",
-        "bert",
-        "bloom",
-        "deberta",
-        "deberta-v2",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "gemma4",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neo",
-        "gpt_neox",
-        "gptj",
-        "llama",
-        "llama4",
-        "mt5",
-        "nemotron_h",
-        "opt",
-        "qwen2",
-        "qwen3",
-        "roberta",
-        "t5",
-    ]
-)
-_IA3 = (_ADALORA - {"gemma4", "nemotron_h"}) | {"RefinedWeb", "RefinedWebModel", "falcon", "mistral", "mixtral", "phi"}
-_LORA = (_ADALORA | _IA3) | {
-    "blip-2",
-    "btlm",
-    "chatglm",
-    "codegen",
-    "electra",
-    "layoutlm",
-    "mpt",
-    "rwkv",
-    "rwkv7",
-    "stablelm",
-    "xlm-roberta",
-}
-CHOSEN = {"ADALORA": _ADALORA, "IA3": _IA3, "LORA": _LORA}
-"""The model types of which PEFT chooses the layers by itself. Said here, for planning does not import PEFT."""
+"""PEFT's name for each kind of task."""
 
 
-def problems(place: Place, method: str = "", *, targets: object = None) -> Iterator[str]:
-    """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers."""
+def problems(
+    place: Place, method: str = "", *, targets: Sequence[str] | None = None, embeddings: bool = False
+) -> Iterator[str]:
+    """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers.
+
+    `targets` are the layers that a recipe names, and `embeddings` is whether these may be embeddings.
+    """
     if "adapter" in place.facts:
         yield f"there is an adapter on the model already; {place.fold(place.stage.base)}"
     if "inference_only" in place.facts:
         yield "no gradient flows through a model that was made for inference only; train before what made it so"
     if method and "factored" in place.facts:
         yield "PEFT takes whole linear layers, and here each is the product of two; train with full, or leave low_rank out"
-    if method and not targets and place.model not in CHOSEN[method]:
-        yield f"PEFT does not know which layers of a {place.model} model to take; name them with `targets`"
+    structure = place.structure
+    if method and not targets and structure.layers and not structure.targets.get(method):
+        mend = "name them with `targets`" if method != "IA3" else "use lora, and name them with `targets`"
+        yield f"PEFT does not know which layers of a {place.model} model to take; {mend}"
+    for name in targets or ():
+        kind = structure.layers.get(name.rpartition(".")[2])
+        if structure.layers and kind is None:
+            yield f"targets: the model has no layer called `{name}`{nearest(name, structure.layers)}"
+        if kind == "Embedding" and not embeddings:
+            yield f"targets: `{name}` is an embedding, and this is put on linear layers; use lora, in its plain variant"
 
 
 def load() -> ModuleType:
@@ -105,9 +75,19 @@ def quiet() -> Iterator[None]:
 
 
 def attach(training: Training, config: Any) -> None:
-    """Put the adapter that `config` describes on the model."""
+    """Put the adapter that `config` describes on the model; what was made new for the task trains beside it."""
+    from bench.architecture import modules_of
+
+    beside = _added.new_weights(training.model)
+    if hasattr(config, "modules_to_save"):
+        config.modules_to_save = modules_of(training.model, beside) or None
     with quiet():
         training.model = load().get_peft_model(training.model, config)
+    # PEFT trains copies of whole modules; what is in no such module trains where it is.
+    copied = {id(p) for name, p in training.model.named_parameters() if ".original_module." in name}
+    for parameter in beside.values():
+        if id(parameter) not in copied:
+            parameter.requires_grad_(True)
     _added.remember(training)
 
 
@@ -115,6 +95,19 @@ def config(training: Training, name: str, **options: Any) -> Any:
     """PEFT's configuration class `name` for the training's task."""
     with quiet():
         return getattr(load(), name)(task_type=TASK_TYPES.get(training.task.kind), **options)
+
+
+def sizes(training: Training) -> dict[str, int]:
+    """The sizes that PEFT's learned prompts are made by, where PEFT does not know the names that the model has for them."""
+    from bench.architecture import config
+
+    found, known = config(training.model), config(training.model).to_dict()
+    names = {
+        "token_dim": ("hidden_size", "n_embd", "d_model"),
+        "num_attention_heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+    }
+    standard = {"token_dim": found.hidden_size, "num_attention_heads": found.num_attention_heads}
+    return {size: standard[size] for size, tried in names.items() if not known.keys() & set(tried)}
 
 
 def active(model: nn.Module) -> Any:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from bench.architecture import base, blocks, body
+from bench.architecture import body, config, stack
 from bench.loop import Training
 from bench.method import Unfit
 from bench.tasks.base import Batch
@@ -52,7 +52,7 @@ class Piece(nn.Module):
         self.number, self.first, self.last = number, number == 0, number == count - 1
         self._compute = compute
         self._receives = Receives()
-        layers, inner = blocks(model), body(model)
+        layers, inner = stack(model), body(model)
         own = range(len(layers) * number // count, len(layers) * (number + 1) // count)
         before, after = _around(inner, layers)
         self._places: list[tuple[nn.Module, str, nn.Module]] = [
@@ -129,7 +129,7 @@ class Pipeline:
         # What the head shares with the embeddings is at both ends.
         ends = {0, self.processes - 1}
         self._shared = [p for p in self.held if p.requires_grad and set(self._owners[id(p)]) == ends != {0}]
-        self._dtype = next(blocks(model)[0].parameters()).dtype
+        self._dtype = next(stack(model)[0].parameters()).dtype
         self._shape: tuple[int, ...] = ()
         self._batches: list[Batch] = []
 
@@ -207,7 +207,7 @@ class Pipeline:
         items, length = self._batches[0].inputs["input_ids"].shape
         if (shape := (items, length)) != self._shape:
             self._shape = shape
-            hidden = base(self._training.model).config.hidden_size
+            hidden = config(self._training.model).hidden_size
             self._at_work = self._scheduled((items, length, hidden))
         return self._at_work
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, digest, plain
 from bench.method import standing
 from methods import _coverage
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,16 @@ def problems(place: Place, name: str) -> Iterator[str]:
         yield f"there is an adapter on the weights; {place.fold(name)}"
     if "quantized" in place.facts:
         yield "the weights are quantized already; leave one of the two out"
+    yield from linear_blocks(place)
+
+
+def casting(place: Place) -> Iterator[str]:
+    """What keeps weights from being held as bytes: code that casts activations to the type of a weight."""
+    if casts := place.structure.casts:
+        yield (
+            f"the code of {' and '.join(casts)} casts activations to the type of a weight, and these weights are held "
+            "as bytes; use int8 or dynamic_int8"
+        )
 
 
 ONE_INPUT = (
@@ -49,6 +61,9 @@ def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:
 
 def replace(work: Work, name: str, make: Callable[[nn.Linear], nn.Module]) -> None:
     """Put ``make(layer)`` in the place of each linear layer of the blocks."""
+    from bench.architecture import as_linear
+
+    as_linear(work.model)
     for block in by_block(work.model):
         for path, layer in block.items():
             put(work, name, path, layer, make(layer))
@@ -83,6 +98,34 @@ def originals(before: Snapshot, work: Work, name: str, what: str = "weight") -> 
     }
 
 
+def calls(work: Work, of: Callable[[nn.Module], bool]) -> Counter[nn.Module]:
+    """How often the probe batch goes through each module that `of` holds for: some architectures call a layer twice."""
+    found: Counter[nn.Module] = Counter()
+    hooks = [
+        module.register_forward_hook(lambda module, args, output: found.update([module]))
+        for module in work.model.modules()
+        if of(module)
+    ]
+    try:
+        work.outputs(work.probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def same_inputs(before: Snapshot, work: Work, names: Set[str]) -> Claim:
+    """That the layers called `names` are given numbers of the same type as before: no model's own code cast them."""
+    was, now = before.inputs, work.after.inputs
+    other = {name for name in names if was.get(name) != now.get(name)}
+    types = sorted({now[name] for name in names if name in now})
+    return Claim(
+        "what is given to each layer is of the type that it was before",
+        names <= was.keys() and not other and all("float" in each for each in types),
+        f"{len(names) - len(other)} of {len(names)} layers, {', '.join(types) or 'nothing was seen'}",
+    )
+
+
 def claims(
     before: Snapshot,
     work: Work,
@@ -104,6 +147,7 @@ def claims(
     layers = {f"{path}.{tensor}" for path in linears(before, work) for tensor in ("weight", "bias")}
     others = before.changed(work.after) - layers
     yield Claim("nothing else changed", not others, f"{len(others)} other tensors changed")
+    yield same_inputs(before, work, linears(before, work))
     yield _biased(before, work, name, found, biases_in)
     biases = sum(0 if (bias := _bias(layer)) is None else bias.nbytes for layer in found.values())
     held = sum(storage_bytes(layer) for layer in found.values()) - biases

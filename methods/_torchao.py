@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchao.quantization import quantize_
 
-from bench.architecture import block_linears
+from bench.architecture import as_linear, block_linears
 from bench.method import Unfit
 from methods import _quantized
 
@@ -23,6 +23,7 @@ def apply(work: Work, name: str, config: Any, *, bfloat16: bool = False) -> None
     Raises:
         Unfit: torchao cannot scale the rows of some layer.
     """
+    as_linear(work.model)
     layers = block_linears(work.model)
     for path, layer in layers.items():
         if layer.in_features == 1:

@@ -32,6 +32,7 @@ def to_json(comparisons: Sequence[Comparison]) -> str:
                 "run": comparison.run,
                 "started": comparison.started,
                 "version": comparison.version,
+                "data": dict(comparison.data),
                 "environment": comparison.environment,
             }
             for comparison in comparisons

@@ -24,6 +24,8 @@ def _comparison(comparison: Comparison) -> str:
         f"methodbench {comparison.version}",
     ]
     parts = [f"# {_plain(comparison.title)}", _plain(" · ".join(part for part in about if part))]
+    if data := words.data(comparison):
+        parts.append(_plain(data))
     parts.append("\n".join(f"- {_sentence(text)}" for text in headline(comparison)))
     if comparison.warnings:
         parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in comparison.warnings))

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.compare import Change, Comparison, Figure, Row
 from bench.metrics import Metric
+from bench.tasks.alike import said
 
 VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}
 LOG_LINES = 30
@@ -24,6 +25,11 @@ HOW_TO_READ = (
 def place(comparison: Comparison) -> str:
     """Model and task."""
     return f"{comparison.model} · {comparison.task}"
+
+
+def data(comparison: Comparison) -> str:
+    """What became of the task's texts; empty where that is not recorded."""
+    return f"Data: {counted}." if (counted := said(comparison.data)) else ""
 
 
 def seeds(comparison: Comparison) -> str:

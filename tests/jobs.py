@@ -11,6 +11,8 @@ from bench.execute.forkserver import prepared
 from bench.execute.worker import attempt
 from bench.method import Method, uncompressed
 from bench.suite import Budget, DataTable, Measure
+from bench.tasks import open_task
+from tests.versions import skip_broken
 
 THREADS = 2
 """Of a job; several processes divide them."""
@@ -80,6 +82,7 @@ def run(
 
     Where a worker runs it, `without` takes the place of a patch here: a method's name and its hook that does nothing.
     """
+    skip_broken(text, open_task(keys.get("task") or table(folder), folder).kind)
     records: list[dict[str, Any]] = []
     status, reason = "ok", ""
     for depth in range(len(recipe.parse(text).stages)):

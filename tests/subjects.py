@@ -10,6 +10,7 @@ from bench.machine import Machine
 from bench.models.base import Model
 from bench.parallel import Lacks
 from bench.plan import Plan
+from bench.structure import Structure
 from bench.suite import of
 from bench.tasks.base import Task
 
@@ -31,6 +32,9 @@ class NoModel(Model):
     def model_type(self):
         return "bert"
 
+    def examine(self, auto_class, options):
+        return Structure()
+
     def load(self, auto_class, options):
         raise AssertionError
 
@@ -43,9 +47,12 @@ class NoTask(Task):
         return "task"
 
     def model_options(self):
+        return "AutoModel", {}
+
+    def batches(self):
         raise AssertionError
 
-    batches = criterion = logits = evaluate = model_options
+    criterion = logits = evaluate = batches
 
 
 def make_plan(
@@ -56,6 +63,8 @@ def make_plan(
     **keys: object,
 ) -> Plan:
     monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
+    # A model that is only a name needs no process of its own to be examined in.
+    monkeypatch.setattr(plans.structure, "of", lambda model, spec, base, *loaded: model.examine(*loaded))
     monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())
     suite = of({"model": "no-model", "task": "no-task", "recipes": recipes, **keys})
     return plans.make(suite, Path(), machine, lacks)

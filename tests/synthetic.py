@@ -89,6 +89,11 @@ ENVIRONMENT = {
 }
 
 
+DATA = {
+    "read": 2900, "equal": 60, "near_equal": 12, "conflicting": 8, "train": 1974, "validation": 286, "test": 560, "respelled": 0,
+}  # fmt: skip
+
+
 def records(
     methods=METHODS,
     seeds=(0, 1, 2),
@@ -127,6 +132,7 @@ def records(
             "seeds": list(seeds),
             "recipes": {name: method.recipe for name, method in methods.items()},
             "cells": cells,
+            "data": {task: DATA for _, task in subjects},
             "environment": ENVIRONMENT,
             "started": "2026-11-22T20:00:00+00:00",
             "version": "0.1.0",

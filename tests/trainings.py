@@ -11,6 +11,7 @@ from bench.models import open_model
 from bench.suite import Budget, DataTable
 from bench.tasks import open_task
 from tests import jobs
+from tests.versions import skip_broken
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)
 
@@ -20,6 +21,7 @@ def make(
 ) -> Training:
     """The training of a recipe's one stage."""
     opened = open_task(task or jobs.table(folder), folder)
+    skip_broken(text, opened.kind)
     auto_class, options = opened.model_options()
     torch.manual_seed(seed)
     loaded, tokenizer = open_model(str(model), folder).load(auto_class, options)

@@ -58,6 +58,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
 
     from bench.loop import Diverged, NothingToTrain
     from bench.method import Unfit
+    from bench.models.base import ModelError
 
     try:
         from bench import serve, stage
@@ -80,7 +81,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         return "diverged", str(error), {}
     except NothingToTrain as error:
         return "invalid", str(error), {}
-    except Unfit as error:
+    except (ModelError, Unfit) as error:
         return "refused", str(error), {}
     except Exception as error:
         traceback.print_exc()

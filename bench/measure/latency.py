@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from typing import Any
 
 import torch
 
+from bench import signature
+from bench.suite import NEW_TOKENS
 from bench.work import evaluating
 
 MIN_SAMPLE_SECONDS = 0.005
@@ -26,9 +27,6 @@ MIN_SAMPLE_SECONDS = 0.005
 
 MIN_WARMUPS = 3
 MAX_WARMUPS = 20
-
-NEW_TOKENS = 16
-"""Tokens that a decoder adds to the prompt in one pass of decoding."""
 
 STEADY = 0.10
 """Warmed up is a forward pass whose last three times lie within this share of the shortest of them."""
@@ -179,7 +177,8 @@ def decoder(
     ``new_tokens`` too, and their ``loops`` counts tokens.
 
     Raises:
-        ValueError: the model has no position for prompt and answer, or the vocabulary no ordinary token.
+        ValueError: the model takes no cache or has no position for prompt and answer, or the vocabulary has no ordinary
+        token.
     """
     models = _both(model, reference)
     _check_positions(models, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
@@ -207,23 +206,29 @@ class Answer:
 
         inner = base(model)
         # Of the prompt, only the last position's logits are wanted; some models can leave the others out.
-        one = "logits_to_keep" in inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
+        one = "logits_to_keep" in signature.arguments(model)
         # What PEFT puts in front of every prompt is in the cache after the first pass.
         prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
         self._read = functools.partial(model, **prompt, use_cache=True, **({"logits_to_keep": 1} if one else {}))
         self._step = inner if prompts else model
+        name = signature.cache_name(model)
+        if name is None:
+            raise ValueError(
+                "the model takes no cache of keys and values, so each token would read all before it again"
+            )
+        self._cache = name
 
     def prefill(self) -> tuple[Any, torch.Tensor]:
         """The cache of keys and values, and the first token of each answer."""
         outputs = self._read()
-        return outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+        return getattr(outputs, self._cache), outputs.logits[:, -1:].argmax(-1)
 
     def decode(self, state: tuple[Any, torch.Tensor]) -> torch.Tensor:
         """The last of :data:`NEW_TOKENS` more tokens of each answer."""
         cache, token = state
         for _ in repeat(None, NEW_TOKENS):
-            outputs = self._step(input_ids=token, past_key_values=cache, use_cache=True)
-            cache, token = outputs.past_key_values, outputs.logits[:, -1:].argmax(-1)
+            outputs = self._step(input_ids=token, use_cache=True, **{self._cache: cache})
+            cache, token = getattr(outputs, self._cache), outputs.logits[:, -1:].argmax(-1)
         return token
 
     def whole(self) -> torch.Tensor:

@@ -6,6 +6,8 @@ import abc
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.structure import Structure
+
 if TYPE_CHECKING:
     import torch
 
@@ -55,7 +57,11 @@ class Model(abc.ABC):
         """Say that :meth:`make` has something to do, and about how long it takes; empty where all is there."""
         return ""
 
-    # -- in a stage's own process --------------------------------------------------------------------------------
+    # -- in a process that may import torch ----------------------------------------------------------------------
+
+    def examine(self, auto_class: str, options: Mapping[str, Any]) -> Structure:
+        """What the model's code and the names of its weights show, loaded as a task loads it; no weight is read."""
+        return Structure(config=self.config())
 
     def make(self, progress: Callable[[str, int, int], None]) -> None:
         """Make what is not there yet, before any stage needs it. Two processes do not make it twice."""

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import cache
+from bench import cache, structure
 from bench.models.base import Model, ModelError
+from bench.structure import Structure
 
 if TYPE_CHECKING:
     import torch
@@ -159,38 +160,105 @@ class Directory(Model):
     def _weights_hash(self, file: Path) -> str:
         return cache.sha256(file)
 
-    # -- in a stage's own process ----------------------------------------------------------------------------
+    # -- in a process that may import torch ------------------------------------------------------------------
+
+    def examine(self, auto_class: str, options: Mapping[str, Any]) -> Structure:
+        """What the model's code and the names of its weights show, and what transformers would make of them."""
+        import transformers
+
+        from bench.models import examine
+
+        given = self.config()
+        if "quantization_config" in given:
+            method = given["quantization_config"].get("quant_method", "a method that it does not name")
+            return Structure(
+                problems=(
+                    f"{self.path}: its weights are quantized already, by {method}; name the model as it was before, "
+                    "and quantize it in a recipe",
+                )
+            )
+        try:
+            with quiet():
+                config = transformers.AutoConfig.from_pretrained(
+                    self.path, local_files_only=True, trust_remote_code=False
+                )
+                if type(config) not in getattr(transformers, auto_class)._model_mapping:
+                    kind = f"transformers has no {auto_class} for a {config.model_type} model"
+                    return Structure(problems=(f"{self.path}: {kind}, so it cannot do this kind of task",))
+                tokenizer = self._tokenizer()
+                model, report = self._from_pretrained(
+                    auto_class, {**options, "device_map": "meta", "ignore_mismatched_sizes": True}
+                )
+                found = examine.structure(model)
+                found = examine.read(found, model, report, str(self.path), new_head="id2label" in options)
+                found = examine.with_head(found, model, given, options)
+                return examine.tokens(found, tokenizer, str(self.path))
+        except Exception as error:
+            # Whatever a model's configuration or code raises: what is damaged or unknown is not ours to list.
+            if given.get("auto_map") and "trust_remote_code" in str(error):
+                why = "it needs code of its own (`auto_map` in config.json), which is not run; name a model of an architecture that transformers has"
+            else:
+                why = f"transformers cannot load it: {_first_line(error)}"
+            return Structure(problems=(f"{self.path}: {why}",))
 
     def load(self, auto_class: str, options: Mapping[str, Any]) -> tuple[torch.nn.Module, Any]:
         """The model, in float32 unless `options` give a ``dtype``, and its tokenizer, with a padding token.
 
         Raises:
-            ModelError: a file is missing or damaged.
+            ModelError: a file is missing or damaged, or holds other weights than the model's.
         """
         for problem in self.problems():
             raise ModelError(problem)
         for file in self._weights():
             _check_readable(file)
 
-        import torch
-        import transformers
+        from bench import architecture
+        from bench.models import examine
 
+        found = structure.of(self, str(self.path), Path(), auto_class, options)
+        for problem in found.problems:
+            raise ModelError(problem)
         with quiet():
             try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, local_files_only=True)
-                model: torch.nn.Module = getattr(transformers, auto_class).from_pretrained(
-                    self.path, local_files_only=True, **{"dtype": torch.float32, **options}
+                tokenizer = self._tokenizer()
+                # Weights of another shape are a head's that is made new: others were refused above.
+                model, _ = self._from_pretrained(
+                    auto_class, {**options, "ignore_mismatched_sizes": found.head == "new"}
                 )
-            except (OSError, ValueError) as error:
-                raise ModelError(f"{self.path}: transformers cannot load it: {error}") from error
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        # A decoder's classifier looks for the last token before the padding, so both must mean the same one.
+            except (OSError, ValueError, RuntimeError) as error:
+                raise ModelError(f"{self.path}: transformers cannot load it: {_first_line(error)}") from error
+        examine.fit_head(model, found)
+        architecture.remember_new(model, found.new)
+        tokenizer.pad_token, _ = examine.padding_token(tokenizer, found)
         config: Any = model.config
+        # A decoder's classifier looks for the last token before the padding, so both must mean the same one.
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
         # A cache of keys and values serves generation alone, which asks for it; elsewhere it costs time and memory.
         config.get_text_config().use_cache = False
         return model, tokenizer
+
+    def _tokenizer(self) -> Any:
+        import transformers
+
+        return transformers.AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+
+    def _from_pretrained(self, auto_class: str, options: Mapping[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:
+        """The model, and transformers' report of what it found in the file."""
+        import torch
+        import transformers
+
+        found: tuple[torch.nn.Module, dict[str, Any]] = getattr(transformers, auto_class).from_pretrained(
+            self.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **{"dtype": torch.float32, **options},
+        )
+        return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _json(file: Path, mend: str) -> dict[str, Any]:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench import structure
 from bench.models.base import Model, ModelError
+from bench.structure import Structure
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +57,22 @@ class RandomWeights(Model):
         """What of ``config.json`` matters."""
         return {**self.size, **_IDS}
 
-    # -- in a stage's own process ----------------------------------------------------------------------------
+    # -- in a process that may import torch ------------------------------------------------------------------
+
+    def examine(self, auto_class: str, options: Mapping[str, Any]) -> Structure:
+        """What its modules show. All weights are drawn, and of these the head counts as new."""
+        import torch
+        import transformers
+
+        from bench import architecture
+        from bench.models import examine
+
+        config = transformers.AutoConfig.for_model(self.architecture, **self.config(), **options)
+        with torch.device("meta"):
+            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+        found = examine.tokens(examine.structure(model), _tokenizer(), self.name)
+        new = tuple(architecture.head_parameters(model)) if "id2label" in options else ()
+        return replace(found, new=new, head="new" if new else "pretrained")
 
     def load(self, auto_class: str, options: Mapping[str, Any]) -> tuple[torch.nn.Module, Any]:
         """The model, in float32 unless `options` give a ``dtype``, and its tokenizer.
@@ -64,6 +83,8 @@ class RandomWeights(Model):
         import torch
         import transformers
 
+        from bench import architecture
+
         given = {"dtype": torch.float32, **options}
         dtype = given.pop("dtype")
         if "quantization_config" in given:
@@ -72,6 +93,7 @@ class RandomWeights(Model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model: torch.nn.Module = getattr(transformers, auto_class).from_config(config, dtype=dtype)
+        architecture.remember_new(model, structure.of(self, self.name, Path(), auto_class, options).new)
         return model, _tokenizer()
 
 

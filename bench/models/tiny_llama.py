@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench import cache, recipe
 from bench.models.base import ModelError
 from bench.models.directory import Directory, quiet
+from bench.structure import Structure
 from bench.suite import Budget
 from bench.tasks.stdlib_code import StdlibCode
 
@@ -102,6 +104,22 @@ class TinyLlama(Directory):
         """Whether it is in the cache."""
         incomplete = Directory(self.path).problems()
         return f"making {self.name} once, in about {_MINUTES} minutes" if incomplete else ""
+
+    # -- in a process that may import torch ------------------------------------------------------------------
+
+    def examine(self, auto_class: str, options: Mapping[str, Any]) -> Structure:
+        """What its modules show, whether it is made already or not."""
+        import torch
+        import transformers
+
+        from bench import architecture
+        from bench.models import examine
+
+        config = transformers.AutoConfig.for_model(self.model_type(), **CONFIG, **options)
+        with torch.device("meta"):
+            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+        new = tuple(architecture.head_parameters(model)) if "id2label" in options else ()
+        return replace(examine.structure(model), new=new, head="new" if new else "pretrained")
 
     # -- in a process of its own -----------------------------------------------------------------------------
 

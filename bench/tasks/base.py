@@ -148,6 +148,21 @@ class Task(abc.ABC):
         """The splits that have items, asked where there are no problems."""
         return frozenset(get_args(Split))
 
+    def training_items(self) -> int | None:
+        """How many items training has, asked where there are no problems; None where that takes the model to know, or
+        where there are plenty."""
+        return None
+
+    def counts(self) -> Mapping[str, int]:
+        """What became of the texts that were read, asked where there are no problems; empty where a task does not say.
+
+        ``read`` is how many there were, and ``train``, ``validation`` and ``test`` the items that they are now. Left out
+        are those ``equal`` to another, ``near_equal`` ones, which differ in white space, invisible characters or Unicode
+        form alone, ``conflicting`` ones, which have several labels, and passages ``in_two_splits``. ``respelled`` are
+        labels that are written in another way than their class is called.
+        """
+        return {}
+
     def unfit(self, model_type: str) -> str:
         """Why a model of transformers' type `model_type` cannot do this task; empty where it can."""
         return ""

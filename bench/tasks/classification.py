@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction, representative
 from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
 from bench.tasks.texts import TextTask
@@ -26,19 +28,23 @@ Row = tuple[str, str]
 
 _NEEDED: Mapping[Split, int] = {"train": 70, "test": 20}
 
+_MEASURED = 0.75
+"""The share of labels with a fraction from which on they are measurements. Half stars are fewer."""
+
 
 @dataclass(frozen=True)
 class Data:
     """Items in their splits. Labels are sorted, and targets are positions in them.
 
     Order and fingerprint depend on the set of items alone, not on the order in which a file happened to have
-    them.
+    them. ``counts`` says what became of the rows, as :meth:`bench.tasks.base.Task.counts` does.
     """
 
     labels: tuple[str, ...]
     texts: Mapping[Split, tuple[str, ...]]
     targets: Mapping[Split, tuple[int, ...]]
     fingerprint: str
+    counts: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def rows(self) -> Iterator[Row]:
         """Every item."""
@@ -49,16 +55,27 @@ class Data:
 def divide(found: Iterable[Row]) -> Data:
     """Put items into splits by a hash of their text: about 70 % train, 10 % validate and 20 % test.
 
-    So an item stays in its split whatever else there is, and no text is ever in two.
+    So an item stays in its split whatever else there is, and no text is ever in two. Texts are the same where they have
+    the same form (:func:`bench.tasks.alike.comparable`), of which alone the hash is; the item's text is as it was
+    written, in one of the ways that occur.
 
     A text that occurs again with the same label counts once. A text that occurs with two labels is left out:
     it has no right answer, and to keep either would make the result depend on the order of rows.
     """
-    label_of: dict[str, str | None] = {}
-    for text, label in found:
-        if label_of.setdefault(text, label) != label:
-            label_of[text] = None
-    items = sorted((place(text), text, label) for text, label in label_of.items() if label is not None)
+    written = Counter(found)
+    same: dict[str, list[Row]] = {}
+    for row in written:
+        same.setdefault(comparable(row[0]), []).append(row)
+    counts = Counter({"read": written.total()})
+    items = []
+    for form, rows in same.items():
+        if len({label for _, label in rows}) > 1:
+            counts["conflicting"] += sum(written[row] for row in rows)
+            continue
+        counts["near_equal"] += len(rows) - 1
+        counts["equal"] += sum(written[row] - 1 for row in rows)
+        items.append((place(form), representative(text for text, _ in rows), rows[0][1]))
+    items.sort()
     labels = tuple(sorted({label for _, _, label in items}))
     position = {label: target for target, label in enumerate(labels)}
     texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
@@ -74,6 +91,7 @@ def divide(found: Iterable[Row]) -> Data:
         texts={split: tuple(of) for split, of in texts.items()},
         targets={split: tuple(of) for split, of in targets.items()},
         fingerprint=digest.hexdigest(),
+        counts={**counts, **{split: len(of) for split, of in texts.items()}},
     )
 
 
@@ -115,6 +133,8 @@ class Classification(TextTask[Data, "Encoded"]):
             return [f"{self.name}: no items are left, for every text has more than one label"]
         if len(data.labels) == 1:
             return [f"{self.name}: all items have one label, `{data.labels[0]}`; two are needed"]
+        if problem := self._no_classes(data, items):
+            return [f"{self.name}: {problem}"]
         return [
             f"{self.name}: {items} different items are too few: none falls into {split}, "
             f"which gets about {share} % of all; add more"
@@ -122,10 +142,31 @@ class Classification(TextTask[Data, "Encoded"]):
             if not data.texts[split]
         ]
 
+    @staticmethod
+    def _no_classes(data: Data, items: int) -> str:
+        """Why the labels are no classes; empty where they may be."""
+        fractions = [label for _, label in data.rows() if is_fraction(label)]
+        if len(fractions) >= _MEASURED * items:
+            return (
+                f"{len(fractions)} of {items} labels are numbers with a fraction, such as `{fractions[0]}`: they look like "
+                "measurements, and to predict those is a regression, for which there is no kind of task yet; name a column "
+                f"of classes, or write classes as words, as in `v{fractions[0]}`"
+            )
+        if len(data.labels) > max(2, items / 2):
+            return (
+                f"{items} items have {len(data.labels)} labels, such as `{data.labels[0]}` and `{data.labels[1]}`: more than "
+                "one for two items are numbers or names of the items, and no classes; name a column of classes"
+            )
+        return ""
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, sorted; a target is a position in them."""
         return self.data.labels
+
+    def training_items(self) -> int | None:
+        """How many items training has."""
+        return len(self.data.texts["train"])
 
     def targets(self, split: Split) -> tuple[int, ...]:
         """The right answers of a split, in the order of its texts."""
@@ -263,8 +304,9 @@ def macro_f1(truth: Sequence[int], predictions: Sequence[int]) -> float:
 class Table(Classification):
     """One's own data: a .csv file with a header row, or a .jsonl file of one object a line, in UTF-8.
 
-    Labels are text; in a .jsonl file whole numbers and true and false will do as well. White space around
-    texts and labels does not count.
+    Labels are words or numbers; in a .jsonl file numbers and true and false may stand without quotes. What is the same
+    number or truth value is one class in both (:func:`bench.tasks.alike.class_of`), and what marks a missing value
+    (:data:`bench.tasks.alike.MISSING`) is none. White space around texts and labels does not count.
     """
 
     def __init__(self, table: DataTable, base: Path) -> None:
@@ -272,6 +314,17 @@ class Table(Classification):
         self.file = base / Path(table.data).expanduser()
         self.name = table.name or self.file.stem
         self.rows = Rows(self.file, (table.text, table.label))
+        self._respelled = 0
+
+    def divided(self) -> Data:
+        """Every row in its split.
+
+        Raises:
+            TaskError: the file or a row in it is wrong.
+        """
+        self._respelled = 0
+        data = super().divided()
+        return replace(data, counts={**data.counts, "respelled": self._respelled})
 
     def read(self) -> Iterator[Row]:
         """Every row.
@@ -280,7 +333,33 @@ class Table(Classification):
             TaskError: the file or a row in it is wrong.
         """
         of_text, of_label = self.rows.columns
-        for line, (text, label) in self.rows:
-            if isinstance(label, bool | int):
-                label = json.dumps(label)
-            yield self.rows.text(line, of_text, text).strip(), self.rows.text(line, of_label, label).strip()
+        first_line: dict[str, int] = {}
+        for line, (text, value) in self.rows:
+            label = self._label(line, of_label, value)
+            first_line.setdefault(label, line)
+            yield self.rows.text(line, of_text, text).strip(), label
+        if pair := doubtful(first_line):
+            shown = str if all(label == comparable(label) for label in pair) else ascii
+            one, other = (f"{shown(label)} (line {first_line[label]})" for label in pair)
+            raise self.rows.error(
+                f"`{of_label}`: {one} and {other} differ in case, white space, Unicode form or zeros in front alone, or as 1 "
+                "and true do; write a class in one way, and different classes so that more tells them apart"
+            )
+
+    def _label(self, line: int, column: str, value: object) -> str:
+        """The class that a row's label stands for."""
+        where = f"line {line}: `{column}`"
+        if isinstance(value, float) and not math.isfinite(value):
+            value = "NaN" if math.isnan(value) else str(value)
+        written = json.dumps(value) if isinstance(value, bool | int | float) else value
+        if isinstance(written, list | dict):
+            raise self.rows.error(f"{where} is one class for each text, found {written!r:.60}; name a column of those")
+        written = self.rows.text(line, column, written).strip()
+        if written in MISSING:
+            raise self.rows.error(
+                f"{where} is `{written}`, which marks a missing value; fill it in or take the row out, and if it is the "
+                "name of a class, give that another name"
+            )
+        label = class_of(written)
+        self._respelled += label != written
+        return label

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.method import nearest
+from bench.tasks.alike import comparable
 from bench.tasks.base import TaskError
 
 
@@ -21,6 +22,7 @@ class Rows:
     def __init__(self, file: Path, columns: Sequence[str]) -> None:
         self.file = file
         self.columns = columns
+        self._places: dict[tuple[str, ...], list[int]] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[object]]]:
         readers = {".csv": self._csv, ".jsonl": self._jsonl}
@@ -35,14 +37,14 @@ class Rows:
             raise self.error("it has no rows")
 
     def text(self, line: int, column: str, value: object) -> str:
-        """`value` as text that is not blank.
+        """`value` as text of which something can be seen.
 
         Raises:
             TaskError: it is not.
         """
         if value is not None and not isinstance(value, str):
             raise self.error(f"line {line}: `{column}` is text, found {value!r:.60}")
-        if not value or value.isspace():
+        if not value or not comparable(value):
             raise self.error(f"line {line}: `{column}` is empty; fill it in or take the row out")
         try:
             value.encode("utf-8")
@@ -85,7 +87,7 @@ class Rows:
         reader = csv.reader(io.StringIO(content, newline=""), strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
-            where = [self._column(column, header) for column in self.columns]
+            where = self._where(reader.line_num, header)
             for cells in reader:
                 if not cells:
                     continue
@@ -100,15 +102,37 @@ class Rows:
         finally:
             csv.field_size_limit(limit)
 
-    def _column(self, column: str, header: list[str]) -> int:
-        if column in header:
-            return header.index(column)
-        if not header:
-            raise self.error(f"it has no header row; its first line names the columns, as in {','.join(self.columns)}")
+    def _where(self, line: int, names: Sequence[str]) -> list[int]:
+        """The places of the wanted columns among the `names` that `line` gives."""
+        given = tuple(names)
+        if given not in self._places:
+            forms = [comparable(name) for name in given]
+            found = []
+            for column in self.columns:
+                # A name looks the same in any Unicode form, and with or without what cannot be seen.
+                places = [place for place, form in enumerate(forms) if form == comparable(column)]
+                if not places:
+                    raise self._no_column(line, column, given)
+                if len(places) > 1:
+                    numbers = " and ".join(str(place + 1) for place in places)
+                    raise self.error(
+                        f"line {line}: `{column}` is there {len(places)} times, in places {numbers}; rename or remove all but one"
+                    )
+                if places[0] in found:
+                    raise self.error(f"the text and its label are both in column `{column}`; name two columns")
+                found += places
+            self._places[given] = found
+        return self._places[given]
+
+    def _no_column(self, line: int, column: str, names: Sequence[str]) -> TaskError:
+        if self.file.suffix.lower() == ".jsonl":
+            return self.error(f"line {line} has no `{column}`{nearest(column, names)}")
+        if not names:
+            return self.error(f"it has no header row; its first line names the columns, as in {','.join(self.columns)}")
         separators = {";": "semicolons", "\t": "tabs"}
-        used = [name for sign, name in separators.items() if len(header) == 1 and sign in header[0]]
-        hint = f"; its columns look separated by {used[0]}, commas are needed" if used else nearest(column, header)
-        raise self.error(f"it has no column `{column}`{hint}")
+        used = [name for sign, name in separators.items() if len(names) == 1 and sign in names[0]]
+        hint = f"; its columns look separated by {used[0]}, commas are needed" if used else nearest(column, names)
+        return self.error(f"it has no column `{column}`{hint}")
 
     def _jsonl(self, content: str) -> Iterator[tuple[int, Sequence[object]]]:
         # Not splitlines(): that also splits at signs that may stand within a JSON string.
@@ -116,13 +140,18 @@ class Rows:
             if not row.strip():
                 continue
             try:
-                found = json.loads(row)
+                found = json.loads(row, object_pairs_hook=_Pairs)
             except (ValueError, RecursionError) as error:
                 raise self.error(f"line {line} is not JSON: {error}") from None
-            if not isinstance(found, dict):
+            if not isinstance(found, _Pairs):
                 columns = ", ".join(f'"{column}": ...' for column in self.columns)
                 raise self.error(f"line {line} is not an object, as in {{{columns}}}")
-            for column in self.columns:
-                if column not in found:
-                    raise self.error(f"line {line} has no `{column}`{nearest(column, found)}")
-            yield line, [found[column] for column in self.columns]
+            names, values = [name for name, _ in found], [value for _, value in found]
+            yield line, [values[place] for place in self._where(line, names)]
+
+
+class _Pairs(list[tuple[str, object]]):
+    """A JSON object as it is written: a key that stands twice in it is there twice."""
+
+    def __repr__(self) -> str:
+        return repr(dict(self))

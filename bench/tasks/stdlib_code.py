@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import cache
-from bench.tasks.base import Task, TaskError
-from bench.tasks.language_modelling import HELD_OUT, PASSAGE, LanguageModelling
+from bench.tasks.base import TaskError
+from bench.tasks.kept import Kept
+from bench.tasks.language_modelling import HELD_OUT, PASSAGE, Data, LanguageModelling
 from bench.tasks.stdlib_topics import sources, without_sources
 
 MODULES = """
@@ -40,10 +41,10 @@ Not among them: what Debian and others split off (idlelib, tkinter, turtle, ensu
 (pydoc_data, and encodings, whose hundred tables are so alike that a test item would have its twin in training).
 """
 
-_FORMAT = 1  # of what becomes of the sources; raised when other texts are taken or they are divided otherwise
+_FORMAT = 2  # of what becomes of the sources; raised when other texts are taken or they are divided otherwise
 
 
-class StdlibCode(LanguageModelling):
+class StdlibCode(Kept, LanguageModelling):
     """Some 7 MB of Python: the sources of the standard library, outside test folders.
 
     Whole files are in one split, so nothing of a test file was trained on; the test split is some 200 kB of passages
@@ -64,24 +65,15 @@ class StdlibCode(LanguageModelling):
         missing = [name for name in MODULES if name not in files and f"{name}.py" not in files]
         return without_sources(self.name, self.root, missing)
 
-    splits = Task.splits  # of so many texts all have some, and planning need not read them
-
-    def fingerprint(self) -> str:
-        """A SHA-256 over every text and split; from the cache where it can be.
+    def divided(self) -> Data:
+        """Every file in its split.
 
         Raises:
             TaskError: a module is missing.
         """
-        if "data" in vars(self):
-            return self.data.fingerprint
-        try:
-            kept = (cache.folder() / self._key).read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError):
-            kept = ""
-        if cache.is_sha256(kept):
-            return kept
-        cache.write(self._key, self.data.fingerprint.encode("ascii"))
-        return self.data.fingerprint
+        data = super().divided()
+        self.keep(data)
+        return data
 
     def read(self) -> Iterator[str]:
         """Every source file.
@@ -107,10 +99,10 @@ class StdlibCode(LanguageModelling):
         return dict(sorted(found.items()))
 
     @functools.cached_property
-    def _key(self) -> str:
+    def kept(self) -> Path:
         """The cache file, named by the Python version and by name, size and time of every source file."""
         stats = [
             (os.path.relpath(file, self.root), stat.st_size, stat.st_mtime_ns) for file, stat in self._files.items()
         ]
         identity = repr((_FORMAT, PASSAGE, HELD_OUT, sys.version, stats)).encode("utf-8", "surrogateescape")
-        return f"stdlib-code/{hashlib.blake2b(identity, digest_size=16).hexdigest()}"
+        return cache.folder() / f"stdlib-code/{hashlib.blake2b(identity, digest_size=16).hexdigest()}"

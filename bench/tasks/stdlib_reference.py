@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from bench.tasks.alike import comparable
 from bench.tasks.base import TaskError
 from bench.tasks.language_modelling import LanguageModelling, passages
 
@@ -41,6 +42,6 @@ class StdlibReference(LanguageModelling):
         seen: set[str] = set()
         # The longest first, so that paragraphs stay together in the topic that holds the others.
         for topic in sorted(topics.values(), key=lambda text: (-len(text), text)):
-            new = [paragraph for paragraph in topic.split("\n\n") if paragraph.strip() not in seen]
-            seen.update(paragraph.strip() for paragraph in new)
+            new = [paragraph for paragraph in topic.split("\n\n") if comparable(paragraph) not in seen]
+            seen.update(map(comparable, new))
             yield from passages("\n\n".join(new))

@@ -14,12 +14,14 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from bench import cache
-from bench.tasks.base import Task, TaskError
+from bench.tasks.base import TaskError
 from bench.tasks.classification import Classification, Data, Row, divide
+from bench.tasks.kept import Kept, facts_of
 
 PACKAGES = (
     "asyncio",
@@ -37,10 +39,10 @@ PACKAGES = (
 
 _SHORTEST = 30  # characters
 _TESTS = {"test", "tests", "idle_test"}
-_FORMAT = 1  # of the cache file; also to be raised when other docstrings are taken
+_FORMAT = 2  # of the cache file; also to be raised when other docstrings are taken or they are divided otherwise
 
 
-class StdlibTopics(Classification):
+class StdlibTopics(Kept, Classification):
     """Some 2,000 docstrings of 30 characters or more: of modules, classes and functions outside test folders.
 
     They differ a little between Python versions, so results do not compare across those; the fingerprint says
@@ -60,24 +62,6 @@ class StdlibTopics(Classification):
         missing = [name for name in PACKAGES if not (self.root / name / "__init__.py").is_file()]
         return without_sources(self.name, self.root, missing)
 
-    splits = Task.splits  # of so many texts all have some, and planning need not read them
-
-    def fingerprint(self) -> str:
-        """A SHA-256 over every docstring, package and split; from the cache where it can be.
-
-        Raises:
-            TaskError: a package is missing.
-        """
-        if "data" not in vars(self):
-            try:
-                with self._cached.open("rb") as stream:
-                    kept = stream.readline(80).rstrip(b"\n").decode("ascii")
-            except (OSError, UnicodeDecodeError):
-                kept = ""
-            if cache.is_sha256(kept):
-                return kept
-        return self.data.fingerprint
-
     @functools.cached_property
     def data(self) -> Data:
         """The items, read once.
@@ -86,15 +70,14 @@ class StdlibTopics(Classification):
             TaskError: a package is missing.
         """
         try:
-            kept, *lines = self._cached.read_bytes().splitlines()
+            first, *lines = self.kept.read_bytes().splitlines()
             data = divide((text, label) for text, label in map(json.loads, lines))
-            if data.fingerprint == kept.decode("ascii"):
-                return data
+            if (facts := facts_of(first)) and data.fingerprint == facts[0]:
+                return replace(data, counts=facts[1])
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             pass  # there is none yet, or it is damaged
         data = divide(self.read())
-        lines = [data.fingerprint.encode("ascii"), *(json.dumps(row).encode("ascii") for row in data.rows())]
-        cache.write(str(self._cached.relative_to(cache.folder())), b"\n".join(lines))
+        self.keep(data, *(json.dumps(row).encode("ascii") for row in data.rows()))
         return data
 
     def read(self) -> Iterator[Row]:
@@ -110,8 +93,8 @@ class StdlibTopics(Classification):
                 yield from ((text, name) for text in _docstrings(Path(file).read_bytes()))
 
     @functools.cached_property
-    def _cached(self) -> Path:
-        """The cache file, named by the Python version and by name, size and time of every source file."""
+    def kept(self) -> Path:
+        """The cache file, with all items after its first line, named by the Python version and by name, size and time of every source file."""
         stats = sorted(
             (os.path.relpath(entry.path, self.root), stat.st_size, stat.st_mtime_ns)
             for name in PACKAGES

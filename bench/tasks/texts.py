@@ -25,6 +25,10 @@ class Data(Protocol):
     def fingerprint(self) -> str:
         """The same for the same set of texts."""
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """As :meth:`bench.tasks.base.Task.counts` has them."""
+
 
 class Encoded(Protocol):
     """A split as token ids."""
@@ -74,6 +78,14 @@ class TextTask(Task, Generic[D, E]):
             TaskError: the data cannot be used.
         """
         return self.data.fingerprint
+
+    def counts(self) -> Mapping[str, int]:
+        """What became of the texts.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return self.data.counts
 
     def splits(self) -> frozenset[Split]:
         """The splits that a text fell into: of few texts, validation may be empty."""

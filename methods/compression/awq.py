@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim
-from bench.method import Place, Transform
+from bench.method import Place, Samples, Transform
 from methods import _quantized, _replay, _statistics
 
 if TYPE_CHECKING:
@@ -40,11 +38,12 @@ class AWQ(Transform):
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
 
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Scale and round one block after the other."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from bench.evidence import Claim, digest, named_tensors
-from bench.method import Place, Transform
+from bench.method import Place, Samples, Transform
 from methods import _replay, _statistics
+from methods._models import one_stack
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +38,13 @@ class DropLayers(Transform):
 
     n: Annotated[int, Ge(1)]
     by: Literal["last", "every_other", "similarity"] = "last"
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
 
     def problems(self, place: Place) -> Iterator[str]:
         """Enough blocks must be there, without an adapter, whose layers are counted with them."""
         if "adapter" in place.facts:
             yield f"there is an adapter in the blocks; {place.fold(self)}"
+        yield from one_stack(place)
         count = place.blocks
         if count and self.n > self._most(count):
             yield f"of the blocks, {count} here, {self._most(count)} can be dropped by {self.by}, and not {self.n}; drop fewer"
@@ -63,10 +65,10 @@ class DropLayers(Transform):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The blocks that are left are the right ones of the original's, bit-identical and in order, counted anew."""
-        from bench.architecture import base, blocks
+        from bench.architecture import config, stack
 
         after, left = work.after, _Depth.of(work.model)
-        stem = next(name for name, module in work.model.named_modules() if module is blocks(work.model)) + "."
+        stem = next(name for name, module in work.model.named_modules() if module is stack(work.model)) + "."
         numbers = {name.removeprefix(stem).split(".")[0] for name in before.digests if name.startswith(stem)}
         whole: _Depth = work.notes.get(self.name, left)
         tensors = {
@@ -87,7 +89,7 @@ class DropLayers(Transform):
         others = {name: found for name, found in before.digests.items() if not name.startswith(stem)}
         changed = {name for name in others if others[name] != after.digests.get(name)}
         yield Claim("nothing else changed", not changed, f"{len(changed)} other tensors changed")
-        told = base(work.model).config.num_hidden_layers
+        told = config(work.model).num_hidden_layers
         places = [
             {getattr(module, "layer_idx", number) for module in block.modules()}
             for number, block in enumerate(left.blocks)
@@ -100,9 +102,9 @@ class DropLayers(Transform):
 
     def _right(self, gone: set[int], work: Work) -> Claim:
         """That the blocks `gone` of the whole model, which `work` has here, are those that the rule says."""
-        from bench.architecture import blocks
+        from bench.architecture import stack
 
-        count = len(blocks(work.model))
+        count = len(stack(work.model))
         if self.by == "similarity":
             changes = _changes(work, self.samples)
             kept = [change for number, change in enumerate(changes) if number not in gone]
@@ -134,7 +136,7 @@ class DropLayers(Transform):
         """Of each block one minus the mean cosine of input and output; where nobody asks, nothing."""
         import torch
 
-        from bench.architecture import blocks
+        from bench.architecture import stack
 
         if self.by != "similarity":
             return []
@@ -144,7 +146,7 @@ class DropLayers(Transform):
             cosines = torch.cosine_similarity(inputs, outputs, dim=-1)
             sums.setdefault(name, []).extend((1 - cosines).tolist())
 
-        modules = {str(number): block for number, block in enumerate(blocks(work.model))}
+        modules = {str(number): block for number, block in enumerate(stack(work.model))}
         _statistics.observe(work, modules, self.samples, see)
         return [sum(sums[name]) / len(sums[name]) for name in modules]
 
@@ -153,10 +155,10 @@ def _changes(work: Work, samples: int) -> list[float]:
     """For evidence: of each block one minus the mean cosine of its input and output, over the tokens of training items."""
     import torch
 
-    from bench.architecture import blocks
+    from bench.architecture import stack
     from bench.work import evaluating
 
-    found = list(blocks(work.model))
+    found = list(stack(work.model))
     totals, count = [0.0] * len(found), 0
     states: list[list[torch.Tensor]] = [[] for _ in found]
 
@@ -191,9 +193,9 @@ class _Depth:
     @classmethod
     def of(cls, model: nn.Module) -> _Depth:
         """What the model has."""
-        from bench.architecture import base, blocks
+        from bench.architecture import config, stack
 
-        return cls(list(blocks(model)), getattr(base(model).config, "layer_types", None))
+        return cls(list(stack(model)), getattr(config(model), "layer_types", None))
 
     def without(self, going: set[int]) -> _Depth:
         """The rest."""
@@ -202,15 +204,15 @@ class _Depth:
 
     def put(self, model: nn.Module) -> None:
         """Make these the model's blocks. Attention finds its keys and values in the cache by ``layer_idx``."""
-        from bench.architecture import base, blocks
+        from bench.architecture import config, stack
 
-        found, config = blocks(model), base(model).config
+        found, sizes = stack(model), config(model)
         del found[:]
         found.extend(self.blocks)
         for number, block in enumerate(self.blocks):
             for module in block.modules():
                 if hasattr(module, "layer_idx"):
                     setattr(module, "layer_idx", number)  # noqa: B010
-        config.num_hidden_layers = len(self.blocks)
+        sizes.num_hidden_layers = len(self.blocks)
         if self.kinds is not None:
-            config.layer_types = self.kinds
+            sizes.layer_types = self.kinds

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.method import Place, Transform
 from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -40,13 +41,15 @@ class DynamicInt8(Transform):
             yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
             yield "the weights are quantized already; leave one of the two out"
+        yield from linear_blocks(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-        from bench.architecture import block_linears
+        from bench.architecture import as_linear, block_linears
 
+        as_linear(work.model)
         layers = block_linears(work.model)
         for path, layer in layers.items():
             _quantized.remember(work, self.name, path, layer)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 
 from bench.evidence import Claim
-from bench.method import Place, Transform
+from bench.method import Place, Samples, Transform
 from methods import _quantized, _replay, _statistics
 
 if TYPE_CHECKING:
@@ -36,12 +36,13 @@ class GPTQ(Transform):
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
     damping: Annotated[float, Gt(0)] = 0.01
 
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Round one block after the other."""

@@ -35,6 +35,7 @@ class Int4(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

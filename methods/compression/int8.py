@@ -74,12 +74,14 @@ class Int8(Transform):
         )
         packed = [module for module in work.model.modules() if is_int8(module)]
         with evaluating(work.model), torch.no_grad(), layers.Products() as products:
-            work.outputs(work.probe)
+            calls = _quantized.calls(work, is_int8)
         int8 = sum(types.count(torch.int8) == 2 for types in products.seen)
         thresholds = {module.state.threshold for module in packed}  # type: ignore[union-attr]
         outliers = f"outliers from {self.threshold:g} on apart" if self.threshold else "outliers too"
         yield Claim(
             f"each of them multiplies int8 by int8, {outliers}",
-            int8 == len(products.seen) == len(packed) and thresholds == {self.threshold},
+            int8 == len(products.seen) == sum(calls.values())
+            and len(calls) == len(packed)
+            and thresholds == {self.threshold},
             f"{int8} of {len(products.seen)} products, thresholds {sorted(thresholds)}",  # type: ignore[type-var]
         )

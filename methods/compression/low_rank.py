@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Lt
 from bench.evidence import Claim, digest
 from bench.method import Place, RecipeError, Transform
 from methods import _coverage, _structured
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,7 @@ class LowRank(Transform):
             yield f"quantized weights cannot be factored; factor first, as in `{self} >> dynamic_int8`"
         if "sparse" in place.facts:
             yield f"factors of a sparse matrix are dense and lose its zeros; factor first, as in `{self} >> magnitude(0.5)`"
+        yield from linear_blocks(place)
         if "factored" in place.facts:
             yield "the layers are factored already; factor once, by the rank that is wanted in the end"
         if self.rank is not None and "reshaped" not in place.facts:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, Literal
 
 from bench.evidence import Claim
-from bench.method import Place
+from bench.method import Place, Samples
 from methods import _runtime
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ class OpenVino(_runtime.Runtime):
     needs = ("openvino", "nncf")
 
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    samples: Annotated[int, Ge(1)] = 300
+    samples: Samples = 300
 
     def problems(self, place: Place) -> Iterator[str]:
         """It exports the plain forward pass of a classifier, to a precision that the CPU has."""

@@ -54,6 +54,14 @@ class PruneHeads(_structured.Structured):
                 heads, shared = stage.base._left(heads, shared)
         if heads == 1:
             yield "the model has one attention head here, and that has to stay; leave this out"
+        units, what = (shared, "groups of heads") if shared > 1 else (heads, "heads")
+        if units > 1 and not round(units * self.amount):
+            yield (
+                f"{self.amount:g} of {units} {what} is less than one half of one; the least that can be cut is one, "
+                f"as in `prune_heads({1 / units:.3g})`"
+            )
+        elif units > 1 and round(units * self.amount) == units:
+            yield f"{self.amount:g} of {units} {what} is all of them, and one has to stay; lower it to {1 - 1 / units:.3g}"
 
     def apply(self, work: Work) -> None:
         """Rank, cut; modules and configuration follow."""

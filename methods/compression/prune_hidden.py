@@ -121,7 +121,7 @@ def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
             through += _structured.linear(names, layer, outputs=True)
         known |= {found.query, found.key, found.value, found.output, *up, down}
     hidden = shapes[names[id(found.output.weight)]][0]
-    inside = set(blocks(model).modules())
+    inside = {module for block in blocks(model) for module in block.modules()}
     behind: _structured.Group = []
     for name, module in model.named_modules():
         # Some architectures also have norms inside of each head.

@@ -6,12 +6,10 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, Literal
 
 from bench.evidence import Claim
-from bench.method import Fact, Place
+from bench.method import Fact, Place, Samples
 from methods import _coverage, _masks, _statistics
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class Sparse24(_masks.Masking):
 
     criterion: Literal["magnitude", "wanda", "sparsegpt"] = "magnitude"
     storage: Literal["dense", "compressed"] = "dense"
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
 
     @property
     def gives(self) -> frozenset[Fact]:  # type: ignore[override]

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
+from bench.method import Samples
 from methods import _coverage, _masks, _statistics
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class SparseGPT(_masks.Pruning):
     example = "full >> sparsegpt(0.5)"
 
     amount: Annotated[float, Gt(0), Lt(1)]
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
     damp: Annotated[float, Gt(0)] = 0.01
 
     def prune(self, work: Work, amount: float) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
+from bench.method import Samples
 from methods import _masks, _statistics
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Wanda(_masks.Pruning):
     on_halves = True
 
     amount: Annotated[float, Gt(0), Lt(1)]
-    samples: Annotated[int, Ge(1)] = 128
+    samples: Samples = 128
 
     def prune(self, work: Work, amount: float) -> None:
         """Measure the norms and zero, block by block."""

@@ -71,7 +71,7 @@ class Accumulate(Modifier):
         return accumulated
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """One step makes k forward passes, and its gradient is the whole batch's."""
+        """One step makes k forward passes, and its loss and its gradient are the whole batch's."""
         import torch
 
         from bench.architecture import body
@@ -83,9 +83,9 @@ class Accumulate(Modifier):
         # The body, for where the model is in pieces the head is called in one process alone.
         hook = body(work.model).register_forward_pre_hook(lambda module, args: calls.append(None))
         with evaluating(work.model):  # dropout would draw differently for parts and whole
-            parts = _gradient(work, work.gradients)
+            loss, parts = _taken(work, work.gradients)
             made = len(calls)
-            at_once = _gradient(work, work.notes.get(self.name, work.gradients))
+            whole, at_once = _taken(work, work.notes.get(self.name, work.gradients))
         hook.remove()
         expected, once = min(self.k, work.probe.samples), len(calls) - made
         yield Claim(
@@ -93,16 +93,21 @@ class Accumulate(Modifier):
             made == expected * once,
             f"{made} forward passes, {once} for the whole batch",
         )
+        limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
+        yield Claim(
+            "the loss that it tells is the whole batch's",
+            abs(loss - whole) <= limit * max(1.0, abs(whole)),
+            f"{loss:.6g} against {whole:.6g}",
+        )
         if not work.exact:
             return  # processes exchange approximations, which do not add up
         error = float(torch.linalg.vector_norm(parts - at_once) / torch.linalg.vector_norm(at_once))
-        limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
         yield Claim(
             "the gradient is the whole batch's", error <= limit, f"relative difference {error:.1e}, at most {limit:g}"
         )
 
 
-def _gradient(training: Training, compute: ComputeGradients) -> torch.Tensor:
+def _taken(training: Training, compute: ComputeGradients) -> tuple[float, torch.Tensor]:
     training.optimizer.zero_grad(set_to_none=True)
-    compute(training.probe, 1.0)
-    return _gradients.taken(training)
+    loss = float(compute(training.probe, 1.0))
+    return loss, _gradients.taken(training)

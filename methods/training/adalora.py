@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.evidence import Claim
-from bench.method import Place, Trainer
+from bench.method import Place, Trainer, Width
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class AdaLoRA(Trainer):
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
-    init_r: Annotated[int, Ge(2)] = 12
-    target_r: Annotated[int, Ge(1)] = 8
+    init_r: Annotated[int, Ge(2), Le(2**16)] = 12
+    target_r: Width = 8
     alpha: Annotated[float, Gt(0)] | None = None
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     orth_reg_weight: Annotated[float, Gt(0)] = 0.5
@@ -69,6 +69,8 @@ class AdaLoRA(Trainer):
         """Put the adapter on, with a schedule of the training's own length."""
         steps = training.steps
         final = max(1, steps // 2)
+        from bench.models.examine import targets
+
         config = _peft.config(
             training,
             "AdaLoraConfig",
@@ -77,7 +79,7 @@ class AdaLoRA(Trainer):
             lora_alpha=self.alpha or 2 * self.init_r,
             lora_dropout=self.dropout,
             orth_reg_weight=self.orth_reg_weight,
-            target_modules=list(self.targets) if self.targets else None,
+            target_modules=list(self.targets or targets(training.model, "ADALORA")),
             total_step=steps,
             tinit=min(round(0.15 * steps), steps - final - 1),
             tfinal=final,

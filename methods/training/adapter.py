@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from bench.evidence import Claim, plain
-from bench.method import Place, Trainer
+from bench.method import Place, Trainer, Width
 from methods import _added, _peft
+from methods._models import known
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ class Adapter(Trainer):
     across = frozenset({"layers", "replicas", "shards", "tensors"})
     gives = frozenset({"adapter"})
 
-    size: Annotated[int, Ge(1)] = 64
+    size: Width = 64
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
     lr: Annotated[float, Gt(0)] = 3e-3
     share: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -47,6 +48,7 @@ class Adapter(Trainer):
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model that gradients can flow through."""
         yield from _peft.problems(place)
+        yield from known(place, "feed_forward_outputs", *(["attention_outputs"] if self.placement == "houlsby" else []))
         if "factored" in place.facts:
             yield "an adapter goes behind one linear layer, and here each is two; put adapters on first"
 
@@ -57,21 +59,24 @@ class Adapter(Trainer):
         _adapter.insert(training.model, self.size, self.placement)
         for module in _adapter.bottlenecks(training.model):
             module.requires_grad_(True)
-        for parameter in (self._norms(training.model) | _added.new_head(training.model)).values():
+        for parameter in (self._norms(training.model) | _added.new_weights(training.model)).values():
             parameter.requires_grad_(True)
         _added.remember(training)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is bit-identical, the adapters are as many and as large as the formula says, and each does something."""
-        from bench.architecture import base
+        from bench.architecture import config, stacks
         from methods import _adapter
 
         yield from _added.claims(before, work, ".adapter.", {plain(name) for name in self._norms(work.model)})
         adapters = _adapter.bottlenecks(work.model)
-        blocks = base(work.model).config.num_hidden_layers
+        counts = [len(stack) for stack in stacks(work.model)]
+        blocks = sum(counts)
         expected = blocks * (2 if self.placement == "houlsby" else 1)
+        if self.placement == "houlsby" and len(counts) == 2:
+            expected += counts[1]  # a decoder's blocks attend to the encoder too
         yield Claim(f"there are {expected} adapters", len(adapters) == expected, f"{len(adapters)} in {blocks} blocks")
-        width = base(work.model).config.hidden_size
+        width = config(work.model).hidden_size
         counted = sum(parameter.numel() for adapter in adapters for parameter in adapter.parameters())
         formula = expected * (2 * self.size * width + width + self.size)
         yield Claim(
@@ -96,7 +101,9 @@ class Adapter(Trainer):
         if not _adapter.bottlenecks(model):
             return False
         names = {name for name, _ in model.named_parameters() if ".adapter." in name}
-        _adapter.save(model, folder, self.size, self.placement, names | {*_added.new_head(model), *self._norms(model)})
+        _adapter.save(
+            model, folder, self.size, self.placement, names | {*_added.new_weights(model), *self._norms(model)}
+        )
         return True
 
     def _norms(self, model: torch.nn.Module) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from bench.evidence import Claim
 from bench.method import Modifier, Place
@@ -53,7 +53,7 @@ class Adversarial(Modifier):
 
     attack: Literal["fgm", "pgd", "freelb"]
     epsilon: Annotated[float, Gt(0)] | None = None
-    steps: Annotated[int, Ge(2)] | None = None
+    steps: Annotated[int, Ge(2), Le(1000)] | None = None
     alpha: Annotated[float, Gt(0)] | None = None
 
     def problems(self, place: Place) -> Iterator[str]:

@@ -17,24 +17,6 @@ if TYPE_CHECKING:
     from bench.loop import Training
     from bench.work import Work
 
-BIAS_FREE = frozenset(
-    [
-        "eurobert",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "llama",
-        "mistral",
-        "modernbert",
-        "olmo",
-        "olmo2",
-        "phi3",
-        "qwen3",
-        "smollm3",
-    ]
-)
-"""transformers' model types whose blocks have no biases, as their configurations are by default."""
-
 
 @dataclass(frozen=True)
 class BitFit(Trainer):
@@ -54,8 +36,7 @@ class BitFit(Trainer):
 
     def problems(self, place: Place) -> Iterator[str]:
         """There must be biases."""
-        biased = place.config.get("attention_bias") or place.config.get("mlp_bias")
-        if place.model in BIAS_FREE and not biased:
+        if place.structure.stacks and not place.structure.biases:
             yield f"the blocks of a {place.model} model have no biases; for few weights there are ia3 and lora(r=1)"
         if "adapter" in place.facts:
             yield f"there is an adapter on the model; {place.fold(self)}"
@@ -66,12 +47,12 @@ class BitFit(Trainer):
         """Unfreeze them."""
         for name, parameter in training.model.named_parameters():
             parameter.requires_grad_(_is_bias(name))
-        for parameter in _added.new_head(training.model).values():
+        for parameter in _added.new_weights(training.model).values():
             parameter.requires_grad_(True)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The biases and the head moved, and every other tensor is bit-identical."""
-        head = {plain(name) for name in _added.new_head(work.model)}
+        head = {plain(name) for name in _added.new_weights(work.model)}
         biases = {plain(name) for name, _ in work.model.named_parameters() if _is_bias(name)} - head
         moved = before.changed(work.after)
         # Softmax cancels the biases of keys, so their gradient is no more than rounding.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.evidence import Claim
 from bench.method import Modifier, Place
 from methods import _gradients
+from methods._models import known
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,9 @@ class Checkpointing(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """What is handed to blocks through their key-value cache is lost."""
+        yield from known(place, "blocks")
+        if not place.structure.checkpoints and place.structure.stacks:
+            yield f"transformers has no gradient checkpointing for a {place.model} model; leave it out, and save memory with accumulate"
         if place.stage.base.name == "prefix":
             yield "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without; leave checkpointing out, or use lora"
 
@@ -71,7 +75,7 @@ class Checkpointing(Modifier):
         hooks = []
         for number, block in enumerate(blocks(work.model)):
             # A layer inside: hooks on the block itself stay outside of what is computed again.
-            inside = next(module for module in block.modules() if isinstance(module, torch.nn.Linear))
+            inside = next(m for m in block.modules() if not list(m.children()) and list(m.parameters()))
             hooks.append(inside.register_forward_pre_hook(lambda module, args, n=number: ran.update([n])))
             hooks.append(block.register_forward_hook(lambda module, args, out, n=number: _note(out, n, through)))
         with torch.random.fork_rng():
@@ -84,9 +88,10 @@ class Checkpointing(Modifier):
         checkpointed = _gradients.taken(work)
         again = {number for number in ran if ran[number] == 2 * forward[number]}
         flags = [getattr(block, "gradient_checkpointing", False) for block in blocks(work.model)]
+        needed = _needed(work)
         yield Claim(
-            "the backward pass computes again each block that it goes through",
-            all(flags) and again == through,
+            "the backward pass computes again each block that it goes through, and goes through no others than it must",
+            all(flags) and again == through and (needed is None or through == needed),
             f"{len(again)} of {len(through)} computed again, {sum(flags)} of {len(flags)} blocks marked",
         )
         with _off(work.model), torch.random.fork_rng():
@@ -105,6 +110,25 @@ class Checkpointing(Modifier):
         """No module is checkpointed."""
         left = list(_marked(work.model))
         yield Claim("no checkpoint is left", not left, f"{len(left)} modules have one")
+
+
+def _needed(work: Training) -> set[int] | None:
+    """The blocks from the first one on that trains, or all of them where something before the blocks does.
+
+    None where what trains is in no such order, as a prompt's vectors are.
+    """
+    from bench.architecture import blocks, body
+
+    if any("prompt_encoder" in name for name, _ in work.model.named_parameters()):
+        return None
+    found = list(blocks(work.model))
+    in_blocks = {id(parameter) for block in found for parameter in block.parameters()}
+    named = list(body(work.model).parameters())
+    first = next(place for place, parameter in enumerate(named) if id(parameter) in in_blocks)
+    if any(parameter.requires_grad for parameter in named[:first]):
+        return set(range(len(found)))
+    trains = [number for number, block in enumerate(found) if any(p.requires_grad for p in block.parameters())]
+    return set(range(min(trains, default=len(found)), len(found)))
 
 
 def _note(output: Any, number: int, through: set[int]) -> None:

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le
 from bench.evidence import Claim, take
 from bench.method import Fact, Place, Trainer, facts_after
 from methods import _structured
+from methods._models import known, one_stack
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,10 @@ class Distill(Trainer):
         trainers = [stage.base.name for stage in place.before if isinstance(stage.base, Trainer)]
         if place.task == "classification" and not {*trainers} - {"pretrain"}:
             yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
+        if self.student is None or self.match != "logits":
+            yield from one_stack(place)
+        if self.match == "attention":
+            yield from known(place, "attention")
         if self.student is not None:
             yield from self._named(place)
         elif "adapter" in place.facts:
@@ -225,10 +230,10 @@ class Distill(Trainer):
             )
 
     def _copied(self, student: nn.Module, teacher: nn.Module, small: int, large: int) -> Iterator[Claim]:
-        from bench.architecture import blocks
+        from bench.architecture import stack
         from methods import _distillation
 
-        ours, theirs = blocks(student), blocks(teacher)
+        ours, theirs = stack(student), stack(teacher)
         kept = _distillation.spread(len(theirs), len(ours))
         left = sum(p.numel() for number, block in enumerate(theirs) if number not in kept for p in block.parameters())
         yield Claim(
@@ -252,19 +257,19 @@ class Distill(Trainer):
         yield Claim("nothing of distillation is left in the student", not left, ", ".join(left) or "nothing")
 
     def _count(self, teacher: nn.Module) -> int:
-        from bench.architecture import blocks
+        from bench.architecture import stack
 
-        return self.layers or max(1, len(blocks(teacher)) // 2)
+        return self.layers or max(1, len(stack(teacher)) // 2)
 
     def _student(self, training: Training, teacher: nn.Module) -> nn.Module:
         import copy
 
-        from bench.architecture import blocks
+        from bench.architecture import stack
         from bench.models import open_model
         from methods import _distillation
 
         if self.student is None:
-            count, kept = len(blocks(teacher)), self._count(teacher)
+            count, kept = len(stack(teacher)), self._count(teacher)
             if kept > count:
                 raise ValueError(f"the teacher has {count} blocks, of which the student cannot have {kept}")
             student = copy.deepcopy(teacher)

@@ -80,21 +80,47 @@ class EarlyStopping(Modifier):
         assert isinstance(work, Training)
         seen: _Seen = work.notes.get(self.name, _Seen())
         lowest = min((loss for _, loss in seen.losses), default=math.nan)
-        now = _validation_loss(work)
+        now, items = _loss_of_all(work)
         yield Claim(
-            "the weights are the best that were seen",
-            math.isclose(now, lowest, rel_tol=1e-6),
-            f"validation loss {now:.6g}, lowest of {len(seen.losses)} {lowest:.6g}",
+            "the weights are the best that were seen, by the loss of all validation items",
+            math.isclose(now, lowest, rel_tol=1e-4),
+            f"validation loss {now:.6g} of {items} items, lowest of {len(seen.losses)} {lowest:.6g}",
         )
         done = len(work.losses)
         times = [step for step in range(1, done + 1) if step % self.every == 0 or step == done]
-        ends = [place for place in range(len(times)) if self._patience_ends(seen.losses[: place + 1])]
+        best, waited, ends = math.inf, 0, []
+        for place, (_, loss) in enumerate(seen.losses):
+            best, waited = (loss, 0) if loss < best else (best, waited + 1)
+            if waited >= self.patience:
+                ends.append(place)
         yield Claim(
             f"it evaluated every {self.every} steps, and stopped when {self.patience} evaluations were no better",
             times == [step for step, _ in seen.losses]
             and (ends == [len(times) - 1] if done < work.steps else ends in ([], [len(times) - 1])),
             f"{done} of {work.steps} steps; " + ", ".join(f"{step}: {loss:.4g}" for step, loss in seen.losses),
         )
+
+
+def _loss_of_all(work: Training) -> tuple[float, int]:
+    """The task's mean loss over the validation split, as evidence computes it, and of how many items that is."""
+    import torch
+
+    from bench.work import evaluating
+
+    total = terms = items = 0.0
+    batches = work.task.batches(
+        "validation", work.tokenizer, batch_size=work.budget.eval_batch_size, max_length=work.budget.max_length
+    )
+    with evaluating(work.model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for batch in batches:
+            there = batch.to(work.device)
+            loss = work.task.criterion(work.model(**there.inputs), there)
+            total, terms, items = (
+                total + float(loss.double()) * there.weight,
+                terms + there.weight,
+                items + there.samples,
+            )
+    return total / terms, int(items)
 
 
 def _validation_loss(training: Training) -> float:

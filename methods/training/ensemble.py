@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from bench.evidence import Claim, digest
 from bench.method import Method, Modifier, Place, Trainer, standing
@@ -45,7 +45,7 @@ class Ensemble(Modifier):
     order = 80  # around one member's forward and backward pass, and inside of a micro-batch
     gives = frozenset({"ensemble"})
 
-    k: Annotated[int, Ge(2)] = 3
+    k: Annotated[int, Ge(2), Le(1000)] = 3
 
     def problems(self, place: Place) -> Iterator[str]:
         """The others must reach every member, and something must make members differ."""

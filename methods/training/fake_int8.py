@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim
 from bench.method import Modifier, Place
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ class FakeInt8(Modifier):
     def problems(self, place: Place) -> Iterator[str]:
         """The weights that are rounded must be those that train."""
         trainer: Any = place.stage.base
+        yield from linear_blocks(place)
         if not trainer.whole:
             yield f"{trainer.name} does not train the weights that would be rounded; train all of them, as `full` does"
         if any(modifier.name == "compile" for modifier in place.stage.modifiers):

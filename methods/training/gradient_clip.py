@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,40 +62,77 @@ class GradientClip(Modifier):
         return together if divided else clipped
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """A gradient of four times the norm reaches the optimizer with the norm."""
+        """Of a gradient of four times the norm a quarter reaches the optimizer, and all of one of half the norm."""
         from bench.loop import Training
 
         assert isinstance(work, Training)
+        for times, share in ((4.0, 0.25), (0.5, 1.0)):
+            norm, shares = self._through(work, times)
+            wanted = min(times, 1.0) * self.max_norm
+            yield Claim(
+                f"a gradient {times:g} times as long as {self.max_norm:g} reaches the optimizer with a norm of {wanted:g}",
+                abs(norm / wanted - 1) < 1e-3,
+                f"{norm:.4g}",
+            )
+            off = [found for found in shares if abs(found / share - 1) > 1e-2]
+            yield Claim(
+                f"of each of its tensors {share:g} is left",
+                bool(shares) and not off,
+                f"{len(shares) - len(off)} of {len(shares)}, from {min(shares, default=math.nan):.4g} to "
+                f"{max(shares, default=math.nan):.4g}",
+            )
+
+    def _through(self, work: Training, times: float) -> tuple[float, list[float]]:
+        """The norm with which a gradient so many times as long as is allowed comes through, and the share of each tensor.
+
+        A share is that of the tensor's own direction, so that what turns has lost some.
+        """
         norms: list[float] = []
-        step = lambda: norms.append(_norm(work))  # noqa: E731
+        shares: list[float] = []
+        given: list[torch.Tensor | None] = []
+
+        def step() -> None:
+            norms.append(_norm(work))
+            shares.clear()
+            for was, parameter in zip(given, work.parameters, strict=True):
+                if was is not None and parameter.grad is not None and float(whole(was.norm())) > 0:
+                    along = float(whole((parameter.grad * was).sum()))
+                    shares.append(along / float(whole(was.norm())) ** 2)
+
         work.optimizer.step = step  # type: ignore[method-assign, assignment]
         try:
             # In fp16 an update is left out where a scaled gradient overflows, and the scale is halved for the next.
             for _ in range(16):
                 if not norms:
-                    self._lengthen(work)
+                    scale = self._lengthen(work, times)
+                    given[:] = [None if p.grad is None else p.grad.clone() / scale for p in work.parameters]
                     work.update()
         finally:
             del work.optimizer.step
         work.optimizer.zero_grad(set_to_none=True)
-        seen = norms[-1] if norms else float("nan")
-        yield Claim(f"the norm is clipped to {self.max_norm:g}", abs(seen / self.max_norm - 1) < 1e-3, f"{seen:.4g}")
+        return (norms[-1] if norms else math.nan), shares
 
-    def _lengthen(self, work: Training) -> None:
-        """Leave the probe batch's gradient, made four times as long as is allowed and then scaled as it is."""
+    def _lengthen(self, work: Training, times: float) -> float:
+        """Leave the probe batch's gradient, so many times as long as is allowed, times fp16's scale, which is returned."""
         import torch
 
-        work.optimizer.zero_grad(set_to_none=True)
+        def length(compute: Callable[[], object]) -> float:
+            work.optimizer.zero_grad(set_to_none=True)
+            with torch.random.fork_rng():
+                torch.manual_seed(work.seed)  # dropout drops the same
+                compute()
+            return _norm(work)
+
+        scale = 1.0
         if work.compute_dtype == torch.float16:
-            work.loss(work.probe).backward()  # unscaled
+            unscaled = length(lambda: work.loss(work.probe).backward())
+            scale = length(lambda: work.gradients(work.probe, 1.0)) / unscaled
         else:
-            work.gradients(work.probe, 1.0)
-        length = _norm(work)
-        work.optimizer.zero_grad(set_to_none=True)
-        work.gradients(work.probe, 1.0)
+            unscaled = length(lambda: work.gradients(work.probe, 1.0))
         for parameter in work.parameters:
             if parameter.grad is not None:
-                parameter.grad *= 4 * self.max_norm / length
+                parameter.grad *= times * self.max_norm / unscaled
+        return scale
 
 
 def _divided(training: Training) -> list[Split]:
@@ -114,12 +151,19 @@ def _gradients(training: Training) -> tuple[list[torch.Tensor], list[torch.Tenso
 
 
 def _norm(training: Training) -> float:
+    """The norm of all gradients as evidence adds it up: each weight's once, from as many parts as it has."""
     import torch
 
-    alone, parts = (
-        [float(whole(torch.linalg.vector_norm(gradient))) for gradient in gradients]
-        for gradients in _gradients(training)
-    )
-    for split in _divided(training):
-        parts = [norm for each in training.group.everyone(parts, split) for norm in each]
-    return math.hypot(*alone, *parts)
+    own = {
+        number: (float(whole(torch.linalg.vector_norm(parameter.grad))) ** 2, is_part(parameter))
+        for number, parameter in enumerate(training.parameters)
+        if parameter.grad is not None
+    }
+    splits: list[Split] = [split for split in ("layers", "tensors") if split in training.group.layout]
+    everyone = training.group.everyone(own, *splits) if splits else [own]
+    total = 0.0
+    for number in set().union(*everyone):
+        squares = [each[number][0] for each in everyone if number in each]
+        divided = any(each[number][1] for each in everyone if number in each)
+        total += sum(squares) if divided else squares[0]
+    return math.sqrt(total)

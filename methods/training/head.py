@@ -12,6 +12,8 @@ from bench.evidence import Claim, plain
 from bench.method import Place, Trainer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.evidence import Snapshot
     from bench.loop import Training
     from bench.work import Work
@@ -42,17 +44,19 @@ class Head(Trainer):
             yield "the head of this model is its embeddings, which are its body's; train more of it, as in `top_layers(1)`"
 
     def on_model(self, training: Training) -> None:
-        """Unfreeze what lies outside of the body."""
-        from bench.architecture import head_parameters
-
-        for parameter in head_parameters(training.model).values():
+        """Unfreeze what lies outside of the body, and a pooler that was made new."""
+        for parameter in _head(training.model).values():
             parameter.requires_grad_(True)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The head moved, and every other tensor is bit-identical."""
-        from bench.architecture import head_parameters
-
-        head = {plain(name) for name in head_parameters(work.model)}
+        head = {plain(name) for name in _head(work.model)}
         moved = before.changed(work.after)
         yield Claim("the head moved", bool(head) and head <= moved, f"{len(head & moved)} of {len(head)} tensors")
         yield Claim("the body is bit-identical", not moved - head, f"{len(moved - head)} other tensors moved")
+
+
+def _head(model: nn.Module) -> dict[str, nn.Parameter]:
+    from bench.architecture import head_parameters, new_parameters
+
+    return head_parameters(model) | new_parameters(model)

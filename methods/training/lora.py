@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.evidence import Claim, projection, whole, whole_numel
-from bench.method import Place, Trainer, Unfit
+from bench.method import Place, Trainer, Unfit, Width
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class LoRA(Trainer):
     """Train low-rank updates ``(alpha / r) · B A`` beside frozen weights.
 
     The best rate of LoRA is about ten times that of full fine-tuning (https://thinkingmachines.ai/blog/lora), hence
-    3e-3. ``targets`` are names of linear layers; PEFT's choice for the architecture (query and value) otherwise.
+    3e-3. ``targets`` are names of linear layers or embeddings; PEFT's choice for the architecture (query and value) otherwise.
     ``alpha`` is twice the rank where it is not given, and 16 for rslora, which holds it while the rank varies.
 
     Variants: ``rslora`` scales by ``alpha / sqrt(r)``, so that high ranks learn too (https://arxiv.org/abs/2312.03732);
@@ -43,7 +43,7 @@ class LoRA(Trainer):
     needs = ("peft",)
     gives = frozenset({"adapter", "mergeable"})
 
-    r: Annotated[int, Ge(1)] = 8
+    r: Width = 8
     alpha: Annotated[float, Gt(0)] | None = None
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     targets: tuple[str, ...] | None = None
@@ -53,7 +53,7 @@ class LoRA(Trainer):
 
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model that gradients can flow through."""
-        yield from _peft.problems(place, "LORA", targets=self.targets)
+        yield from _peft.problems(place, "LORA", targets=self.targets, embeddings=self.variant in ("plain", "rslora"))
         if self.variant in ("dora", "pissa") and "shards" in place.stage.layout:
             yield f"{self.variant} works on whole weights, and here each process holds a shard; use data_parallel, or another variant"
         if self.variant == "dora" and "tensors" in place.stage.layout:
@@ -67,13 +67,15 @@ class LoRA(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
+        from bench.models.examine import targets
+
         config = _peft.config(
             training,
             "LoraConfig",
             r=self.r,
             lora_alpha=self._alpha,
             lora_dropout=self.dropout,
-            target_modules=list(self.targets) if self.targets else None,
+            target_modules=list(self.targets or targets(training.model, "LORA")),
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",
             init_lora_weights="pissa" if self.variant == "pissa" else True,
@@ -91,7 +93,7 @@ class LoRA(Trainer):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is frozen, the adapter has the weights and the scale of its formula, and its update is not zero."""
-        layers = _peft.layers(work.model, "lora_A")
+        layers = _peft.layers(work.model, "lora_A") | _peft.layers(work.model, "lora_embedding_A")
         taken = {f"{name}.weight" for name in layers} if self.variant == "pissa" else set()
         yield from _added.claims(before, work, "lora_", taken)
         counted = sum(whole_numel(p) for name, p in work.model.named_parameters() if "lora_" in name)
@@ -156,7 +158,10 @@ class LoRA(Trainer):
 
 def _scale(layer: Any) -> float:
     """How many times as long as ``B A`` the update is that PEFT would fold in."""
-    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    if "default" in layer.lora_A:
+        product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    else:  # an embedding's
+        product = layer.lora_embedding_B["default"] @ layer.lora_embedding_A["default"]
     return float((layer.get_delta_weight("default").norm() / product.norm()).detach())
 
 

@@ -105,21 +105,59 @@ class MixedPrecision(Modifier):
             # Quantized weights are multiplied in a type of their own.
             if isinstance(module, torch.nn.Linear) and module.weight.is_floating_point()
         ]
-        work.loss(work.probe)  # type: ignore[attr-defined]
+        with torch.random.fork_rng():
+            losses = [work.loss(part).detach() for part in work.probe.split(2)]  # type: ignore[attr-defined]
         for hook in hooks:
             hook.remove()
         held = {parameter.dtype for parameter in work.model.parameters() if parameter.requires_grad}
         names = ", ".join(sorted({str(found) for found in seen})) or "none"
         yield Claim(f"linear layers give {self.dtype}", bool(seen) and set(seen) == {dtype}, f"activations are {names}")
         yield Claim("trained weights stay float32", held == {torch.float32}, ", ".join(map(str, held)))
+        # A number of float32 is hardly ever one of half precision too, and two are not.
+        rounded = [float(loss) == float(loss.to(dtype)) for loss in losses]
+        yield Claim(
+            "the loss is a number of float32", not all(rounded), ", ".join(f"{float(loss):.8g}" for loss in losses)
+        )
         if self.dtype == "fp16":
             yield from self._scaling(work)
+
+    def gone(self, work: Training) -> Iterator[Claim]:
+        """In evaluation nothing is cast: layers give what their weights are held in, and logits are float32."""
+        import torch
+
+        from bench.work import evaluating
+
+        wrong: list[str] = []
+        ran: list[str] = []
+
+        def look(module: torch.nn.Linear, args: object, output: torch.Tensor) -> None:
+            ran.append(str(output.dtype))
+            if output.dtype != module.weight.dtype:
+                wrong.append(str(output.dtype))
+
+        hooks = [
+            module.register_forward_hook(look)
+            for module in work.model.modules()
+            # Quantized weights are multiplied in a type of their own.
+            if type(module) is torch.nn.Linear
+        ]
+        with evaluating(work.model), torch.no_grad():
+            work.model(**work.probe.inputs)
+        for hook in hooks:
+            hook.remove()
+        cast = torch.is_autocast_enabled(work.device.type)
+        yield Claim(
+            "after training nothing is cast any more",
+            not wrong and not cast,
+            f"{len(ran) - len(wrong)} of {len(ran)} layers give what their weights are, autocast is {'on' if cast else 'off'}",
+        )
 
     def _scaling(self, work: Any) -> Iterator[Claim]:
         import torch
 
         scaler = work.notes.get(self.name)
         scale = scaler.get_scale() if scaler else 1.0
+        counted = scaler.state_dict()["_growth_tracker"] if scaler else 0
         sums = []
         for factor in (1.0, scale):
             work.optimizer.zero_grad(set_to_none=True)
@@ -139,7 +177,28 @@ class MixedPrecision(Modifier):
             scale != 1 and (abs(seen / scale - 1) < 0.1 or overflow),
             f"{seen:.4g} times",
         )
-        counted = scaler.state_dict()["_growth_tracker"] if scaler else 0
+        arriving: list[float] = []
+        work.optimizer.step = lambda: arriving.append(  # type: ignore[method-assign]
+            sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None)
+        )
+        try:
+            # Where a scaled gradient overflows the update is left out, and the scale is halved for the next.
+            for _ in range(16):
+                if not arriving:
+                    with torch.random.fork_rng():
+                        torch.manual_seed(work.seed)
+                        work.gradients(work.probe, 1.0)
+                    work.update()
+        finally:
+            del work.optimizer.step
+            work.optimizer.zero_grad(set_to_none=True)
+        reaches = arriving[0] / sums[0] if arriving and sums[0] else math.nan
+        clips = any(hasattr(modifier, "max_norm") for modifier in work.stage.modifiers)
+        yield Claim(
+            "unscaled gradients reach the optimizer",
+            abs(reaches - 1) < 0.1 or (clips and 0 < reaches < 1),
+            f"{reaches:.4g} times",
+        )
         yield Claim(
             "each step unscales and adjusts the scale",
             counted > 0 or 0 < scale < 2**16,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt
 
 from bench.evidence import Claim
-from bench.method import Modifier
+from bench.method import Modifier, Place
 from methods import _embeddings
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class NEFTune(Modifier):
     across = frozenset({"devices"})
 
     alpha: Annotated[float, Gt(0)] = 5.0
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """The texts' embeddings go into one stack."""
+        if place.structure.encoder_decoder:
+            yield f"a {place.model} model embeds each text twice, for its encoder and its decoder, and the bound is for one; leave it out"
 
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Add the noise in the forward pass."""

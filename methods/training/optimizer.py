@@ -116,7 +116,7 @@ class Optimizer(Modifier):
         return _MOMENTUM[self.optimizer] if self.momentum is None else self.momentum
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The optimizer at work is of the class and rate, and each tensor's state is what the class keeps for it."""
+        """The optimizer at work is of the class and rate, keeps what the class keeps, and its step is the formula's."""
         import torch
 
         from bench.loop import Training
@@ -126,7 +126,7 @@ class Optimizer(Modifier):
         parts = getattr(found, "parts", [found])
         rest = sum(len(group["params"]) for group in found.param_groups) > len(_matrices(work))
         wanted = [_class(self.optimizer), *([torch.optim.AdamW] if self.optimizer == "muon" and rest else [])]
-        rate = work.optimizer_options["lr"] if self.lr is None else self.lr
+        rate = work.trainer.lr if self.lr is None else self.lr
         yield Claim(
             f"{' and '.join(cls.__name__ for cls in wanted)} made the updates, at a rate of {rate:g}",
             [type(part) for part in parts] == wanted and all(part.defaults["lr"] == rate for part in parts),
@@ -143,8 +143,56 @@ class Optimizer(Modifier):
             not wrong and bool(found.state) is not stateless,
             f"{wrong} of {len(found.state)} tensors have another",
         )
+        yield self._steps(work)
         if self.optimizer in _STATES:
             yield from self._eight_bits(found)
+
+    def _steps(self, work: Training) -> Claim:
+        """One more step of each tensor, from its state and with a gradient drawn here, against the formula written out."""
+        import torch
+
+        from methods import _step_formulas, _updates
+
+        # A step of SGD is as long as its gradient, and rounding must not hide it.
+        rate = 100.0 if self.optimizer in ("sgd", "sgd_8bit") else 0.01
+        random = torch.Generator(work.device).manual_seed(work.seed)
+        before = work.optimizer.state
+        given = {
+            p: _step_formulas.size(before.get(p, {}), p) * torch.randn(p.shape, generator=random, device=p.device)
+            for p in work.parameters
+        }
+        moves, after = _updates.moves(work, lambda parameter: given[parameter].to(parameter.dtype), lr=rate)
+        inside = {id(p) for model in (work.model, *work.beside) for p in _in_blocks(model)}
+        decaying = [m.weight_decay for m in work.stage.modifiers if hasattr(m, "weight_decay")]
+        stateless = self.optimizer == "sgd" and self._momentum == 0
+        wrong, worst, of = 0, 0.0, 0
+        for parameter, move in zip(work.parameters, moves, strict=True):
+            if not parameter.numel() or (parameter not in before and not stateless):
+                continue  # another process holds it, or no gradient has reached it
+            muon = self.optimizer == "muon" and parameter.dim() == 2 and id(parameter) in inside
+            name = "adamw" if self.optimizer == "muon" and not muon else self.optimizer
+            usual = _step_formulas.DECAY.get(name, 0.0)
+            decay = (decaying[0] if parameter.dim() >= 2 else 0.0) if decaying else usual
+            momentum = self._momentum if name in _MOMENTUM else 0.0
+            state = before.get(parameter, {})
+            wanted, moment = _step_formulas.step(
+                name, parameter.detach(), given[parameter], state, rate=rate, decay=decay, momentum=momentum
+            )
+            error = float((move.float() - wanted).norm() / wanted.norm())
+            if (
+                moment is not None
+                and (kept := after[parameter].get("state1", after[parameter].get("momentum_buffer"))) is not None
+            ):
+                if kept.dtype != torch.uint8:
+                    error = max(error, float((kept - moment).norm() / moment.norm()))
+            # Muon's products are of bf16.
+            limit = 0.1 if muon else 1e-2 if self.optimizer in _STATES else 2e-3
+            wrong, worst, of = wrong + (error > limit), max(worst, error), of + 1
+        return Claim(
+            f"a step of {self.optimizer} from its state moves each tensor by the formula",
+            of > 0 and not wrong,
+            f"{of - wrong} of {of}, relative difference {worst:.1e} at most",
+        )
 
     def _keeps(self, parameter: torch.Tensor, inside: bool) -> set[str]:
         """Names of the tensors that this optimizer keeps for `parameter`."""
@@ -200,12 +248,19 @@ def _class(name: str) -> Any:
     return {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
 
 
+def _in_blocks(model: Any) -> Iterator[Any]:
+    from bench.architecture import blocks
+
+    for block in blocks(model):
+        yield from block.parameters()
+
+
 def _matrices(training: Training) -> set[torch.nn.Parameter]:
     """The matrices inside the blocks, of those that train."""
     from bench.architecture import blocks
 
-    inside = (p for model in (training.model, *training.beside) for p in blocks(model).parameters())
-    return {p for p in inside if p.dim() == 2 and p.requires_grad}
+    held = (block for model in (training.model, *training.beside) for block in blocks(model))
+    return {p for block in held for p in block.parameters() if p.dim() == 2 and p.requires_grad}
 
 
 @functools.cache

@@ -127,7 +127,7 @@ class PipelineParallel(Modifier):
 
     def _exchange(self, work: Training) -> Iterator[Claim]:
         """How one step goes through, and what it sends."""
-        from bench.architecture import blocks, body
+        from bench.architecture import body, stack
         from bench.measure.wire import Wire
 
         order: list[str] = []
@@ -170,7 +170,7 @@ class PipelineParallel(Modifier):
         )
         ours = range(place, count, self.n) if self.n > 1 else ()
         crossings = sum((piece < count - 1) + (piece > lowest) for piece in ours)
-        hidden = sum(numbers) // self._each * next(blocks(work.model).parameters()).element_size()
+        hidden = sum(numbers) // self._each * next(stack(work.model).parameters()).element_size()
         twice = [trained[key] for key in trained if len(pieces[key]) > 1 and place in (0, self.n - 1) and self.n > 1]
         wanted = crossings * hidden + sum(parameter.numel() * parameter.element_size() for parameter in twice)
         yield Claim(
@@ -204,10 +204,10 @@ class PipelineParallel(Modifier):
 
     def _pieces(self, model: nn.Module) -> dict[int, set[int]]:
         """The pieces that each parameter, by its id, belongs in."""
-        from bench.architecture import after_blocks, base, blocks
+        from bench.architecture import after_blocks, base, stack
 
         count = self.n * self._each
-        layers = blocks(model)
+        layers = stack(model)
         last = {id(parameter) for parameter in after_blocks(model).values()}
         found = {id(parameter): {count - 1 if id(parameter) in last else 0} for parameter in model.parameters()}
         for number, block in enumerate(layers):

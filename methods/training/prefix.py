@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from bench.evidence import Claim
-from bench.method import Place, Trainer
+from bench.method import Broken, Place, Trainer, Width
 from bench.models.base import ENCODERS
 from methods import _added, _peft
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.evidence import Snapshot
     from bench.loop import Training
     from bench.work import Work
 
-TYPES = frozenset(
-    [
-        "bert",
-        "bloom",
-        "camembert",
-        "electra",
-        "ernie",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neox",
-        "gptj",
-        "llama",
-        "mistral",
-        "olmo",
-        "olmo2",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "roberta",
-        "smollm3",
-        "starcoder2",
-        "xlm-roberta",
-    ]
-)
-"""transformers' model types whose attention takes keys and values from a cache, tried with PEFT 0.21."""
+_CACHE = "past_key_values"
+"""The argument by which PEFT 0.21 gives a model its keys and values."""
 
 
 @dataclass(frozen=True)
@@ -65,22 +40,54 @@ class Prefix(Trainer):
     example = "prefix(20)"
     needs = ("peft",)
     gives = frozenset({"adapter"})
+    breaks_with = (
+        Broken(
+            versions=("transformers>=5.24", "peft<=0.21.2"),
+            tasks=frozenset(_peft.TASK_TYPES) - {"causal_lm"},
+            why=f"PEFT looks for the argument `{_CACHE}` of such a model's forward pass, which transformers renamed",
+            mend='pip install "transformers<5.24", or use lora',
+        ),
+    )
 
-    n: Annotated[int, Ge(1)]
+    n: Width
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    @property
+    def virtual_tokens(self) -> int:
+        """All of them."""
+        return self.n
 
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model that can be given keys and values."""
         yield from _peft.problems(place)
         if "uneven" in place.facts and place.model in ENCODERS:
             yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
-        if place.model not in TYPES:
+        structure = place.structure
+        heads = place.config.get("num_key_value_heads") or place.config.get("num_attention_heads")
+        if structure.encoder_decoder:
+            yield f"a {place.model} model has an encoder and a decoder, and prefixes are put on one list of blocks; use lora"
+        elif structure.stacks and not structure.cache:
             yield f"the attention of a {place.model} model takes no keys and values from outside; use lora or adapter"
+        elif structure.cache_heads not in (None, heads):
+            yield (
+                f"PEFT makes keys and values for {heads} heads, and the attention of this {place.model} model keeps those of "
+                f"{structure.cache_heads}; use lora or adapter"
+            )
+        elif structure.repeats:
+            yield f"a {place.model} model calls the same block again and again, and prefixes are each block's own; use lora"
 
     def on_model(self, training: Training) -> None:
         """Put the prefixes on."""
-        _peft.attach(training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n))
+        from bench import signature
+        from bench.architecture import base
+
+        _peft.attach(
+            training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n, **_peft.sizes(training))
+        )
+        name = signature.cache_name(training.model)
+        if name and name != _CACHE:
+            base(training.model).register_forward_pre_hook(functools.partial(_rename, name), with_kwargs=True)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is bit-identical, the prefixes have n·2·width weights a block, and each block attends to its own."""
@@ -108,3 +115,8 @@ class Prefix(Trainer):
             reached == 2 * blocks,
             f"a gradient reaches {reached} of {2 * blocks}",
         )
+
+
+def _rename(name: str, model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Before a forward pass: PEFT's keys and values by the `name` that the model takes them by, since transformers 5.24."""
+    return args, {name if key == _CACHE else key: value for key, value in given.items()}

@@ -69,6 +69,9 @@ class Pretrain(Trainer):
         """The objective must suit the architecture, and every weight must be there to train."""
         if place.task not in ("classification", "causal_lm"):
             yield f"it takes its texts from classification and causal_lm tasks, and this one is {place.task}"
+        if place.structure.encoder_decoder:
+            yield f"a {place.model} model has an encoder and a decoder, and the objectives here are for one of the two"
+            return
         encoder = place.model in ENCODERS
         if self.objective == "clm" and encoder:
             yield f'a {place.model} model reads in both directions and sees the next token; use pretrain("mlm")'

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 
 from bench.evidence import Claim
-from bench.method import Place, Trainer
+from bench.method import Place, Trainer, Width
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -18,25 +18,6 @@ if TYPE_CHECKING:
     from bench.evidence import Snapshot
     from bench.loop import Training
     from bench.work import Work
-
-CLASSIFIERS = frozenset(
-    [
-        "bert",
-        "camembert",
-        "deberta",
-        "deberta-v2",
-        "electra",
-        "ernie",
-        "eurobert",
-        "modernbert",
-        "mpnet",
-        "nomic_bert",
-        "roberta",
-        "roformer",
-        "xlm-roberta",
-    ]
-)
-"""transformers' model types whose classifier reads the first token or the mean, tried with PEFT 0.21."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +36,19 @@ class Prompt(Trainer):
     needs = ("peft",)
     gives = frozenset({"adapter"})
 
-    n: Annotated[int, Ge(1)]
+    n: Width
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    @property
+    def virtual_tokens(self) -> int:
+        """All of them."""
+        return self.n
 
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model whose head can tell text from padding without its ids."""
         yield from _peft.problems(place)
-        if place.task == "classification" and place.model not in CLASSIFIERS:
+        if place.task == "classification" and place.structure.needs_ids:
             yield (
                 f"PEFT gives a {place.model} classifier embeddings in place of token ids, from which it cannot tell "
                 "the last token from the padding; use prefix, or a model like BERT"
@@ -71,7 +57,11 @@ class Prompt(Trainer):
     def on_model(self, training: Training) -> None:
         """Put the prompt on."""
         config = _peft.config(
-            training, "PromptTuningConfig", num_virtual_tokens=self.n, prompt_tuning_init="SAMPLE_VOCAB"
+            training,
+            "PromptTuningConfig",
+            num_virtual_tokens=self.n,
+            prompt_tuning_init="SAMPLE_VOCAB",
+            **_peft.sizes(training),
         )
         _peft.attach(training, config)
 

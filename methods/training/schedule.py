@@ -66,7 +66,7 @@ class Schedule(Modifier):
         for group in groups:
             group["initial_lr"] = group["lr"]
             group["lr"] *= shares[0]
-        training.notes[self.name] = shares, [groups[0]["lr"]]
+        training.notes[self.name] = shares, [_rates(training)]
 
     def on_step(self, training: Training) -> None:
         """Set the next step's rate."""
@@ -77,7 +77,7 @@ class Schedule(Modifier):
     def between_steps(self, training: Training) -> None:
         """Read the next step's rate off the optimizer."""
         _, rates = training.notes.get(self.name, ({}, []))
-        rates.append(training.optimizer.param_groups[0]["lr"])
+        rates.append(_rates(training))
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The rates read off the optimizer, before each step and now, are those of the formula."""
@@ -87,31 +87,43 @@ class Schedule(Modifier):
         done = len(work.losses)
         formula = [self._share(step, work.steps) for step in range(done + 1)]
         groups = work.optimizer.param_groups
-        near = [
-            math.isclose(group["lr"], group.get("initial_lr", math.nan) * formula[-1], rel_tol=1e-6, abs_tol=1e-12)
-            for group in groups
-        ]
+        near = [_near(group["lr"], group.get("initial_lr", math.nan) * formula[-1]) for group in groups]
         yield Claim(
             f"after {done} of {work.steps} steps the rate is {formula[-1]:.4g} of the first",
             all(near),
             ", ".join(f"{group['lr']:.4g} of {group.get('initial_lr', math.nan):.4g}" for group in groups),
         )
         _, rates = work.notes.get(self.name, ({}, []))
-        base = groups[0].get("initial_lr", math.nan)
-        off = [rate for rate, share in zip(rates, formula, strict=False) if not math.isclose(rate, base * share, rel_tol=1e-6, abs_tol=1e-12)]  # fmt: skip
-        highest = max(rates, default=math.nan)
+        # The full rate is the trainer's, or the optimizer's own where that is given.
+        given = [m.lr for m in work.stage.modifiers if getattr(m, "optimizer", None) and getattr(m, "lr", None)]
+        base = given[0] if given else work.trainer.lr
+        off = [
+            of_step
+            for of_step, share in zip(rates, formula, strict=False)
+            if not of_step or not all(_near(rate, base * share) for rate in of_step)
+        ]
+        every = [rate for of_step in rates for rate in of_step] or [math.nan]
         yield Claim(
-            "every step's rate was the formula's",
+            f"every step's rate was the formula's, of {base:g}",
             len(rates) == done + 1 and not off,
-            f"{len(off)} of {len(rates)} were not; from {min(rates, default=math.nan):.4g} to {highest:.4g}",
+            f"{len(off)} of {len(rates)} were not; from {min(every):.4g} to {max(every):.4g}",
         )
 
     def _share(self, step: int, steps: int) -> float:
         """The share of the full rate at `step`, by the formula."""
-        warmup = self._warmup_steps(steps)
+        warmup = next(number for number in range(steps + 1) if number >= self.warmup * steps)
         if step < warmup:
             return step / warmup
         progress = (step - warmup) / max(1, steps - warmup)
         return {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}[
             self.schedule
         ]
+
+
+def _rates(training: Training) -> list[float]:
+    """Those of all groups."""
+    return [float(group["lr"]) for group in training.optimizer.param_groups]
+
+
+def _near(rate: float, wanted: float) -> bool:
+    return math.isclose(rate, wanted, rel_tol=1e-6, abs_tol=1e-12)

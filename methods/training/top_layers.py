@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from bench.evidence import Claim, plain
 from bench.method import Place, Trainer
+from methods._models import one_stack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,7 @@ class TopLayers(Trainer):
 
     def problems(self, place: Place) -> Iterator[str]:
         """It trains plain weights, of blocks that are there."""
+        yield from one_stack(place)
         if "adapter" in place.facts:
             yield f"there is an adapter on the model; {place.fold(self)}"
         if "inference_only" in place.facts:
@@ -69,9 +71,9 @@ class TopLayers(Trainer):
 
 
 def _top(model: nn.Module, n: int) -> dict[str, nn.Parameter]:
-    from bench.architecture import after_blocks, blocks
+    from bench.architecture import after_blocks, stack
 
-    found = blocks(model)
+    found = stack(model)
     if n > len(found):
         raise ValueError(f"the model has {len(found)} blocks, not {n}")
     chosen = {id(parameter) for block in list(found)[-n:] for parameter in block.parameters()}

@@ -48,7 +48,7 @@ class WeightDecay(Modifier):
         training.groups = parted
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The optimizer holds each trained matrix in a group that decays, and each vector in one that does not."""
+        """Each trained matrix is in a group that decays, each vector in one that does not, and a step shows it."""
         groups = work.optimizer.param_groups  # type: ignore[attr-defined]
         decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
         trained: list[torch.nn.Parameter] = work.parameters  # type: ignore[attr-defined]
@@ -58,4 +58,34 @@ class WeightDecay(Modifier):
             f"matrices decay by {self.weight_decay:g} and vectors do not",
             bool(trained) and not wrong,
             f"{matrices} matrices, {len(trained) - matrices} vectors, {len(wrong)} at another rate",
+        )
+        yield from self._shown(work)
+
+    def _shown(self, work: Work) -> Iterator[Claim]:
+        """One step with decay and one without, of no gradient, differ by the decay of each weight alone."""
+        import torch
+
+        from bench.loop import Training
+        from methods import _updates
+
+        assert isinstance(work, Training)
+        # Adam divides what is in its gradient by the gradient's size, so of it there is no such formula.
+        if any(getattr(modifier, "optimizer", None) == "adam" for modifier in work.stage.modifiers):
+            return
+        rate = 0.1
+        with_it, _ = _updates.moves(work, torch.zeros_like, lr=rate)
+        without, _ = _updates.moves(work, torch.zeros_like, lr=rate, weight_decay=0.0)
+        wrong, worst = 0, 0.0
+        for parameter, one, other in zip(work.parameters, with_it, without, strict=True):
+            decay = self.weight_decay * rate if parameter.dim() >= 2 else 0.0
+            was = parameter.detach().float()
+            error = float(((one - other).float() + decay * was).abs().max()) if was.numel() else 0.0
+            # What rounding makes of a weight that has moved.
+            size = float((was.abs() + one.abs().float()).max()) if was.numel() else 0.0
+            wrong += error > 4e-7 * size + 1e-2 * decay * size
+            worst = max(worst, error)
+        yield Claim(
+            f"a step takes the rate times {self.weight_decay:g} of each matrix off it, whatever the gradient",
+            not wrong,
+            f"{len(work.parameters) - wrong} of {len(work.parameters)} tensors, off by {worst:.1e} at most",
         )

@@ -74,7 +74,7 @@ def test_show_has_all_there_is_to_know():
     for part in (
         "lora  (trainer)",
         "r ",
-        "int ≥ 1, default 8",
+        "int ≥ 1 ≤ 65536, default 8",
         "Evidence",
         "https://arxiv.org/abs/2106.09685",
         "lora(r=8)",
@@ -83,9 +83,11 @@ def test_show_has_all_there_is_to_know():
         assert part in page, part
     assert json.loads(methodbench("show", "lora", "--json"))["arguments"][0] == {
         "name": "r",
-        "type": "int ≥ 1",
+        "type": "int ≥ 1 ≤ 65536",
         "default": 8,
     }
+    assert "Breaks with" not in page
+    assert "Breaks with\n  it does not work on classification with transformers>=5.24" in methodbench("show", "prefix")
     assert "22.7 million" in methodbench("show", "minilm")
     assert "did you mean `lora`" in methodbench("show", "lorra", status=2)
 
@@ -109,6 +111,7 @@ def test_plan_draws_the_tree_and_says_why_not(suite, tmp_path):
     assert "full  full  to run" in text
     assert "└── dynamic_int8  int8  to run" in text
     assert "2 stages (3 without sharing), 0 recorded, 2 to run" in text
+    assert "\ndata: 120 texts read; " in text
     assert "refused  bad: merge: there is no adapter to fold" in methodbench(
         "plan", tmp_path / "suite.toml", errors=True
     )

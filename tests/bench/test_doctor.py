@@ -9,6 +9,8 @@ import pytest
 
 from bench import doctor, machine, registry
 from bench.doctor import Noise, examine, judge, spread
+from bench.method import Broken
+from tests.subjects import HERE
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +71,33 @@ def test_device(here):
 
 class Ready:
     needs = ("json", "xml.dom")
+    breaks_with = ()
 
 
 class Absent:
     needs = ("json", "torch_no_such", "no_such.part")
+    breaks_with = ()
+
+
+class Breaks:
+    needs = ()
+    breaks_with = (
+        Broken(("torch>=2.13", "peft>=0.22"), "not these", "pip install nothing"),
+        Broken(("torch>=2.13", "peft<0.22"), "they do not agree", "pip install peft==0.22"),
+    )
+
+
+def test_methods_that_the_installed_versions_break(monkeypatch):
+    monkeypatch.setattr(registry, "methods", lambda: {"ready": Ready, "breaks": Breaks})
+    every, broken = doctor._methods(HERE)
+    assert every.state == "ok"
+    assert (broken.name, broken.state) == ("method breaks", "warn")
+    assert broken.text.endswith("with torch>=2.13 and peft<0.22: they do not agree; pip install peft==0.22")
 
 
 def test_methods_that_lack_a_package(monkeypatch):
     monkeypatch.setattr(registry, "methods", lambda: {"ready": Ready, "absent": Absent})
-    every, absent = doctor._methods()
+    every, absent = doctor._methods(HERE)
     assert (every.state, every.text) == ("ok", "1 of 2 have all the packages they need")
     assert (absent.name, absent.state) == ("method absent", "missing")
     assert absent.text == "needs torch-no-such, no-such: pip install torch-no-such no-such"
@@ -88,7 +108,7 @@ def test_a_registry_that_does_not_load(monkeypatch):
         raise registry.RegistryError("entry point `mine = my.methods` does not load: no such module")
 
     monkeypatch.setattr(registry, "methods", broken)
-    (found,) = doctor._methods()
+    (found,) = doctor._methods(HERE)
     assert found.state == "missing"
     assert "my.methods" in found.text
 

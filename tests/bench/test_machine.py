@@ -5,13 +5,15 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
 
 from bench import machine
-from bench.machine import MachineError, environment, identity, look
+from bench.machine import PACKAGES, MachineError, environment, identity, look, satisfies
+from tests.subjects import HERE
 
 X86 = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -369,3 +371,31 @@ def test_looking_is_fast():
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
     assert min(float(run.stdout) for run in runs) < 0.05
+
+
+# -- versions
+
+
+@pytest.mark.parametrize(
+    ("requirements", "satisfied"),
+    [
+        ([], True),
+        (["torch>=2.13"], True),
+        (["torch>=2.14"], False),
+        (["torch>=2.13", "peft<=0.21.2"], True),
+        (["torch>=2.13", "peft>0.21.2"], False),
+        (["torch==2.13.*", "bitsandbytes"], False),  # which is not on that machine
+        ([f"pytest=={metadata.version('pytest')}"], True),  # of which a machine says nothing
+        ([f"pytest!={metadata.version('pytest')}"], False),
+        (["no-such-package"], False),
+    ],
+)
+def test_versions_on_a_machine(requirements, satisfied):
+    assert "pytest" not in PACKAGES
+    assert satisfies(HERE, requirements) is satisfied
+
+
+def test_a_local_build_and_a_prerelease_are_of_their_version():
+    here = replace(HERE, versions=(("torch", "2.14.0a0+cpu"), ("peft", "0.21.2+local")))
+    assert satisfies(here, ["torch>=2.13", "peft<=0.21.2"])
+    assert not satisfies(here, ["torch>=2.14"])

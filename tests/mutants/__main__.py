@@ -58,7 +58,8 @@ class Verdict:
     """Who noticed a mutant.
 
     ``run``: its evidence did not hold. ``loud``: the run ended neither ``ok`` nor ``invalid``. ``tests``: unit tests
-    failed. ``neither``: nobody. ``equivalent``: nobody, and the result is what it is without the mistake.
+    failed. ``neither``: nobody. ``equivalent``: nobody, and the result is what it is without the mistake. ``skipped``:
+    the recipe does not run here even without it.
     """
 
     what: str
@@ -72,7 +73,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(families)}; all by default")
     parser.add_argument("-k", default="", metavar="TEXT", help="only mutants whose `method: why` holds this text")
     parser.add_argument("-j", type=int, default=1, metavar="N", help="mutants side by side, 1 by default")
-    parser.add_argument("--run-only", action="store_true", help="leave the unit tests out, and so the verdict on them")
+    parser.add_argument(
+        "--run-only",
+        action="store_true",
+        help="leave unit tests out: what they would catch counts as caught by neither",
+    )
     given = parser.parse_args(arguments)
     for name in given.families:
         if name not in families:
@@ -113,10 +118,9 @@ class Bench:
         print(f"{len(todo)} mutants of {len(whole)} recipes", flush=True)
         bases: dict[str, Seen] = {}
         for mutant, seen in self._each([(mutant, False, "recipe") for mutant in whole.values()]):
-            if seen.status != "ok":
-                raise SystemExit(f"without any mistake {mutant.recipe} ends {seen.status}: {seen.reason}")
             bases[_key(mutant)] = seen
-        ran = dict(self._each([(mutant, True, "recipe") for _, mutant in todo]))
+        runs = [mutant for _, mutant in todo if bases[_key(mutant)].status == "ok"]
+        ran = dict(self._each([(mutant, True, "recipe") for mutant in runs]))
         survivors = [mutant for mutant, seen in ran.items() if seen.status == "ok"]
         tested: dict[Mutant, Seen] = {}
         if not self.run_only:
@@ -127,8 +131,11 @@ class Bench:
                     raise SystemExit(f"without any mistake the tests of {mutant.method} fail: {seen.reason}")
         found = []
         for family, mutant in todo:
-            seen, test = ran[mutant], tested.get(mutant, Seen("ok", "", ""))
-            if seen.status != "ok":
+            base = bases[_key(mutant)]
+            seen, test = ran.get(mutant, base), tested.get(mutant, Seen("ok", "", ""))
+            if mutant not in ran:
+                verdict = Verdict("skipped", f"{base.status}: {base.reason}")
+            elif seen.status != "ok":
                 verdict = Verdict("run" if seen.status == "invalid" else "loud", f"{seen.status}: {seen.reason}")
             elif test.status != "ok":
                 verdict = Verdict("tests", test.reason)
@@ -187,7 +194,7 @@ def _tests(mutant: Mutant) -> tuple[str, ...]:
 
 
 def _imported() -> None:
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
     os.chdir(planting.ROOT)
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nothing:  # what libraries say while they are imported
@@ -312,10 +319,11 @@ def _pytest(mutant: Mutant, models: dict[str, Path], folder: Path) -> Seen:
 
 
 def _table(verdicts: Sequence[tuple[str, Mutant, Verdict]]) -> int:
-    """Print it; 1 where a family has a mutant that nobody caught, or too few that its evidence did."""
+    """Print it; 1 where a family has a mutant that nobody caught or that could not be tried, or evidence caught too few."""
     for what, said in (
         ("tests", "caught by tests alone"),
         ("loud", "ended otherwise"),
+        ("skipped", "not tried, for its recipe does not run here"),
         ("equivalent", "the same result as without it: not counted, take it out or give it another recipe"),
         ("neither", "caught by neither"),
     ):
@@ -342,7 +350,7 @@ def _table(verdicts: Sequence[tuple[str, Mutant, Verdict]]) -> int:
         print(
             "  ".join(f"{value:>{len(title)}}" for title, value in zip(head, (f"{family:<22}", *values), strict=True))
         )
-        short |= family != "all" and (share < LEAST or count["neither"] > 0)
+        short |= family != "all" and (share < LEAST or count["neither"] + count["skipped"] > 0)
     return int(short)
 
 

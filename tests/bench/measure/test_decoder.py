@@ -10,6 +10,7 @@ from bench import metrics, pyperf_file
 from bench.measure import latency
 from bench.measure.latency import NEW_TOKENS, decoder, shape_inputs
 from bench.models.directory import Directory
+from bench.signature import CACHES
 
 CPU = torch.device("cpu")
 SHAPE = (2, 7)
@@ -32,7 +33,7 @@ def watch(model, calls):
     """Note the new ids, and how long the cache is, of each pass through `model`."""
 
     def note(module, args, given):
-        cache = given.get("past_key_values")
+        cache = next((given[name] for name in CACHES if name in given), None)
         ids = given.get("input_ids")
         calls.append((cache.get_seq_length() if cache is not None else 0, None if ids is None else ids.clone()))
 
@@ -66,7 +67,9 @@ def test_each_answer_is_transformers_greedy_one_from_a_cache_of_its_own(loaded, 
         assert torch.equal(torch.cat([ids for _, ids in answer], 1), made)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of PEFT's own making
+@pytest.mark.filterwarnings(
+    "ignore:`(is_gradient_checkpointing|past_key_values)` is deprecated:FutureWarning"
+)  # PEFT's
 @pytest.mark.parametrize("method", ["PrefixTuningConfig", "PromptTuningConfig"])
 def test_virtual_tokens_are_in_the_cache_once(loaded, quick, method):
     import peft
@@ -92,15 +95,45 @@ class Counting(torch.nn.Module):
     def now(self):
         return self.time
 
-    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None):
+    def answer(self, input_ids, use_cache, **given):
         assert use_cache
         assert not self.training
-        self.time += 8.0 if past_key_values is None else 0.5
-        return SimpleNamespace(past_key_values="a cache", logits=torch.zeros(*input_ids.shape, 5))
+        ((name, cache),) = given.items()
+        assert cache in (None, f"a cache of {self.time}"), "each pass goes on from the one before"
+        self.time += 8.0 if cache is None else 0.5
+        return SimpleNamespace(**{name: f"a cache of {self.time}"}, logits=torch.zeros(*input_ids.shape, 5))
 
 
-def test_each_phase_has_its_passes_alone_in_its_clock(monkeypatch):
-    model = Counting()
+class Newest(Counting):
+    """As of transformers 5.24."""
+
+    def forward(self, input_ids, attention_mask=None, cache=None, use_cache=None):
+        return self.answer(input_ids, use_cache, cache=cache)
+
+
+class Older(Counting):
+    """As of transformers up to 5.23."""
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None):
+        return self.answer(input_ids, use_cache, past_key_values=past_key_values)
+
+
+class States(Counting):
+    """As of state space models in transformers up to 5.23."""
+
+    def forward(self, input_ids, attention_mask=None, cache_params=None, use_cache=None):
+        return self.answer(input_ids, use_cache, cache_params=cache_params)
+
+
+def test_a_model_without_a_cache_is_no_decoder(tiny_bert):
+    model, tokenizer = Directory(tiny_bert).load("AutoModelForSequenceClassification", {})
+    with pytest.raises(ValueError, match="takes no cache of keys and values"):
+        decoder(model, tokenizer, SHAPE, **OPTIONS)
+
+
+@pytest.mark.parametrize("kind", [Newest, Older, States])
+def test_each_phase_has_its_passes_alone_in_its_clock(monkeypatch, kind):
+    model = kind()
     monkeypatch.setattr(latency, "_clocks", lambda device, threads: [("wall", threads, model.now)])
     prefill, decode = decoder(model, 5, SHAPE, **OPTIONS)
     assert (prefill["phase"], decode["phase"]) == ("prefill", "decode")

@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import random
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from bench.suite import DataTable
+from bench.tasks.alike import MISSING
 from bench.tasks.base import Split, TaskError
 from bench.tasks.classification import Classification, Row, Table, divide, macro_f1
 
@@ -79,6 +82,63 @@ class TestDivide:
         rows = [*some(), ("both", "a"), ("both", "b"), ("both", "a")]
         assert divide(rows) == divide(rows[::-1]) == divide(some())
 
+    def test_near_equal_texts_are_one_item_in_one_split(self) -> None:
+        rows = [(f"café number {n} was {'good' if n % 2 else 'bad'}", "ab"[n % 2]) for n in range(60)]
+        near = [
+            (change(text), label)
+            for text, label in rows
+            for change in (
+                lambda text: text.replace(" ", "  "),
+                lambda text: text.replace(" was", "\r\nwas"),
+                lambda text: unicodedata.normalize("NFD", text),
+                lambda text: text.replace("number", "num\u00adber"),
+                lambda text: f"\ufeff{text}\u200b",
+                lambda text: text.replace(" ", "\u00a0"),
+            )
+        ]
+        data = divide([*near, *rows])
+        assert data == divide(rows + near[::-1])
+        assert divide(near).texts["test"] != data.texts["test"], "the plain text is the item, where it is there"
+        plain = divide(rows)
+        assert (data.texts, data.targets, data.fingerprint) == (plain.texts, plain.targets, plain.fingerprint)
+        # By words alone, which is all that differs between these texts.
+        seen = {
+            split: {tuple(re.findall(r"[a-zé0-9]+", unicodedata.normalize("NFC", text))) for text in data.texts[split]}
+            for split in SPLITS
+        }
+        assert sum(map(len, seen.values())) == sum(map(len, data.texts.values())) == 60
+        assert not seen["train"] & seen["test"]
+        assert set(divide(near).texts["train"]) <= {text for text, _ in near}, "as they were written"
+        assert {split: len(of) for split, of in divide(near).texts.items()} == {
+            split: len(of) for split, of in data.texts.items()
+        }
+
+    def test_near_equal_texts_with_two_labels_are_left_out(self) -> None:
+        rows = [*some(), ("both  of", "a"), ("both of", "b"), ("both\u00a0of", "a"), ("both of", "b")]
+        assert divide(rows) == divide(rows[::-1]) == divide(some())
+
+    def test_case_is_a_difference(self) -> None:
+        data = divide([("Polish", "a"), ("polish", "b")])
+        assert sum(map(len, data.texts.values())) == 2
+
+    def test_every_row_is_counted_once(self) -> None:
+        rows = [
+            *some(),
+            *some(20),
+            ("x", "a"),
+            ("x ", "a"),
+            (" x", "a"),
+            ("x ", "a"),
+            ("y", "a"),
+            ("y\n", "b"),
+            ("y", "a"),
+        ]
+        counts = divide(rows).counts
+        left_out = {"equal": 21, "near_equal": 2, "conflicting": 3}
+        assert {name: counts[name] for name in left_out} == left_out
+        assert counts["read"] == 227 == sum(left_out.values()) + sum(counts[split] for split in SPLITS)
+        assert divide(rows[::-1]).counts == counts
+
     @pytest.mark.parametrize("change", [("text 7", "a"), ("new", "a")])
     def test_the_fingerprint_covers_labels_and_texts(self, change: Row) -> None:
         rows = [(f"text {n}", "abc"[n % 3]) for n in range(50)]
@@ -105,12 +165,38 @@ class TestProblems:
                 "2 different items are too few: none falls into train, which gets about 70 %",
             ),
             ([("one", "a"), ("one", "b")], "every text has more than one label"),
+            (
+                [(f"text {n}", f"id{n}") for n in range(60)],
+                "60 items have 60 labels, such as `id0` and `id1`: more than one for two items are numbers or names",
+            ),
+            ([(f"text {n % 50}", str(n % 50 // 2 * (n % 50 > 20))) for n in range(300)], ""),
+            (
+                [(f"text {n % 50}", str(n % 50 % 26)) for n in range(300)],
+                "50 items have 26 labels, such as `0` and `1`",
+            ),
+            (
+                [(f"text {n}", f"{n % 10}.{n % 7 + 1}") for n in range(200)],
+                "200 of 200 labels are numbers with a fraction",
+            ),
+            ([(f"text {n}", ["0.5", "1.5"][n % 2]) for n in range(50)], "write classes as words, as in `v0.5`"),
+            (
+                [(f"text {n}", f"{n * 37 % 100 / 10:g}") for n in range(200)],
+                "180 of 200 labels are numbers with a fraction",
+            ),
+            ([(f"text {n}", f"{n % 10 / 2:g}") for n in range(200)], ""),  # half stars
         ],
     )
     def test_too_little(self, rows: list[Row], message: str) -> None:
-        (problem,) = Rows(rows).problems()
+        problems = Rows(rows).problems()
+        if not message:
+            assert problems == []
+            return
+        (problem,) = problems
         assert problem.startswith("rows: ")
         assert message in problem
+
+    def test_two_classes_are_never_too_many(self) -> None:
+        assert Rows([("four", "a"), ("three", "b")]).problems() == []
 
 
 class TestBatches:
@@ -301,12 +387,91 @@ class TestTable:
 
     def test_other_columns_and_labels_that_are_numbers(self, tmp_path: Path) -> None:
         file = tmp_path / "rows.jsonl"
-        file.write_text('{"body": " one ", "stars": 1}\n{"body": "two", "stars": true}\n{"body": "3", "stars": " x"}\n')
+        file.write_text('{"body": " one ", "stars": 2}\n{"body": "two", "stars": true}\n{"body": "3", "stars": " x"}\n')
         assert list(table(file, text="body", label="stars").read()) == [
-            ("one", "1"),
+            ("one", "2"),
             ("two", "true"),
             ("3", "x"),
         ]
+
+    @pytest.mark.parametrize(
+        ("labels", "classes"),
+        [
+            ([1, "1", 1.0, "1.0", "1e0", 0, "0", 0.0, "-0.0", -0.0], ("0", "1")),
+            ([True, "True", "TRUE", "true", False, "False", "FALSE"], ("false", "true")),
+            (["2.0", 3, "3.00", "2", "good", 10, "10"], ("10", "2", "3", "good")),
+            (["none", "na", "Null", "nan?"], ("Null", "na", "nan?", "none")),
+            (["01", "02", "10"], ("01", "02", "10")),
+            ([" pos", "pos ", "neg", "\u00a0neg"], ("neg", "pos")),
+        ],
+    )
+    def test_one_value_is_one_class_in_both_kinds_of_file(
+        self, labels: list[Any], classes: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        rows = [(f"text {n} of many", labels[n % len(labels)]) for n in range(120)]
+        lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+        with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("text", "label"), *rows])
+        tasks = [table(tmp_path / name) for name in ("rows.csv", "rows.jsonl")]
+        for task in tasks:
+            assert task.problems() == []
+            assert task.labels == classes
+            assert task.model_options()[1]["id2label"] == dict(enumerate(classes))
+        assert tasks[0].fingerprint() == tasks[1].fingerprint()
+
+    def test_labels_written_otherwise_are_counted(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.csv"
+        file.write_text("text,label\n" + "".join(f"text {n},{['1', '0', '1.0', 'TRUE'][n % 4]}\n" for n in range(80)))
+        (problem,) = table(file).problems()
+        assert "1 (line 2) and true (line 5) differ" in problem
+        file.write_text("text,label\n" + "".join(f"text {n},{['1', '0', '1.0', '2'][n % 4]}\n" for n in range(80)))
+        assert table(file).counts()["respelled"] == 20
+        assert table(file).counts()["read"] == 80
+
+    @pytest.mark.parametrize("marker", sorted(MISSING - {""}))
+    @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+    def test_what_marks_a_missing_value_is_no_class(self, marker: str, name: str, tmp_path: Path) -> None:
+        rows = [(f"text {n}", "ab"[n % 2]) for n in range(50)] + [("odd", f" {marker}")]
+        lines = [f"{text},{label}" for text, label in rows]
+        if name.endswith("l"):
+            lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+        (tmp_path / name).write_text("\n".join([*(["text,label"] * name.endswith("csv")), *lines]))
+        (problem,) = table(tmp_path / name).problems()
+        assert f"line {len(rows) + name.endswith('csv')}: `label` is `{marker}`, which marks a missing value" in problem
+        assert "if it is the name of a class, give that another name" in problem
+
+    def test_a_text_may_be_any_words(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.csv"
+        file.write_text("text,label\nNone,a\nNaN,b\nnull,a\n1,b\n")
+        assert [text for text, _ in table(file).read()] == ["None", "NaN", "null", "1"]
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("rows.csv", "other,text,label,other\nx,one,a,y\nx,two,b,y\n"),
+            ("rows.csv", "Label,text,label,TEXT\nx,one,a,y\nx,two,b,y\n"),
+            ("rows.csv", "text,\ufefflabel\u200b\none,a\ntwo,b\n"),
+            ("rows.jsonl", '{"text": "one", "label": "a", "x": 1, "x": 2}\n{"text": "two", "label": "b"}\n'),
+            (
+                "rows.jsonl",
+                '{"text": "one", "label": "a", "x": {"label": 1, "label": 2}}\n{"label": "b", "text": "two"}\n',
+            ),
+            ("rows.jsonl", '{"text": "one", "Label": 1, "label": "a"}\n{"text": "two", "label": "b", "LABEL": 1}\n'),
+        ],
+    )
+    def test_other_columns_do_not_matter(self, name: str, content: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert list(table(tmp_path / name).read()) == [("one", "a"), ("two", "b")]
+
+    def test_a_column_is_found_in_any_unicode_form(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.csv").write_text("texte,cate\u0301gorie\nun,a\n", encoding="utf-8")
+        assert list(table(tmp_path / "rows.csv", text="texte", label="catégorie").read()) == [("un", "a")]
+
+    def test_text_and_label_are_two_columns(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.csv").write_text("text,label\none,a\n")
+        (problem,) = table(tmp_path / "rows.csv", text="label").problems()
+        assert "the text and its label are both in column `label`; name two columns" in problem
 
     def test_huge_fields(self, tmp_path: Path) -> None:
         before = csv.field_size_limit()
@@ -356,7 +521,51 @@ class TestTable:
                 "line 2 has no `label`; did you mean `lable`?",
             ),
             ("rows.jsonl", b'{"text": "one", "label": null}', "line 1: `label` is empty"),
-            ("rows.jsonl", b'{"text": "one", "label": ["a"]}', "line 1: `label` is text, found ['a']"),
+            (
+                "rows.jsonl",
+                b'{"text": "one", "label": ["a"]}',
+                "line 1: `label` is one class for each text, found ['a']; name a column of those",
+            ),
+            (
+                "rows.jsonl",
+                b'{"text": "one", "label": {"a": 1}}',
+                "line 1: `label` is one class for each text, found {'a': 1}",
+            ),
+            ("rows.jsonl", b'{"text": "one", "label": NaN}', "line 1: `label` is `NaN`, which marks a missing value"),
+            ("rows.jsonl", b'{"text": NaN, "label": "a"}', "line 1: `text` is text, found nan"),
+            ("rows.jsonl", b'{"text": "one", "label": "a"}\n{"text": "two", "label": ""}', "line 2: `label` is empty"),
+            ("rows.csv", "text,label\n\u200b\ufeff,a\n".encode(), "line 2: `text` is empty"),
+            ("rows.csv", "text,label\none,\u00ad\n".encode(), "line 2: `label` is empty"),
+            (
+                "rows.csv",
+                b"text,label,label\none,a,b\n",
+                "line 1: `label` is there 2 times, in places 2 and 3; rename or remove",
+            ),
+            ("rows.csv", b"text,label, label \none,a,b\n", "line 1: `label` is there 2 times"),
+            ("rows.csv", "text,label,la\u00adbel\none,a,b\n".encode(), "line 1: `label` is there 2 times"),
+            ("rows.csv", b"text,text,label\none,a,b\n", "line 1: `text` is there 2 times, in places 1 and 2"),
+            (
+                "rows.jsonl",
+                b'{"text": "one", "label": "a"}\n{"text": "odd", "label": "pos", "label": "neg"}',
+                "line 2: `label` is there 2 times, in places 2 and 3",
+            ),
+            ("rows.jsonl", b'{"text": "one", "text": "one", "label": "a"}', "line 1: `text` is there 2 times"),
+            (
+                "rows.csv",
+                b"text,label\none,Pos\ntwo,neg\nthree,pos\n",
+                "`label`: Pos (line 2) and pos (line 4) differ in case",
+            ),
+            (
+                "rows.jsonl",
+                '{"text": "one", "label": "café"}\n{"text": "two", "label": "cafe\u0301"}'.encode(),
+                "`label`: 'caf\\xe9' (line 1) and 'cafe\\u0301' (line 2) differ in case, white space, Unicode form",
+            ),
+            ("rows.csv", b"text,label\none,007\ntwo,7\n", "`label`: 007 (line 2) and 7 (line 3) differ"),
+            (
+                "rows.jsonl",
+                b'{"text": "one", "label": true}\n{"text": "two", "label": 1}',
+                "true (line 1) and 1 (line 2) differ",
+            ),
             ("rows.jsonl", b'{"text": 5, "label": "a"}', "line 1: `text` is text, found 5"),
             (
                 "rows.jsonl",

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 from bench.models.directory import Directory
 from bench.suite import DataTable, SuiteError, of
 from bench.tasks import language_modelling, open_task
-from bench.tasks.base import TaskError
+from bench.tasks.alike import comparable
+from bench.tasks.base import TaskError, place, split_of
 from bench.tasks.language_modelling import PASSAGE, LanguageModelling, OwnText, divide, passages
 
 
@@ -49,6 +52,58 @@ class TestData:
 
     def test_equal_texts_count_once_and_order_does_not_matter(self):
         assert divide(some() + some()[:30]) == divide(some()[::-1]) == divide(some())
+
+    def test_near_equal_texts_are_one_in_one_split(self):
+        texts = [f"def function_{number}():\n    return 'é' + {number}\n" for number in range(60)]
+        near = [
+            changed
+            for text in texts
+            for changed in (
+                text.replace("\n", "\r\n"),
+                text.replace("    ", "\t\t\u00a0 \t "),
+                unicodedata.normalize("NFD", text),
+                f"\ufeff{text}",
+                f"{text}\n\n",
+            )
+        ]
+        data = divide([*near, *texts])
+        assert data == divide(texts + near[::-1])
+        numbers = [
+            number for of in data.texts.values() for text in of for number in re.findall("function_([0-9]+)", text)
+        ]
+        assert sorted(map(int, numbers)) == list(range(60)), "each once, in one split"
+        assert {split: len(of) for split, of in data.texts.items()} == {
+            split: len(of) for split, of in divide(texts).texts.items()
+        }
+        assert all(text in near or text in texts for of in data.texts.values() for text in of), "as they were written"
+        counts = data.counts
+        assert (counts["read"], counts["equal"], counts["near_equal"]) == (360, 0, 300)
+        assert sum(counts[split] for split in data.texts) == 60
+        assert divide(texts + texts[:7]).counts["equal"] == 7
+
+    def test_a_passage_is_in_one_split_though_texts_share_it(self):
+        def preface(edition):
+            return next(passages("".join(f"line {n} of the preface of edition {edition}\n" for n in range(99))))
+
+        # As a text of its own, in other white space, it is in training.
+        edition = next(number for number in range(99) if split_of(place(comparable(preface(number)))) == "train")
+        alone = preface(edition).replace(" ", "  ") + "\n"
+        books = [preface(edition) + f"and then book {number} begins\n" * 30 for number in range(60)]
+        for texts in (books, [*books[::-1], alone]):
+            data = divide(texts)
+            forms = {
+                split: {" ".join(piece.split()) for text in of for piece in passages(text)}
+                for split, of in data.texts.items()
+            }
+            assert not forms["test"] & (forms["train"] | forms["validation"])
+            assert not forms["validation"] & forms["train"]
+            assert all(forms.values())
+            assert data.counts["in_two_splits"] == 2
+            assert not any("preface" in form for split in ("validation", "test") for form in forms[split])
+
+    def test_a_text_of_which_nothing_can_be_seen_is_none(self):
+        assert divide([*some(), "\n\n", "\ufeff", ""]) == divide(some())
+        assert divide([*some(), "\n\n", " "]).counts == divide(some()).counts
 
     def test_the_fingerprint_is_of_every_text_and_split(self):
         texts = some()
@@ -304,6 +359,9 @@ class TestOwnText:
             ("a.jsonl", b'{"txt": "one"}', "line 1 has no `text`; did you mean `txt`?"),
             ("a.jsonl", b'{"text": 3}', "line 1: `text` is text, found 3"),
             ("a.csv", b'text\n""\n', "line 2: `text` is empty; fill it in or take the row out"),
+            ("a.csv", "text\n\u200b\n".encode(), "line 2: `text` is empty"),
+            ("a.csv", b"text,text\none,two\n", "line 1: `text` is there 2 times, in places 1 and 2; rename or remove"),
+            ("a.jsonl", b'{"text": "one", "text": "two"}', "line 1: `text` is there 2 times"),
             ("a.parquet", b"PAR1", "files of kind `.parquet` are not read; give it as .txt, .csv or .jsonl"),
         ],
     )

@@ -69,6 +69,7 @@ def test_the_cache_gives_the_same_fingerprint(small, tmp_path, monkeypatch):
     assert built == small.data.fingerprint
     monkeypatch.setattr(StdlibCode, "read", lambda self: pytest.fail("read again"))
     assert fresh(tmp_path).fingerprint() == built
+    assert fresh(tmp_path).counts() == small.data.counts
 
 
 def test_a_source_that_changes_is_read_again(small, tmp_path):
@@ -80,10 +81,15 @@ def test_a_source_that_changes_is_read_again(small, tmp_path):
 def test_a_damaged_cache_is_built_again(small, tmp_path):
     built = small.fingerprint()
     (file,) = (tmp_path / "cache/stdlib-code").iterdir()
-    for damage in (b"", b"\xff" * 64, b"0" * 63):
+    whole = file.read_bytes()
+    for damage in (
+        b"", b"\xff" * 64, b"0" * 64, b"[" * 100_000, b"{}", whole[:80], whole.replace(b'"counts": {', b'"counts": [{'),
+        whole.replace(b'"equal": 0', b'"equal": "0"'), whole.replace(b'"fingerprint": "', b'"fingerprint": "g'),
+    ):  # fmt: skip
+        assert damage != whole
         file.write_bytes(damage)
         assert fresh(tmp_path).fingerprint() == built
-        assert file.read_text() == built
+        assert file.read_bytes() == whole
 
 
 def test_a_cache_that_cannot_be_written(small, tmp_path):

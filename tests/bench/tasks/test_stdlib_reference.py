@@ -52,6 +52,11 @@ def test_a_topic_within_another_counts_once(topics):
     assert list(topics({"if": part, "compound": whole, "again": whole}).read()) == [whole, "The if statement\n****"]
 
 
+def test_a_paragraph_in_other_white_space_counts_once(topics):
+    whole = "Lambdas\n****\n\nIt makes a function,\nwithout a name.\n\nThe end of it all."
+    assert list(topics({"a": whole, "b": "It makes  a\u00a0function, without a name."}).read()) == [whole]
+
+
 def test_long_topics_are_cut_into_passages(topics):
     lines = [f"Line {number} of the text.\n\n" for number in range(500)]
     found = list(topics({"long": "".join(lines)}).read())

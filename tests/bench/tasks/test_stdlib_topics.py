@@ -78,6 +78,8 @@ def test_the_cache_gives_the_same(small: StdlibTopics, tmp_path: Path, monkeypat
     again = fresh(tmp_path)
     assert again.fingerprint() == built.fingerprint
     assert again.data == built
+    assert again.counts() == again.data.counts == built.counts
+    assert fresh(tmp_path).counts() == built.counts, "without reading the items"
 
 
 def test_a_source_that_changes_is_read_again(small: StdlibTopics, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from bench import signature
 from bench.architecture import attention, blocks
 from bench.measure import size
 from tests import jobs
@@ -168,10 +169,11 @@ def test_a_decoder_answers_with_its_cache_as_without(text, tiny_llama, tmp_path)
     with torch.no_grad():
         for _ in range(6):
             ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], 1)
+        name = signature.cache_name(model)
         outputs = model(input_ids=ids[:, :4], use_cache=True)
         cached = [outputs.logits[:, -1:].argmax(-1)]
         while len(cached) < 6:
-            outputs = model(input_ids=cached[-1], past_key_values=outputs.past_key_values, use_cache=True)
+            outputs = model(input_ids=cached[-1], use_cache=True, **{name: getattr(outputs, name)})
             cached.append(outputs.logits[:, -1:].argmax(-1))
     assert torch.equal(torch.cat(cached, 1), ids[:, 4:])
 

@@ -91,7 +91,7 @@ def test_five_steps_take_singular_values_near_one_if_they_are_not_tiny():
 
 def muons(training):
     """The matrices that Muon updates."""
-    return [p for p in blocks(training.model).parameters() if p.dim() == 2]
+    return [p for block in blocks(training.model) for p in block.parameters() if p.dim() == 2]
 
 
 @pytest.mark.parametrize("momentum", [0.95, 0.8])

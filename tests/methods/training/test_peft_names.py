@@ -1,19 +1,33 @@
-"""What is said of PEFT without importing it, against PEFT itself."""
+"""The layers that an adapter is put on where a recipe names none."""
 
 import subprocess
 import sys
 
 import pytest
 
-from methods import _peft
+from bench.models import open_model
+from bench.models.examine import targets
 
 
 @pytest.mark.parametrize("method", ["LORA", "ADALORA", "IA3"])
-def test_the_model_types_of_which_peft_chooses_the_layers(method):
+def test_they_are_those_that_peft_chooses(tiny_bert, tiny_llama, method):
     from peft.utils import constants
 
     table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING")
-    assert _peft.CHOSEN[method] == table.keys()
+    for folder in (tiny_bert, tiny_llama):
+        auto_class = "AutoModelForSequenceClassification"
+        model, _ = open_model(str(folder), folder).load(auto_class, {"num_labels": 3})
+        assert list(targets(model, method)) == table[model.config.model_type]
+
+
+def test_they_make_queries_and_values_where_peft_does_not_choose(tmp_path):
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    with torch.device("meta"):
+        model = DistilBertForSequenceClassification(DistilBertConfig(dim=8, n_layers=2, n_heads=2, hidden_dim=16))
+    assert targets(model, "LORA") == ("q_lin", "v_lin")
+    assert targets(model, "IA3") == ()
 
 
 def test_listing_and_planning_import_neither_torch_nor_peft():

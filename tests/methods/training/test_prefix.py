@@ -1,14 +1,19 @@
 """Prefix tuning against attention computed by hand, and against the base model with the same keys and values."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from bench import machine, plan, signature
 from bench.architecture import attention, blocks
+from bench.execute.worker import attempt
+from bench.suite import of
 from methods import _peft
 from tests import jobs
 from tests.trainings import make, no_dropout, prepared
+from tests.versions import PREFIX_ON_CLASSIFIERS
 
 WIDTH = {"tiny-bert": 32, "tiny-llama": 16}  # of keys and values
 HEAD = {"tiny-bert": 3 * 32 + 3, "tiny-llama": 3 * 32}
@@ -66,15 +71,20 @@ def test_outputs_are_those_of_the_base_with_the_same_cache(tiny_llama, tmp_path,
     mask = torch.cat([torch.ones(items, 5, dtype=torch.long), inputs["attention_mask"]], 1)
     with torch.no_grad():
         ours = training.model(**inputs).logits
-        theirs = training.model.get_base_model()(
-            input_ids=inputs["input_ids"], attention_mask=mask, past_key_values=cache
-        ).logits
+        base = training.model.get_base_model()
+        given = {signature.cache_name(base): cache}
+        theirs = base(input_ids=inputs["input_ids"], attention_mask=mask, **given).logits
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("wrong", ["a base weight", "a prefix that nothing attends to"])
-def test_what_is_wrong_is_found_out(model, tmp_path, wrong):
-    training = make("prefix(3)", model, tmp_path)
+@pytest.mark.parametrize(
+    ("wrong", "task"),
+    [("a base weight", jobs.table), ("a base weight", jobs.prose), ("a prefix that nothing attends to", jobs.table)],
+)
+def test_what_is_wrong_is_found_out(model, tmp_path, wrong, task):
+    if model.name == "tiny-bert" and task is jobs.prose:
+        pytest.skip("an encoder does not write")
+    training = make("prefix(3)", model, tmp_path, task=task(tmp_path))
     before = training.snapshot()
     training.prepare()
     training.run()
@@ -91,3 +101,40 @@ def test_what_is_wrong_is_found_out(model, tmp_path, wrong):
         if wrong == "a base weight"
         else "each block's keys and values depend on its prefix"
     }
+
+
+def refused(model, task, folder, here):
+    keys = {"model": str(model), "task": task(folder).model_dump(exclude_unset=True), "recipes": {"x": "prefix(3)"}}
+    (cell,) = plan.make(of(keys), folder, here).cells
+    return cell.refused
+
+
+@pytest.mark.parametrize(
+    ("transformers", "peft", "works"),
+    [("5.23.0", "0.21.2", True), ("5.24.0", "0.21.2", False), ("5.30.1", "0.21", False), ("5.24.0", "0.21.3", True)],
+)
+def test_versions_that_do_not_know_each_others_names_are_refused_on_classifiers(
+    model, tmp_path, transformers, peft, works
+):
+    here = machine.look("cpu", 2)
+    here = replace(here, versions=tuple((dict(here.versions) | {"transformers": transformers, "peft": peft}).items()))
+    reasons = refused(model, jobs.table, tmp_path, here)
+    assert len(reasons) == (0 if works else 1)
+    for reason in reasons:
+        assert reason.startswith(
+            "prefix: it does not work on classification with transformers>=5.24 and peft<=0.21.2: "
+        )
+        assert 'pip install "transformers<5.24"' in reason
+
+
+def test_the_refusal_is_true_of_the_versions_that_are_installed(model, tmp_path):
+    assert bool(refused(model, jobs.table, tmp_path, machine.look("cpu", 2))) != PREFIX_ON_CLASSIFIERS
+    status, reason, _ = attempt(jobs.job("prefix(3)", model, tmp_path), jobs.quiet)
+    assert status == ("ok" if PREFIX_ON_CLASSIFIERS else "failed"), reason
+    assert PREFIX_ON_CLASSIFIERS or "Model does not support past key values" in reason
+
+
+def test_no_version_is_refused_for_language_models(tiny_llama, tmp_path):
+    assert not refused(tiny_llama, jobs.prose, tmp_path, machine.look("cpu", 2))
+    status, reason, _ = jobs.run("prefix(3)", tiny_llama, tmp_path, task=jobs.prose(tmp_path))
+    assert status == "ok", reason
