@@ -102,9 +102,9 @@ class DropLayers(Transform):
 
     def _right(self, gone: set[int], work: Work) -> Claim:
         """That the blocks `gone` of the whole model, which `work` has here, are those that the rule says."""
-        from bench.architecture import blocks
+        from bench.architecture import stack
 
-        count = len(blocks(work.model))
+        count = len(stack(work.model))
         if self.by == "similarity":
             changes = _changes(work, self.samples)
             kept = [change for number, change in enumerate(changes) if number not in gone]
@@ -155,10 +155,10 @@ def _changes(work: Work, samples: int) -> list[float]:
     """For evidence: of each block one minus the mean cosine of its input and output, over the tokens of training items."""
     import torch
 
-    from bench.architecture import blocks
+    from bench.architecture import stack
     from bench.work import evaluating
 
-    found = list(blocks(work.model))
+    found = list(stack(work.model))
     totals, count = [0.0] * len(found), 0
     states: list[list[torch.Tensor]] = [[] for _ in found]
 
