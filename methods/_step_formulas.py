@@ -11,6 +11,9 @@ import torch
 DECAY = {"adamw": 0.01, "adamw_8bit": 0.01, "muon": 0.1}
 """Weight decay where nothing is said; the others have none."""
 
+MOMENTUM = {"sgd": 0.9, "sgd_8bit": 0.9, "muon": 0.95}
+"""Where none is given."""
+
 _BLOCK = 256
 """Elements that share a scale in bitsandbytes' 8-bit states."""
 
