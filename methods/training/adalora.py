@@ -173,7 +173,7 @@ class AdaLoRA(Trainer):
         text = "of all ranks those with the highest importance are left, by the products of weights and gradients"
         scores = {name: average * seen.uncertainty[name] for name, average in seen.average.items()}
         of_ranks: dict[str, torch.Tensor] = {}
-        for name, layer in layers.items():
+        for name in layers:
             own = {
                 part: [scores[key] for key in scores if plain(key) == f"{name}.lora_{part}.default"] for part in "AEB"
             }
