@@ -156,7 +156,7 @@ class AdaLoRA(Trainer):
         yield self._curve(work, begun, target)
         scale = (self.alpha or 2 * self.init_r) / self.init_r
 
-        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> Any:
             down, values, up = (getattr(layer, f"lora_{part}")["default"] for part in "AEB")
             return base + scale * ((given.to(down.dtype) @ down.T) * values.flatten()) @ up.T
 

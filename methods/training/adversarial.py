@@ -205,7 +205,7 @@ class Adversarial(Modifier):
             there = [part * slope for part, slope in zip(share, parts, strict=True) if slope is not None]
             if found is None and not there:
                 continue
-            expected = sum(there[1:], there[0]) if there else found * 0  # type: ignore[operator]
+            expected = sum(there[1:], there[0]) if there else found * 0
             error += float(((found if found is not None else expected * 0) - expected).double().square().sum())
             size += float(expected.double().square().sum())
         relative = (error / size) ** 0.5 if size else float("inf")
@@ -262,7 +262,8 @@ def _slopes(work: Training, move: torch.Tensor) -> tuple[float, torch.Tensor, li
         value = work.loss(work.probe)
     slope, *weights = torch.autograd.grad(value, [here, *work.parameters], allow_unused=True)
     assert slope is not None
-    return float(value.detach()), slope, weights
+    slopes: list[torch.Tensor | None] = list(weights)
+    return float(value.detach()), slope, slopes
 
 
 class _Perturbation:

@@ -136,7 +136,9 @@ class LoRA(Trainer):
         if self.variant != "pissa":
             yield _added.started(work, "updates began at zero: B was zero", ".lora_B.", 0.0)
 
-        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> Any:
+            if "default" in layer.lora_embedding_A:
+                return base + scale * layer.lora_embedding_A["default"].T[given] @ layer.lora_embedding_B["default"].T
             down, up = layer.lora_A["default"], layer.lora_B["default"]
             if self.variant != "dora":
                 return base + scale * up(down(given.to(down.weight.dtype)))

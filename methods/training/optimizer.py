@@ -157,7 +157,7 @@ class Optimizer(Modifier):
         rate = 100.0 if self.optimizer in ("sgd", "sgd_8bit") else 0.01
         random = torch.Generator(work.device).manual_seed(work.seed)
         before = work.optimizer.state
-        given = {
+        given: dict[torch.Tensor, torch.Tensor] = {
             p: _step_formulas.size(before.get(p, {}), p) * torch.randn(p.shape, generator=random, device=p.device)
             for p in work.parameters
         }
