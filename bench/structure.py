@@ -22,7 +22,7 @@ from bench import cache
 if TYPE_CHECKING:
     from bench.models.base import Model
 
-_FORMAT = 1  # raised when the same model would be described otherwise
+_FORMAT = 2  # raised when the same model would be described otherwise
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -37,9 +37,10 @@ class Structure:
     blocks of each list of blocks, and ``repeats`` says that a pass calls a block more than once. ``not_linear`` names
     the classes of layers in the blocks that hold weight matrices and are no ``torch.nn.Linear``. ``untold`` has why a
     part of the blocks is not known, by the name of the function of :mod:`bench.architecture` that looks for it.
-    ``biases`` counts the biases in the blocks; ``layers`` are the last parts of the names of all layers that PEFT can
-    put an adapter on, and ``targets`` those that an adapter is put on by default, by PEFT's name of the method.
-    ``cache`` is what takes a cache of keys and values: "model", "body" or nothing. ``needs_ids`` says that the head
+    ``biases`` counts the biases in the blocks; ``layers`` has the last part of the name of each layer that PEFT can put
+    an adapter on, with its class, and ``targets`` those that an adapter is put on by default, by PEFT's name of the method.
+    ``cache`` is what takes a cache of keys and values: "model", "body" or nothing; ``cache_heads`` counts
+    the heads whose keys and values it holds, None where that does not show. ``needs_ids`` says that the head
     looks for its token by token ids, and ``reads_end`` that this token is the end of the text. ``casts`` names modules that cast what they are given to the type of a weight.
     ``embeddings`` counts the rows of the token embeddings, ``positions`` the tokens that one pass can have.
     """
@@ -55,9 +56,10 @@ class Structure:
     not_linear: tuple[str, ...] = ()
     untold: Mapping[str, str] = field(default_factory=dict)
     biases: int = 0
-    layers: tuple[str, ...] = ()
+    layers: Mapping[str, str] = field(default_factory=dict)
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cache: str = ""
+    cache_heads: int | None = None
     encoder_decoder: bool = False
     needs_ids: bool = False
     reads_end: bool = False

@@ -26,8 +26,13 @@ TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 """PEFT's name for each kind of task."""
 
 
-def problems(place: Place, method: str = "", *, targets: Sequence[str] | None = None) -> Iterator[str]:
-    """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers."""
+def problems(
+    place: Place, method: str = "", *, targets: Sequence[str] | None = None, embeddings: bool = False
+) -> Iterator[str]:
+    """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers.
+
+    `targets` are the layers that a recipe names, and `embeddings` is whether these may be embeddings.
+    """
     if "adapter" in place.facts:
         yield f"there is an adapter on the model already; {place.fold(place.stage.base)}"
     if "inference_only" in place.facts:
@@ -39,8 +44,11 @@ def problems(place: Place, method: str = "", *, targets: Sequence[str] | None = 
         mend = "name them with `targets`" if method != "IA3" else "use lora, and name them with `targets`"
         yield f"PEFT does not know which layers of a {place.model} model to take; {mend}"
     for name in targets or ():
-        if structure.layers and name.rpartition(".")[2] not in structure.layers:
+        kind = structure.layers.get(name.rpartition(".")[2])
+        if structure.layers and kind is None:
             yield f"targets: the model has no layer called `{name}`{nearest(name, structure.layers)}"
+        if kind == "Embedding" and not embeddings:
+            yield f"targets: `{name}` is an embedding, and this is put on linear layers; use lora, in its plain variant"
 
 
 def load() -> ModuleType:
@@ -88,6 +96,19 @@ def config(training: Training, name: str, **options: Any) -> Any:
     """PEFT's configuration class `name` for the training's task."""
     with quiet():
         return getattr(load(), name)(task_type=TASK_TYPES.get(training.task.kind), **options)
+
+
+def sizes(training: Training) -> dict[str, int]:
+    """The sizes that PEFT's learned prompts are made by, where PEFT does not know the names that the model has for them."""
+    from bench.architecture import config
+
+    found, known = config(training.model), config(training.model).to_dict()
+    names = {
+        "token_dim": ("hidden_size", "n_embd", "d_model"),
+        "num_attention_heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+    }
+    standard = {"token_dim": found.hidden_size, "num_attention_heads": found.num_attention_heads}
+    return {size: standard[size] for size, tried in names.items() if not known.keys() & set(tried)}
 
 
 def active(model: nn.Module) -> Any:
@@ -145,7 +166,9 @@ def adapted(work: Training, layers: Mapping[str, Any], method: str, targets: Seq
         most = max(counts, default=0)
         right, told = [count == most > 0 for count in counts], "as many layers of each block as of any other"
     yield Claim(
-        f"adapted are {told}", bool(right) and all(right), f"{sum(counts)} layers in {sum(right)} of {len(right)} blocks"
+        f"adapted are {told}",
+        bool(right) and all(right),
+        f"{sum(counts)} layers in {sum(right)} of {len(right)} blocks",
     )
 
 
@@ -165,7 +188,10 @@ def dropouts(work: Training, layers: Mapping[str, Any], p: float) -> Claim:
 
 
 def computed(
-    work: Training, layers: Mapping[str, Any], text: str, wanted: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+    work: Training,
+    layers: Mapping[str, Any],
+    text: str,
+    wanted: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Claim:
     """Each layer gives what `wanted` makes of the layer, its input and its base's output, on the probe batch."""
     import torch

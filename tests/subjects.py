@@ -63,6 +63,8 @@ def make_plan(
     **keys: object,
 ) -> Plan:
     monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
+    # A model that is only a name needs no process of its own to be examined in.
+    monkeypatch.setattr(plans.structure, "of", lambda model, spec, base, *loaded: model.examine(*loaded))
     monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())
     suite = of({"model": "no-model", "task": "no-task", "recipes": recipes, **keys})
     return plans.make(suite, Path(), machine, lacks)

@@ -190,7 +190,7 @@ class Directory(Model):
                     auto_class, {**options, "device_map": "meta", "ignore_mismatched_sizes": True}
                 )
                 found = examine.structure(model)
-                found = examine.read(found, model, report, str(self.path))
+                found = examine.read(found, model, report, str(self.path), new_head="id2label" in options)
                 found = examine.with_head(found, model, given, options)
                 return examine.tokens(found, tokenizer, str(self.path))
         except Exception as error:
@@ -227,6 +227,10 @@ class Directory(Model):
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 raise ModelError(f"{self.path}: transformers cannot load it: {_first_line(error)}") from error
+        if odd := [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]:
+            raise ModelError(
+                f"{self.path}: {len(odd)} weights hold numbers that are not finite, as {odd[0]}; copy the file again, or save another checkpoint"
+            )
         examine.fit_head(model, found)
         architecture.remember_new(model, found.new)
         tokenizer.pad_token, _ = examine.padding_token(tokenizer, found)

@@ -66,15 +66,16 @@ def structure(model: nn.Module) -> Structure:
         not_linear=() if "blocks" in untold else _names(architecture.not_linear(model).values()),
         untold=untold,
         biases=sum(name.rpartition(".")[2] == "bias" for block in blocks for name, _ in block.named_parameters()),
-        layers=tuple(sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _adaptable(module)})),
+        layers=_layers(model),
         targets={method: targets(model, method) for method in ("LORA", "ADALORA", "IA3")},
         cache="" if pair else _cache(model, body),
+        cache_heads=None if pair else _cache_heads(body),
         encoder_decoder=pair,
         needs_ids=any(word in head for word in ("pad_token_id", "eos_token_id")),
         reads_end="eos_token_id" in head,
         checkpoints=bool(getattr(model, "supports_gradient_checkpointing", False)),
         casts=_casts(blocks),
-        embeddings=int(embeddings.weight.shape[0]),  # type: ignore[union-attr]
+        embeddings=len(next(embeddings.parameters())),
         positions=_positions(body, config),
     )
 
@@ -111,6 +112,11 @@ def _names(modules: Iterable[nn.Module]) -> tuple[str, ...]:
     return tuple(sorted({type(module).__name__ for module in modules}))
 
 
+def _layers(model: nn.Module) -> dict[str, str]:
+    found = {name.rpartition(".")[2]: module for name, module in model.named_modules() if _adaptable(module)}
+    return {name: "Embedding" if isinstance(found[name], nn.Embedding) else "Linear" for name in sorted(found)}
+
+
 def _adaptable(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d) or type(module).__name__ == "Conv1D"
 
@@ -143,6 +149,19 @@ def _cache(model: nn.Module, body: nn.Module) -> str:
     return "body" if names & inspect.signature(body.forward).parameters.keys() else ""
 
 
+def _cache_heads(body: nn.Module) -> int | None:
+    """The heads whose keys and values the first block keeps, seen in a pass on "meta"; not all architectures can do one."""
+    if next(body.parameters()).device.type != "meta":
+        return None
+    try:
+        with torch.no_grad():
+            outputs = body(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"), use_cache=True)
+        cache: Any = getattr(outputs, "cache", None) or getattr(outputs, "past_key_values", None)
+        return int(cache.layers[0].keys.shape[1])
+    except Exception:  # whatever a model's code cannot do without numbers
+        return None
+
+
 def _source(function: Any) -> str:
     try:
         return inspect.getsource(inspect.unwrap(function))
@@ -172,14 +191,17 @@ def _positions(body: nn.Module, config: Any) -> int | None:
 # -- what the weights' files hold
 
 
-def read(found: Structure, model: nn.Module, report: Report, where: str) -> Structure:
+def read(found: Structure, model: nn.Module, report: Report, where: str, *, new_head: bool) -> Structure:
     """`found` with what transformers' loading `report` says of the weights in the folder `where`.
 
-    What the task makes new may be missing, a head and a pooler; what belongs to another head may be there in excess.
+    Of a `new_head`, which the task makes, all may be missing, and a pooler; what belongs to another head may be there in excess.
     All else that is missing or in excess means that the model would run with weights that are not the folder's.
     """
     inside = {id(parameter) for parameter in architecture.body(model).parameters()}
-    names = {name: id(parameter) in inside and not _pools(name) for name, parameter in model.named_parameters()}
+    names = {
+        name: (id(parameter) in inside or not new_head) and not _pools(name)
+        for name, parameter in model.named_parameters()
+    }
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     lost = [key for key in missing if names.get(key, False)]
     foreign = [key for key in unexpected if _belongs(key, names, model)]

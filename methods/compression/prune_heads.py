@@ -54,6 +54,14 @@ class PruneHeads(_structured.Structured):
                 heads, shared = stage.base._left(heads, shared)
         if heads == 1:
             yield "the model has one attention head here, and that has to stay; leave this out"
+        units, what = (shared, "groups of heads") if shared > 1 else (heads, "heads")
+        if units > 1 and not round(units * self.amount):
+            yield (
+                f"{self.amount:g} of {units} {what} is less than one half of one; the least that can be cut is one, "
+                f"as in `prune_heads({1 / units:.3g})`"
+            )
+        elif units > 1 and round(units * self.amount) == units:
+            yield f"{self.amount:g} of {units} {what} is all of them, and one has to stay; lower it to {1 - 1 / units:.3g}"
 
     def apply(self, work: Work) -> None:
         """Rank, cut; modules and configuration follow."""
@@ -84,6 +92,8 @@ class PruneHeads(_structured.Structured):
 
         groups = _groups(work.model, before.shapes)
         yield from _structured.claims(before, work, self.name, groups, self.amount)
+        pairs = [(group, group) for group in groups]
+        yield _structured.ranked(before, work, self.name, pairs, self.importance, drawn=_drawn)
         config = base(work.model).config
         heads = {(found.heads, found.key_value_heads) for found in attention(work.model)}
         told = (config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads))
@@ -126,6 +136,19 @@ def _scorer(work: Work, importance: _structured.Importance) -> Callable[[nn.Para
         generator = torch.Generator().manual_seed(work.seed)
         return lambda weight: torch.rand(weight.shape, generator=generator)
     return lambda weight: weight.detach().float().square()
+
+
+def _drawn(group: _structured.Group, tensors: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """For evidence: a number for each weight of a head, which add up."""
+    import torch
+
+    scores = []
+    for member in group:
+        shape = tensors[member.tensor].shape
+        if len(shape) == 2:
+            drawn = torch.rand(shape, generator=generator)
+            scores.append(drawn.sum(1 - member.dim).view(-1, member.size).sum(1))
+    return torch.stack(scores).sum(0)
 
 
 def _cut(found: Attention, going: list[int]) -> None:

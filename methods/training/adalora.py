@@ -156,7 +156,7 @@ class AdaLoRA(Trainer):
         yield self._curve(work, begun, target)
         scale = (self.alpha or 2 * self.init_r) / self.init_r
 
-        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> Any:
             down, values, up = (getattr(layer, f"lora_{part}")["default"] for part in "AEB")
             return base + scale * ((given.to(down.dtype) @ down.T) * values.flatten()) @ up.T
 
@@ -173,7 +173,7 @@ class AdaLoRA(Trainer):
         text = "of all ranks those with the highest importance are left, by the products of weights and gradients"
         scores = {name: average * seen.uncertainty[name] for name, average in seen.average.items()}
         of_ranks: dict[str, torch.Tensor] = {}
-        for name, layer in layers.items():
+        for name in layers:
             own = {
                 part: [scores[key] for key in scores if plain(key) == f"{name}.lora_{part}.default"] for part in "AEB"
             }
@@ -235,9 +235,7 @@ class AdaLoRA(Trainer):
         for with_it, plainly, formula in zip(ours, theirs, wanted, strict=True):
             error = float((with_it - plainly - formula).norm())
             wrong += error > 2e-2 * float(formula.norm()) + 1e-5 * float(plainly.norm())
-        yield Claim(
-            "and its gradient, at each P and Q", not wrong, f"{len(factors) - wrong} of {len(factors)} tensors"
-        )
+        yield Claim("and its gradient, at each P and Q", not wrong, f"{len(factors) - wrong} of {len(factors)} tensors")
 
 
 @dataclass

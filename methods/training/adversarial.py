@@ -171,7 +171,9 @@ class Adversarial(Modifier):
         )
         padding = max(float(move[~real].abs().sum()) for move in moves)
         yield Claim("padding is not perturbed", padding == 0, f"{padding:g}")
-        share = {"fgm": [1.0] * passes, "pgd": [0.0] * (passes - 1) + [1.0], "freelb": [1 / passes] * passes}[self.attack]
+        share = {"fgm": [1.0] * passes, "pgd": [0.0] * (passes - 1) + [1.0], "freelb": [1 / passes] * passes}[
+            self.attack
+        ]
         yield from self._added_up(loss, gradient, share, losses, at_weights, exact)
         yield from self._random(work, epsilon, passes * len(plain), len(plain))
 
@@ -203,7 +205,7 @@ class Adversarial(Modifier):
             there = [part * slope for part, slope in zip(share, parts, strict=True) if slope is not None]
             if found is None and not there:
                 continue
-            expected = sum(there[1:], there[0]) if there else found * 0  # type: ignore[operator]
+            expected = sum(there[1:], there[0]) if there else found * 0
             error += float(((found if found is not None else expected * 0) - expected).double().square().sum())
             size += float(expected.double().square().sum())
         relative = (error / size) ** 0.5 if size else float("inf")
@@ -235,7 +237,9 @@ class Adversarial(Modifier):
         shares = (offset / reach[:, None, None])[real]
         largest, size, mean = float(shares.abs().max()), float(shares.abs().mean()), float(shares.mean())
         if self.attack == "fgm":
-            yield Claim("the first pass is of the clean embeddings", largest == 0, f"off by {float(offset.abs().max()):.4g}")
+            yield Claim(
+                "the first pass is of the clean embeddings", largest == 0, f"off by {float(offset.abs().max()):.4g}"
+            )
         else:
             rounding = 1e-3 if first.dtype == torch.float32 else 0.1
             yield Claim(
@@ -258,7 +262,8 @@ def _slopes(work: Training, move: torch.Tensor) -> tuple[float, torch.Tensor, li
         value = work.loss(work.probe)
     slope, *weights = torch.autograd.grad(value, [here, *work.parameters], allow_unused=True)
     assert slope is not None
-    return float(value.detach()), slope, weights
+    slopes: list[torch.Tensor | None] = list(weights)
+    return float(value.detach()), slope, slopes
 
 
 class _Perturbation:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from bench.evidence import Claim
-from bench.method import Modifier, Place
+from bench.method import Modifier, Place, Unfit
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +69,11 @@ class CompressedGradients(Modifier):
         replica: Any = training.forward
         group = training.group.processes("replicas")
         if self.to == "powersgd":
+            if not any(self._factors(weight) for weight in training.model.parameters() if weight.requires_grad):
+                raise Unfit(
+                    f"{self.name}: PowerSGD sends a matrix whole where {self._rank} columns would not save half of it, and "
+                    f"so it does all that {training.trainer.name} trains; lower rank, or send fp16"
+                )
             state = powerSGD_hook.PowerSGDState(
                 group,
                 matrix_approximation_rank=self._rank,

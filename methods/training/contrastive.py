@@ -156,7 +156,11 @@ class Contrastive(Modifier):
         with torch.random.fork_rng(), _states(work.model) as states:
             loss = work.loss(work.probe)
         for state in states:
-            (slope,) = torch.autograd.grad(loss, state, retain_graph=True, allow_unused=True) if state.requires_grad else (None,)
+            (slope,) = (
+                torch.autograd.grad(loss, state, retain_graph=True, allow_unused=True)
+                if state.requires_grad
+                else (None,)
+            )
             flows.append(slope is not None and bool(slope.any()))
         return Claim("gradients flow through both passes", flows == [True, True], f"{sum(flows)} of {len(flows)}")
 
@@ -168,7 +172,8 @@ class Contrastive(Modifier):
         views = []
         for of_pass in states:
             means = [
-                state[-length:][:real].double().sum(0) / real for state, real in zip(of_pass, batch.lengths, strict=True)
+                state[-length:][:real].double().sum(0) / real
+                for state, real in zip(of_pass, batch.lengths, strict=True)
             ]
             views.append([mean / mean.square().sum().sqrt() for mean in means])
         first, second = views[0], views[-1]

@@ -115,7 +115,11 @@ def _loss_of_all(work: Training) -> tuple[float, int]:
         for batch in batches:
             there = batch.to(work.device)
             loss = work.task.criterion(work.model(**there.inputs), there)
-            total, terms, items = total + float(loss.double()) * there.weight, terms + there.weight, items + there.samples
+            total, terms, items = (
+                total + float(loss.double()) * there.weight,
+                terms + there.weight,
+                items + there.samples,
+            )
     return total / terms, int(items)
 
 

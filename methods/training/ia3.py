@@ -70,7 +70,6 @@ class IA3(Trainer):
             f"relative difference {worst:.1e} in {len(errors)} layers",
         )
 
-
     def _chosen(self, work: Work, layers: dict[str, Any]) -> Iterator[Claim]:
         """The layers that PEFT's tables name, of which some by their inputs, and factors that began at 1."""
         from bench.architecture import base

@@ -26,7 +26,7 @@ class LoRA(Trainer):
     """Train low-rank updates ``(alpha / r) · B A`` beside frozen weights.
 
     The best rate of LoRA is about ten times that of full fine-tuning (https://thinkingmachines.ai/blog/lora), hence
-    3e-3. ``targets`` are names of linear layers; PEFT's choice for the architecture (query and value) otherwise.
+    3e-3. ``targets`` are names of linear layers or embeddings; PEFT's choice for the architecture (query and value) otherwise.
     ``alpha`` is twice the rank where it is not given, and 16 for rslora, which holds it while the rank varies.
 
     Variants: ``rslora`` scales by ``alpha / sqrt(r)``, so that high ranks learn too (https://arxiv.org/abs/2312.03732);
@@ -53,7 +53,7 @@ class LoRA(Trainer):
 
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model that gradients can flow through."""
-        yield from _peft.problems(place, "LORA", targets=self.targets)
+        yield from _peft.problems(place, "LORA", targets=self.targets, embeddings=self.variant in ("plain", "rslora"))
         if self.variant in ("dora", "pissa") and "shards" in place.stage.layout:
             yield f"{self.variant} works on whole weights, and here each process holds a shard; use data_parallel, or another variant"
         if self.variant == "dora" and "tensors" in place.stage.layout:
@@ -93,7 +93,7 @@ class LoRA(Trainer):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is frozen, the adapter has the weights and the scale of its formula, and its update is not zero."""
-        layers = _peft.layers(work.model, "lora_A")
+        layers = _peft.layers(work.model, "lora_A") | _peft.layers(work.model, "lora_embedding_A")
         taken = {f"{name}.weight" for name in layers} if self.variant == "pissa" else set()
         yield from _added.claims(before, work, "lora_", taken, every=True)
         counted = sum(whole_numel(p) for name, p in work.model.named_parameters() if "lora_" in name)
@@ -136,7 +136,9 @@ class LoRA(Trainer):
         if self.variant != "pissa":
             yield _added.started(work, "updates began at zero: B was zero", ".lora_B.", 0.0)
 
-        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> Any:
+            if "default" in layer.lora_embedding_A:
+                return base + scale * layer.lora_embedding_A["default"].T[given] @ layer.lora_embedding_B["default"].T
             down, up = layer.lora_A["default"], layer.lora_B["default"]
             if self.variant != "dora":
                 return base + scale * up(down(given.to(down.weight.dtype)))
@@ -187,7 +189,10 @@ class LoRA(Trainer):
 
 def _scale(layer: Any) -> float:
     """How many times as long as ``B A`` the update is that PEFT would fold in."""
-    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    if "default" in layer.lora_A:
+        product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    else:  # an embedding's
+        product = layer.lora_embedding_B["default"] @ layer.lora_embedding_A["default"]
     return float((layer.get_delta_weight("default").norm() / product.norm()).detach())
 
 

@@ -115,7 +115,9 @@ class MixedPrecision(Modifier):
         yield Claim("trained weights stay float32", held == {torch.float32}, ", ".join(map(str, held)))
         # A number of float32 is hardly ever one of half precision too, and two are not.
         rounded = [float(loss) == float(loss.to(dtype)) for loss in losses]
-        yield Claim("the loss is a number of float32", not all(rounded), ", ".join(f"{float(loss):.8g}" for loss in losses))
+        yield Claim(
+            "the loss is a number of float32", not all(rounded), ", ".join(f"{float(loss):.8g}" for loss in losses)
+        )
         if self.dtype == "fp16":
             yield from self._scaling(work)
 
@@ -176,7 +178,7 @@ class MixedPrecision(Modifier):
             f"{seen:.4g} times",
         )
         arriving: list[float] = []
-        work.optimizer.step = lambda: arriving.append(  # type: ignore[method-assign]
+        work.optimizer.step = lambda: arriving.append(
             sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None)
         )
         try:

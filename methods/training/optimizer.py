@@ -157,7 +157,7 @@ class Optimizer(Modifier):
         rate = 100.0 if self.optimizer in ("sgd", "sgd_8bit") else 0.01
         random = torch.Generator(work.device).manual_seed(work.seed)
         before = work.optimizer.state
-        given = {
+        given: dict[torch.Tensor, torch.Tensor] = {
             p: _step_formulas.size(before.get(p, {}), p) * torch.randn(p.shape, generator=random, device=p.device)
             for p in work.parameters
         }
@@ -180,7 +180,9 @@ class Optimizer(Modifier):
                     name, parameter.detach(), given[parameter], before.get(parameter, {}), **options
                 )
                 error = float((move.float() - wanted).norm() / wanted.norm())
-                kept = None if moment is None else after[parameter].get("state1", after[parameter].get("momentum_buffer"))
+                kept = (
+                    None if moment is None else after[parameter].get("state1", after[parameter].get("momentum_buffer"))
+                )
                 if kept is not None and moment is not None and kept.dtype != torch.uint8:
                     error = max(error, float((kept - moment).norm() / moment.norm()))
             except KeyError:  # its state is another optimizer's

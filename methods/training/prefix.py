@@ -64,10 +64,16 @@ class Prefix(Trainer):
         if "uneven" in place.facts and place.model in ENCODERS:
             yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
         structure = place.structure
+        heads = place.config.get("num_key_value_heads") or place.config.get("num_attention_heads")
         if structure.encoder_decoder:
             yield f"a {place.model} model has an encoder and a decoder, and prefixes are put on one list of blocks; use lora"
         elif structure.stacks and not structure.cache:
             yield f"the attention of a {place.model} model takes no keys and values from outside; use lora or adapter"
+        elif structure.cache_heads not in (None, heads):
+            yield (
+                f"PEFT makes keys and values for {heads} heads, and the attention of this {place.model} model keeps those of "
+                f"{structure.cache_heads}; use lora or adapter"
+            )
         elif structure.repeats:
             yield f"a {place.model} model calls the same block again and again, and prefixes are each block's own; use lora"
 
@@ -76,7 +82,9 @@ class Prefix(Trainer):
         from bench import signature
         from bench.architecture import base
 
-        _peft.attach(training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n))
+        _peft.attach(
+            training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n, **_peft.sizes(training))
+        )
         name = signature.cache_name(training.model)
         if name and name != _CACHE:
             base(training.model).register_forward_pre_hook(functools.partial(_rename, name), with_kwargs=True)

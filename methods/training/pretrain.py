@@ -420,7 +420,9 @@ class _Masked(_Objective):
         # Of numbers that are drawn evenly: the deviation of one is a twelfth's root of the range.
         near = abs(mean - (vocabulary - 1) / 2) <= 5 * vocabulary / math.sqrt(12 * count) + 1
         yield Claim(
-            "random tokens are drawn from the whole vocabulary", near or len(drawn) < 8, f"{len(drawn)}, {mean:.0f} in the mean"
+            "random tokens are drawn from the whole vocabulary",
+            near or len(drawn) < 8,
+            f"{len(drawn)}, {mean:.0f} in the mean",
         )
         yield Claim(
             "each batch has gaps at other places",

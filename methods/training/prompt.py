@@ -57,7 +57,11 @@ class Prompt(Trainer):
     def on_model(self, training: Training) -> None:
         """Put the prompt on."""
         config = _peft.config(
-            training, "PromptTuningConfig", num_virtual_tokens=self.n, prompt_tuning_init="SAMPLE_VOCAB"
+            training,
+            "PromptTuningConfig",
+            num_virtual_tokens=self.n,
+            prompt_tuning_init="SAMPLE_VOCAB",
+            **_peft.sizes(training),
         )
         _peft.attach(training, config)
 

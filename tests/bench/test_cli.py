@@ -74,7 +74,7 @@ def test_show_has_all_there_is_to_know():
     for part in (
         "lora  (trainer)",
         "r ",
-        "int ≥ 1, default 8",
+        "int ≥ 1 ≤ 65536, default 8",
         "Evidence",
         "https://arxiv.org/abs/2106.09685",
         "lora(r=8)",
@@ -83,7 +83,7 @@ def test_show_has_all_there_is_to_know():
         assert part in page, part
     assert json.loads(methodbench("show", "lora", "--json"))["arguments"][0] == {
         "name": "r",
-        "type": "int ≥ 1",
+        "type": "int ≥ 1 ≤ 65536",
         "default": 8,
     }
     assert "Breaks with" not in page
@@ -111,6 +111,7 @@ def test_plan_draws_the_tree_and_says_why_not(suite, tmp_path):
     assert "full  full  to run" in text
     assert "└── dynamic_int8  int8  to run" in text
     assert "2 stages (3 without sharing), 0 recorded, 2 to run" in text
+    assert "\ndata: 120 texts read; " in text
     assert "refused  bad: merge: there is no adapter to fold" in methodbench(
         "plan", tmp_path / "suite.toml", errors=True
     )

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -85,6 +86,17 @@ def test_accumulated_loss_is_the_whole_batchs(make):
         training.prepare()
     batch = next(whole.batches())
     assert float(parts.gradients(batch, 1.0)) == pytest.approx(float(whole.gradients(batch, 1.0)), rel=1e-6)
+
+
+def test_the_probe_is_a_whole_batch_though_there_are_fewer_items(make):
+    few, many = make(budget=Budget(batch_size=200, max_length=16)), make()
+    items = len(few.task.texts("train"))
+    assert items < 200 == few.probe.samples
+    counts = Counter(few.probe.items)
+    assert set(counts) == set(range(items))
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert few.probe is few.probe
+    assert many.probe.items == tuple(range(16))
 
 
 def test_share_takes_a_part_of_the_steps(make):

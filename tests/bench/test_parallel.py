@@ -11,7 +11,7 @@ from bench.parallel import Group, _interface
 from bench.recipe import parse
 from bench.tasks.base import Batch
 from methods._parallel import alive
-from tests.subjects import HERE, NoModel, make_plan
+from tests.subjects import HERE, NoModel, NoTask, make_plan
 
 
 def refusals(monkeypatch, recipe, machine=HERE, **keys):
@@ -88,6 +88,38 @@ def refusals(monkeypatch, recipe, machine=HERE, **keys):
 def test_what_cannot_be_divided_is_refused(monkeypatch, recipe, says):
     found = refusals(monkeypatch, recipe)
     assert any(says in reason for reason in found), found
+
+
+@pytest.mark.parametrize(
+    ("recipe", "items", "says"),
+    [
+        (
+            "full + data_parallel(2)",
+            1,
+            "data_parallel: 2 processes cannot have items of their own where training has 1;",
+        ),
+        (
+            "full + fully_sharded(4)",
+            3,
+            "fully_sharded: 4 processes cannot have items of their own where training has 3;",
+        ),
+        (
+            "full + data_parallel(2) + fully_sharded(4)",
+            7,
+            "data_parallel + fully_sharded: 8 processes cannot have items of their own where training has 7; add items or",
+        ),
+        ("full + data_parallel(2)", 2, ""),
+        ("full + data_parallel(2) + fully_sharded(4)", 8, ""),
+        ("full + tensor_parallel(2)", 1, ""),
+        ("full + pipeline_parallel(2, 2)", 1, ""),
+        ("full + accumulate(4)", 1, ""),
+        ("full + data_parallel(8)", None, ""),
+    ],
+)
+def test_each_slice_of_a_batch_has_items_of_its_own(monkeypatch, recipe, items, says):
+    monkeypatch.setattr(NoTask, "training_items", lambda self: items)
+    found = refusals(monkeypatch, recipe)
+    assert [reason for reason in found if says in reason] if says else found == ()
 
 
 @pytest.mark.parametrize(

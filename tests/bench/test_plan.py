@@ -4,7 +4,9 @@ import pytest
 
 from bench import plan, registry
 from bench.method import Broken
-from tests.subjects import HERE, make_plan
+from bench.structure import Structure
+from bench.suite import SuiteError
+from tests.subjects import HERE, NoModel, make_plan
 
 SHARED = {"a": "full >> dynamic_int8", "b": "full >> magnitude(0.5)", "c": "full", "d": "lora(r=8) >> merge"}
 
@@ -73,6 +75,16 @@ def test_what_cannot_work_is_refused_with_the_reason(monkeypatch, recipe, says):
     assert good.refused == ()
     assert any(says in reason for reason in bad.refused), bad.refused
     assert [str(node.recipe) for node in found.nodes.values()] == ["full"]
+
+
+def test_results_go_by_names_so_two_of_one_name_are_refused(monkeypatch):
+    tables = [{"kind": "classification", "data": f"{folder}/mine.csv"} for folder in ("one", "two")]
+    with pytest.raises(
+        SuiteError, match="the model no-model on the task no-task is there 2 times, and results go by these"
+    ):
+        make_plan(monkeypatch, {"x": "full"}, task=tables)
+    with pytest.raises(SuiteError, match="name each once"):
+        make_plan(monkeypatch, {"x": "full"}, model=["a/bert", "b/bert"])
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -165,3 +177,118 @@ def test_versions_that_break_a_method_are_refused_wherever_it_stands(monkeypatch
     for reason in cell.refused:
         assert reason.endswith(" with torch>=2.13 and peft<0.22: they do not agree; pip install peft==0.22")
         assert reason.startswith(("magnitude: it does not work", "gradual: it does not work"))
+
+
+# -- what is known of the model ------------------------------------------------------------------------------------
+
+
+def planned(monkeypatch, recipes, known, **keys):
+    monkeypatch.setattr(NoModel, "examine", lambda self, auto_class, options: known)
+    monkeypatch.setattr(NoModel, "fingerprint", lambda self: repr(known))
+    return make_plan(monkeypatch, recipes, **keys)
+
+
+def test_a_model_that_cannot_be_used_refuses_its_own_cells_and_says_why(monkeypatch):
+    found = planned(monkeypatch, {"a": "full", "b": "nf4"}, Structure(problems=("there: the file is empty; copy it",)))
+    assert [cell.refused for cell in found.cells] == [("there: the file is empty; copy it",)] * 2
+    assert not found.nodes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "positions", "said"),
+    [
+        ("full", 64, ""),
+        ("full", 63, "budget.max_length: no-model has 63 positions, and items may have 64 tokens; lower it to 63"),
+        ("prompt(3)", 66, "items may have 64 tokens and 3 virtual ones; lower it to 63"),
+        ("prompt(3)", 67, ""),
+        ("full", 40, "measure.latency: no-model has 40 positions, and [8, 64] asks for 64 tokens; lower it to 40"),
+        ("full", None, ""),
+    ],
+)
+def test_items_and_latency_fit_the_positions(monkeypatch, recipe, positions, said):
+    found = planned(monkeypatch, {"r": recipe}, Structure(positions=positions), measure={"latency": [[8, 64]]})
+    if said:
+        assert any(said in reason for reason in found.cells[0].refused), found.cells[0].refused
+    else:
+        assert not found.cells[0].refused
+
+
+def test_what_a_reader_should_know_is_noted_once(monkeypatch):
+    recipes = {"trained": "full", "not": "dynamic_int8", "after": "full >> dynamic_int8"}
+    found = planned(monkeypatch, recipes, Structure(head="new", notes=("texts are padded",)), seeds=[0, 1])
+    assert [note.text for note in found.notes(recipes)] == [
+        "no-model: texts are padded",
+        "`not` trains nothing and the head is new, so its quality is that of a random head",
+    ]
+    assert [note.text for note in found.notes({"trained"})] == ["no-model: texts are padded"]
+    kept = planned(monkeypatch, recipes, Structure(head="kept"))
+    assert not kept.notes(recipes)
+
+
+@pytest.mark.parametrize(
+    ("amount", "heads", "groups", "said"),
+    [
+        (0.25, 8, 2, "0.25 of 2 groups of heads is less than one half of one"),
+        (0.5, 8, 2, ""),
+        (0.04, 12, 12, "0.04 of 12 groups of heads is less than one half of one"),
+        (0.25, 12, 12, ""),
+        (0.9, 2, 2, "is all of them, and one has to stay; lower it to 0.5"),
+    ],
+)
+def test_a_share_of_heads_that_rounds_to_none_or_all_is_refused(monkeypatch, amount, heads, groups, said):
+    known = Structure(config={"num_attention_heads": heads, "num_key_value_heads": groups})
+    (cell,) = planned(monkeypatch, {"r": f"prune_heads({amount})"}, known).cells
+    assert any(said in reason for reason in cell.refused) if said else not cell.refused
+
+
+@pytest.mark.parametrize(
+    ("recipe", "known", "said"),
+    [
+        ("magnitude(0.5)", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("wanda(0.5)", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("sparsegpt(0.5)", {"not_linear": ("MixtralExperts",)}, "hold weights in MixtralExperts"),
+        ("sparse_2_4", {"not_linear": ("MixtralExperts",)}, "hold weights in MixtralExperts"),
+        ("low_rank(2)", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("int8", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("nf4", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("gptq", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("awq", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("int4", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("int8_dynamic", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("int8_weight_only", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("dynamic_int8", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("full + fake_int8", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("full + gradual(magnitude(0.5))", {"not_linear": ("Conv1D",)}, "hold weights in Conv1D"),
+        ("nf4", {"casts": ("T5DenseActDense",)}, "T5DenseActDense casts activations"),
+        ("fp4", {"casts": ("T5DenseActDense",)}, "T5DenseActDense casts activations"),
+        ("gptq", {"casts": ("T5DenseActDense",)}, "T5DenseActDense casts activations"),
+        ("awq", {"casts": ("T5DenseActDense",)}, "T5DenseActDense casts activations"),
+        ("int4", {"casts": ("T5DenseActDense",)}, "T5DenseActDense casts activations"),
+        ("top_layers(1)", {"encoder_decoder": True}, "blocks in an encoder and in a decoder"),
+        ("drop_layers(1)", {"encoder_decoder": True}, "blocks in an encoder and in a decoder"),
+        ("full >> distill", {"encoder_decoder": True}, "blocks in an encoder and in a decoder"),
+        ("full + neftune", {"encoder_decoder": True}, "embeds each text twice"),
+        ('pretrain("mlm")', {"encoder_decoder": True}, "has an encoder and a decoder"),
+        ("prefix(2)", {"encoder_decoder": True}, "has an encoder and a decoder"),
+        ("top_layers(1)", {"stacks": (1,), "repeats": True}, "calls the same block again and again"),
+        ("drop_layers(1)", {"stacks": (1,), "repeats": True}, "calls the same block again and again"),
+        ("prefix(2)", {"stacks": (2,)}, "takes no keys and values from outside"),
+        ("prefix(2)", {"stacks": (2,), "cache": "model", "cache_heads": 1, "config": {"num_attention_heads": 4}}, "keeps those of 1"),
+        ("prompt(2)", {"needs_ids": True}, "embeddings in place of token ids"),
+        ("bitfit", {"stacks": (2,)}, "have no biases"),
+        ("full + checkpointing", {"stacks": (2,)}, "no gradient checkpointing"),
+        ("adapter", {"untold": {"attention_outputs": "block 0 has none"}}, "block 0 has none"),
+        ("adapter", {"untold": {"feed_forward_outputs": "block 0 has none"}}, "block 0 has none"),
+        ("lora", {"layers": {"a": "Linear"}}, "PEFT does not know which layers"),
+        ("ia3", {"layers": {"a": "Linear"}, "targets": {"LORA": ("a",)}}, "PEFT does not know which layers"),
+        ('lora(targets=["b"])', {"layers": {"a": "Linear"}}, "no layer called `b`"),
+        ('adalora(targets=["a"])', {"layers": {"a": "Embedding"}}, "`a` is an embedding"),
+    ],
+)  # fmt: skip
+def test_what_an_architecture_lacks_is_refused_for_its_own_reason(monkeypatch, recipe, known, said):
+    (cell,) = planned(monkeypatch, {"r": recipe}, Structure(**known), budget={"steps": 60}).cells
+    assert any(said in reason for reason in cell.refused), cell.refused
+    (other,) = planned(
+        monkeypatch, {"r": recipe}, Structure(biases=2, stacks=(2,), cache="model", checkpoints=True)
+    ).cells
+    assert not any(said in reason for reason in other.refused)

@@ -18,7 +18,7 @@ from bench.execute.fake import Fake
 from bench.record import Store
 from bench.run import run
 from bench.slots import slots
-from tests.subjects import HERE, make_plan
+from tests.subjects import HERE, NoTask, make_plan
 
 RECIPES = {"int8": "full >> dynamic_int8", "sparse": "full >> magnitude(0.5)", "full": "full", "bad": "merge"}
 
@@ -75,6 +75,16 @@ def test_latency_processes_are_counted_and_can_be_turned_off(start):
     assert [job.process for job in executor.jobs if job.what == "serve"] == [0, 1, 2]
     _, executor, _ = start(recipes={"full": "full"}, measure={"latency": []})
     assert jobs(executor, "serve") == []
+
+
+def test_what_became_of_the_texts_is_recorded_and_reported(start, monkeypatch):
+    counts = {"read": 12, "equal": 2, "near_equal": 1, "conflicting": 0, "train": 6, "validation": 1, "test": 2}
+    monkeypatch.setattr(NoTask, "counts", lambda self: counts)
+    _, _, store = start()
+    (line,) = store.read().runs
+    assert line["data"] == {"no-task": counts}
+    (comparison,) = compare(store.read())
+    assert comparison.data == counts
 
 
 def test_what_is_recorded_is_not_run_again(start):

@@ -1,9 +1,12 @@
 """One stage after the other on a tiny model, in this process."""
 
+import numpy
 import pytest
 import torch
 
 from bench import checkpoint
+from bench.stage import seed_everything
+from bench.suite import SEEDS
 from bench.tasks import open_task
 from tests import jobs
 
@@ -30,6 +33,23 @@ def test_the_same_seed_gives_the_same_curve_and_another_seed_another(tiny_bert, 
     curves = [record["training"]["losses"] for record in runs]
     assert curves[0] == curves[1] != curves[2]
     assert runs[0]["quality"] == runs[1]["quality"]
+
+
+def test_other_seeds_draw_otherwise_up_to_the_bound_that_suites_have_and_no_further():
+    def draws(seed, depth=1):
+        seed_everything(seed * 1000 + depth)
+        generator = torch.Generator().manual_seed(seed * 1000 + depth)
+        return (
+            tuple(torch.rand(4).tolist()),
+            tuple(torch.randperm(99, generator=generator).tolist()),
+            numpy.random.rand(),
+        )
+
+    seeds = [0, 1, 2, 4_294_967, 2**28, SEEDS - 2, SEEDS - 1]
+    for each in zip(*(draws(seed, depth) for seed in seeds for depth in (1, 2, 9)), strict=True):
+        assert len(set(each)) == 3 * len(seeds)
+    assert draws(SEEDS) == draws(0)
+    assert draws(SEEDS + 7) == draws(7)
 
 
 def test_recipes_that_share_a_seed_start_alike(tiny_bert, tmp_path):

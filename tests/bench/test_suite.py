@@ -27,6 +27,36 @@ def test_defaults_of_the_shortest_suite():
         ({"measure": {"latencies": []}}, "did you mean `latency`?"),
         ({"measure": {"latency": [[1]]}}, "[batch size, tokens]"),
         ({"measure": {"latency": [[0, 8]]}}, "[batch size, tokens]"),
+        ({"measure": {"latency": [[1, 16], [10**12, 8]]}}, "measure.latency: each is [batch size, tokens]"),
+        ({"measure": {"latency": [[2**20, 2**20]]}}, "at most 16777216 tokens together, found [1048576, 1048576]"),
+        (
+            {"measure": {"latency_samples": 10**12}},
+            "measure.latency_samples: input should be less than or equal to 100000",
+        ),
+        (
+            {"measure": {"latency_processes": 10**12}},
+            "measure.latency_processes: input should be less than or equal to 20",
+        ),
+        ({"budget": {"batch_size": 10**12}}, "budget.batch_size: input should be less than or equal to 1048576"),
+        (
+            {"budget": {"eval_batch_size": 2**63}},
+            "budget.eval_batch_size: input should be less than or equal to 1048576",
+        ),
+        ({"budget": {"steps": 10**12}}, "budget.steps: input should be less than or equal to 100000000"),
+        ({"budget": {"warmup_steps": 10**12}}, "budget.warmup_steps: input should be less than or equal to 100000000"),
+        ({"budget": {"max_length": 2**64}}, "budget.max_length: input should be less than or equal to 16777216"),
+        ({"budget": {"max_length": 1}}, "budget.max_length: input should be greater than or equal to 2, found 1"),
+        ({"threads": 10**9}, "threads: input should be less than or equal to 1024, found 1000000000"),
+        ({"threads": 0}, "threads: input should be greater than or equal to 1, found 0"),
+        ({"seeds": [0, 2**63]}, "seeds.1: input should be less than 536870912, found 9223372036854775808"),
+        ({"seeds": [2**29]}, "seeds.0: input should be less than 536870912, found 536870912"),
+        ({"seeds": [-1]}, "seeds.0: input should be greater than or equal to 0, found -1"),
+        ({"seeds": [True]}, "seeds.0: input should be a valid integer, found True"),
+        ({"task": {"kind": "classification", "data": ""}}, "task.data: string should have at least 1 character"),
+        (
+            {"task": {"kind": "classification", "data": "x.csv", "label": ""}},
+            "task.label: string should have at least 1",
+        ),
         ({"recipes": {}}, "at least one is needed"),
         ({"recipes": {"full": 3}}, "recipes.full: input should be a valid string, found 3"),
         ({"recipes": {"full": "fulll"}}, "recipes.full: unknown method `fulll`; did you mean `full`?"),
@@ -88,6 +118,30 @@ def test_only_matches_patterns_and_says_what_it_did_not_find():
 def test_defaults_reach_the_recipes():
     found = suite.of({**GOOD, "defaults": {"lora": {"alpha": 4.0}}})
     assert str(found.parsed()["lora"]) == "lora(alpha=4.0)"
+
+
+def test_every_whole_number_of_a_suite_has_bounds_which_its_schema_says():
+    schema = suite.json_schema()
+    tables = {"": schema, **schema["$defs"]}
+    found = {}
+    for table, of in tables.items():
+        for key, value in of.get("properties", {}).items():
+            if key == "latency":  # pairs: their bound is on the product
+                continue
+            numbers = [
+                each
+                for each in [value, value.get("items", {}), *value.get("anyOf", [])]
+                if each.get("type") == "integer"
+            ]
+            for number in numbers:
+                least = number.get("minimum")
+                most = number.get("maximum", number.get("exclusiveMaximum"))
+                found[f"{table}.{key}"] = (least, most)
+    assert found == {
+        ".seeds": (0, 2**29), ".threads": (1, 1024), "Budget.steps": (1, 10**8), "Budget.batch_size": (1, 2**20),
+        "Budget.max_length": (2, 2**24), "Budget.warmup_steps": (0, 10**8), "Budget.eval_batch_size": (1, 2**20),
+        "Measure.latency_processes": (1, 20), "Measure.latency_samples": (3, 100_000),
+    }  # fmt: skip
 
 
 def test_the_json_schema_knows_every_key():

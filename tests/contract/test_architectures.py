@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench import machine, plan, recipe
+from bench import checkpoint, machine, plan, recipe
+from bench.evidence import plain
+from bench.models import open_model
 from bench.suite import of
+from bench.tasks import open_task
 from tests import architectures, jobs
 
 RECIPES = (
@@ -53,6 +57,71 @@ def test_recipes_end_ok_or_are_refused_before_anything_runs(name, tmp_path):
     assert not wrong
     # Whatever the architecture, these need to know nothing of it.
     assert all(found[text][0] == "ok" for text in ("full", "head", "lora(r=4)")), found
+
+
+TRAINERS = ("head", "lora(r=4)", "adalora", "adapter(size=8)", "bitfit", "prompt(2)", "full")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bart", "bert", "deberta-v2", "distilbert", "t5"])
+def test_every_trainer_trains_what_no_file_held(name, tmp_path):
+    import transformers
+
+    model = architectures.make(name, tmp_path)
+    classifier = transformers.AutoModelForSequenceClassification
+    _, report = classifier.from_pretrained(model, num_labels=3, output_loading_info=True)
+    made_new = report["missing_keys"]
+    assert made_new
+    ran = 0
+    for text in TRAINERS:
+        data = jobs.table(tmp_path)
+        status, reason, records = jobs.run(
+            text, model, tmp_path, task=data, budget={"steps": 12}, measure={"latency": []}
+        )
+        if status == "refused" or ends(model, tmp_path, text)[0] == "refused":
+            continue
+        assert status == "ok", (text, reason)
+        ran += 1
+        trained, _ = checkpoint.load(tmp_path / "checkpoints" / "node0.pt")
+        live = {plain(each).removeprefix("base_model.") for each, p in trained.named_parameters() if p.requires_grad}
+        assert made_new <= live, text
+        claims = {claim["text"]: claim["seen"] for claim in records[0]["evidence"]}
+        said = claims["all weights that no file held, and that were drawn at random for the task, train"]
+        assert said == f"{len(made_new)} of {len(made_new)} tensors"
+    assert ran >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["albert", "bart", "bert", "deberta-v2", "falcon", "mpt", "t5"])
+@pytest.mark.parametrize("text", ["magnitude(0.5)", "int8", "dynamic_int8", "nf4", "low_rank(4)", "int4"])
+def test_no_weight_matrix_of_the_blocks_is_left_out(name, text, tmp_path):
+    model = architectures.make(name, tmp_path)
+    if ends(model, tmp_path, text)[0] == "refused":
+        assert (name, text) in {("t5", "nf4")}
+        return
+    before, _ = open_model(str(model), tmp_path).load(
+        "AutoModelForSequenceClassification", open_task(jobs.table(tmp_path), tmp_path).model_options()[1]
+    )
+    after, _ = checkpoint.load(tmp_path / "checkpoints" / "node0.pt")
+    now = dict(after.named_parameters())
+    # By the names alone: what is in a numbered block, has two dimensions and is no table of embeddings.
+    inside = [
+        key
+        for key, weight in before.named_parameters()
+        if any(part.isdigit() for part in key.split("."))
+        and weight.dim() >= 2
+        and "embed" not in key
+        and "relative" not in key
+    ]
+    assert inside
+    same = [
+        key
+        for key in inside
+        if key in now
+        and now[key].shape == before.get_parameter(key).shape
+        and torch.equal(now[key], before.get_parameter(key))
+    ]
+    assert not same
 
 
 def test_what_is_refused_says_what_stands_in_the_way(tmp_path):

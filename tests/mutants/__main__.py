@@ -73,7 +73,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(families)}; all by default")
     parser.add_argument("-k", default="", metavar="TEXT", help="only mutants whose `method: why` holds this text")
     parser.add_argument("-j", type=int, default=1, metavar="N", help="mutants side by side, 1 by default")
-    parser.add_argument("--run-only", action="store_true", help="leave unit tests out: what they would catch counts as caught by neither")
+    parser.add_argument(
+        "--run-only",
+        action="store_true",
+        help="leave unit tests out: what they would catch counts as caught by neither",
+    )
     given = parser.parse_args(arguments)
     for name in given.families:
         if name not in families:

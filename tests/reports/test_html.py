@@ -56,6 +56,13 @@ def quick(monkeypatch):
     return lambda *found, **options: Page(html.render(compare(synthetic.records(*found, **options))))
 
 
+def test_what_became_of_the_texts_is_said(page):
+    assert (
+        "Data: 2,900 texts read; 1,974 in train, 286 in validation, 560 in test; left out 60 equal to another"
+        in page.text
+    )
+
+
 def test_nothing_is_loaded_from_anywhere(page):
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "img")

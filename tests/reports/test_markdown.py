@@ -51,6 +51,17 @@ def test_contended_figures_are_marked():
     assert marked == [False, False, False, True, False, True, False, False]
 
 
+def test_what_became_of_the_texts_is_a_line():
+    line = (
+        "Data: 2,900 texts read; 1,974 in train, 286 in validation, 560 in test; left out 60 equal to another, 12 equal to "
+        "another but for white space, invisible characters or Unicode form, 8 with several labels."
+    )
+    assert line in render().splitlines()
+    old = synthetic.records()
+    del old.runs[0]["data"]
+    assert "Data:" not in markdown.render(compare(old))
+
+
 def test_metrics_evidence_and_environment_are_there():
     text = render()
     assert "right predictions over test items" in text

@@ -132,6 +132,15 @@ def test_every_architecture_as_it_is_saved_is_read_whole(name, tmp_path):
         assert not problems
 
 
+def test_weights_that_are_no_numbers_are_refused_when_they_are_read(bert, tmp_path):
+    folder = copied(bert, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights hold numbers that are not finite, as bert\.encoder\.layer\.0"):
+        load(folder)
+
+
 # -- heads
 
 
@@ -279,11 +288,17 @@ def test_positions_that_a_pass_can_have(name, positions, tmp_path):
     if positions is None:
         return
     model, tokenizer = load(folder)
-    fits = torch.full((1, positions), tokenizer.unk_token_id)
-    model(input_ids=fits[:, :-1] if name == "bart" else fits) if name != "bart" else None
+    model(input_ids=_text(tokenizer, positions))
     if name in ("bert", "roberta", "mpnet", "gpt2"):  # learned ones end where they end
         with pytest.raises((IndexError, RuntimeError)):
-            model(input_ids=torch.full((1, positions + 1), tokenizer.unk_token_id))
+            model(input_ids=_text(tokenizer, positions + 1))
+
+
+def _text(tokenizer, length: int) -> torch.Tensor:
+    """So many tokens, none of which is padding for any model; the last ends the text."""
+    ids = torch.full((1, length), 7)
+    ids[0, -1] = tokenizer.eos_token_id or 7
+    return ids
 
 
 def test_it_survives_being_written_down(bert):

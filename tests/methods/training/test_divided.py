@@ -5,6 +5,8 @@ import torch
 import transformers
 
 from bench import checkpoint
+from bench.suite import DataTable
+from bench.tasks import open_task
 from tests import jobs
 
 BUDGET = {"steps": 10, "batch_size": 8}
@@ -219,3 +221,20 @@ def test_powersgd_of_several_buckets(tiny_bert, tmp_path):
 def test_fp16_sends_half(tiny_bert, tmp_path):
     found, _ = trained('full + data_parallel(2) + compressed_gradients("fp16")', tiny_bert, tmp_path)
     assert found["communicated_bytes"] == 2 * found["trainable"]
+
+
+def test_powersgd_of_nothing_that_it_would_compress_is_refused(tiny_bert, tmp_path):
+    text = 'full + data_parallel(2) + compressed_gradients("powersgd", rank=1000)'
+    status, reason, _ = jobs.run(text, tiny_bert, tmp_path, budget=BUDGET)
+    assert status == "refused"
+    assert "and so it does all that full trains; lower rank, or send fp16" in reason
+
+
+@pytest.mark.parametrize("divided", ["data_parallel(2)", "fully_sharded(2)"])
+def test_fewer_items_than_a_batch_which_the_processes_do_not_divide(divided, tiny_bert, tmp_path):
+    rows = [f"item {number} {['bad', 'good'][number % 2]} thing,{'ab'[number % 2]}" for number in range(8)]
+    (tmp_path / "few.csv").write_text("\n".join(["text,label", *rows]))
+    few = DataTable(kind="classification", data=str(tmp_path / "few.csv"))
+    assert open_task(few, tmp_path).training_items() == 3
+    found, _ = trained(f"full + {divided}", tiny_bert, tmp_path, task=few)
+    assert found["samples"] == [8] * 10

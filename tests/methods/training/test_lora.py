@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests import jobs
+from tests import jobs, transforms
 from tests.trainings import claims, make, no_dropout, prepared
 
 # Query and value of two blocks: r·(in + out) each, where Llama's value is half as wide.
@@ -162,3 +162,17 @@ def test_pissa_needs_as_many_directions_as_ranks(tiny_llama, tmp_path):
     status, reason, _ = jobs.run('lora(r=20, variant="pissa")', tiny_llama, tmp_path)
     assert status == "refused"
     assert reason == "lora: model.layers.0.self_attn.v_proj has 16 principal directions, not 20; lower r"
+
+
+def test_it_can_be_put_on_embeddings(tiny_bert, tmp_path):
+    status, reason, records = jobs.run('lora(r=2, targets=["word_embeddings", "query"])', tiny_bert, tmp_path)
+    assert status == "ok", reason
+    seen = {claim["text"]: claim["seen"] for record in records for claim in record["evidence"]}
+    # Of 2 blocks a query, 32 by 32, and the embeddings of 74 tokens in 32 numbers.
+    rows = len((tiny_bert / "vocab.txt").read_text().splitlines())
+    assert seen["the adapter has r·(in + out) weights a layer"].startswith(f"{2 * (2 * 64 + rows + 32):,} ")
+
+
+def test_a_target_that_is_not_there_is_refused(tiny_bert, tmp_path):
+    (said,) = transforms.refusals('lora(targets=["querry"])', tiny_bert, tmp_path)
+    assert "no layer called `querry`; did you mean `query`?" in said

@@ -13,7 +13,9 @@ _TOP = "methods/training/top_layers.py"
 
 _UNFREEZE = "training.model.requires_grad_(True)\n"
 _EACH = "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n"
-_CHOSEN = "        for parameter in _top(training.model, self.n).values():\n            parameter.requires_grad_(True)\n"
+_CHOSEN = (
+    "        for parameter in _top(training.model, self.n).values():\n            parameter.requires_grad_(True)\n"
+)
 
 MUTANTS = [
     # -- full

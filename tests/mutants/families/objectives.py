@@ -13,7 +13,11 @@ _SMOOTHING = "methods/training/label_smoothing.py"
 _ONE = "full >> distill(layers=1)"
 _HIDDEN = 'full >> distill(layers=1, match="hidden")'
 _MAPS = 'full >> distill(layers=1, match="attention")'
-_FGM, _PGD, _LB = ('full + adversarial("fgm")', 'full + adversarial("pgd", steps=3)', 'full + adversarial("freelb", steps=3)')
+_FGM, _PGD, _LB = (
+    'full + adversarial("fgm")',
+    'full + adversarial("pgd", steps=3)',
+    'full + adversarial("freelb", steps=3)',
+)
 
 MUTANTS = [
     # -- distill

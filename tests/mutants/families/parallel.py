@@ -20,7 +20,7 @@ _SHARDS = "full + fully_sharded(2)"
 _PIECES = "full + pipeline_parallel(2, 2)"
 _PARTS = "full + tensor_parallel(2)"
 _BESIDE = "lora(r=2) + tensor_parallel(2)"
-_HOOK = "replica.register_comm_hook(group, getattr(default_hooks, f\"{self.to}_compress_hook\"))"
+_HOOK = 'replica.register_comm_hook(group, getattr(default_hooks, f"{self.to}_compress_hook"))'
 
 
 def _mutant(method: str, file: str, old: str, new: str, recipe: str, why: str, **more: object) -> Mutant:
