@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, digest, named_tensors, plain, whole_numel
+from bench.evidence import Claim, digest, named_tensors, plain, projection, whole_numel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,10 +38,24 @@ def remember(training: Training) -> None:
     }
 
 
-def started(work: Work, text: str, part: str, value: float) -> Claim:
-    """That all tensors whose names hold `part` were `value` everywhere when the training began."""
+def started(work: Training, text: str, part: str, value: float) -> Claim:
+    """That all tensors whose names hold `part` were `value` everywhere when the first step began.
+
+    Of those that are divided by then it is known how they were when they were put on.
+    """
+    import torch
+
+    tensors = named_tensors(work.model)
     ranges = {name: both for name, both in work.notes.get("start range", {}).items() if part in name}
-    other = [both for both in ranges.values() if both != (value, value)]
+    other = []
+    for name, both in ranges.items():
+        mark, tensor = work.began.get(name), tensors.get(name)
+        if mark is None or tensor is None:
+            other += [name] if both != (value, value) else []
+            continue
+        wanted = torch.full_like(tensor.detach(), value)
+        right = mark == digest(wanted) if isinstance(mark, str) else torch.equal(mark, projection(wanted))
+        other += [] if right else [name]
     return Claim(text, bool(ranges) and not other, f"{len(ranges) - len(other)} of {len(ranges)} tensors")
 
 

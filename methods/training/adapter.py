@@ -66,6 +66,7 @@ class Adapter(Trainer):
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is bit-identical, the adapters are as many and as large as the formula says, and each does something."""
         from bench.architecture import config, stacks
+        from bench.loop import Training
         from methods import _adapter
 
         norms = self._trained_norms(work.model)
@@ -74,6 +75,7 @@ class Adapter(Trainer):
             trained = {plain(name) for name, parameter in work.model.named_parameters() if parameter.requires_grad}
             seen = len(norms & trained & before.changed(work.after))
             yield Claim("the normalizations train, and moved", seen == len(norms), f"{seen} of {len(norms)} tensors")
+        assert isinstance(work, Training)
         yield _added.started(work, "adapters began as the identity: the way up was zero", ".adapter.up.", 0.0)
         adapters = _adapter.bottlenecks(work.model)
         counts = [len(stack) for stack in stacks(work.model)]

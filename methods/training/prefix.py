@@ -115,6 +115,11 @@ class Prefix(Trainer):
             reached == 2 * blocks,
             f"a gradient reaches {reached} of {2 * blocks}",
         )
+        import torch
+
+        began = work.began.get("prompt_encoder.default.embedding.weight")
+        drawn = isinstance(began, torch.Tensor) and len(set(began.tolist())) == self.n and bool(began.all())
+        yield Claim("the prefixes began with random numbers, each with its own", drawn, f"{self.n} prefixes")
 
 
 def _rename(name: str, model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

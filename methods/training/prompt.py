@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.evidence import Claim
+from bench.evidence import Claim, named_tensors
 from bench.method import Place, Trainer, Width
 from methods import _added, _peft
 
@@ -89,6 +89,31 @@ class Prompt(Trainer):
         yield Claim(f"the blocks see {self.n} more tokens", more == {self.n}, f"{sorted(more)} more than {length}")
         reached = 0 if gradient is None else int(gradient.any(-1).sum())
         yield Claim("the loss depends on each of them", reached == self.n, f"a gradient reaches {reached} of {self.n}")
+        yield from self._began(before, work)
+
+    def _began(self, before: Snapshot, work: Training) -> Iterator[Claim]:
+        """Of one random vector's products with the first vectors each is that with a word's, and each is another now."""
+        import torch
+
+        from bench.architecture import embeddings
+
+        names = {id(tensor): name for name, tensor in named_tensors(work.model).items()}
+        known = before.projections.get(names.get(id(embeddings(work.model).weight), ""))
+        name = names.get(id(_peft.virtual_tokens(work.model)), "")
+        began, now = work.began.get(name), work.after.projections.get(name)
+        if known is None or now is None or not isinstance(began, torch.Tensor):
+            yield Claim("the vectors began as those of words", False, "nothing tells")
+            return
+        apart = (began[:, None] - known[None]).abs().amin(1)
+        words = int((apart <= 1e-5 * known.abs().max()).sum())
+        distinct = len(set(began.tolist()))
+        yield Claim(
+            "the vectors began as those of words, drawn one by one",
+            words == self.n and (self.n < 3 or distinct > 1),
+            f"{words} of {self.n}, {distinct} different",
+        )
+        moved = int((began != now).sum())
+        yield Claim("each of them moved", moved == self.n, f"{moved} of {self.n}")
 
 
 def _hidden(args: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> torch.Size:
