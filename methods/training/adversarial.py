@@ -175,9 +175,10 @@ class Adversarial(Modifier):
         share = {"fgm": [1.0] * passes, "pgd": [0.0] * (passes - 1) + [1.0], "freelb": [1 / passes] * passes}[
             self.attack
         ]
-        yield from self._added_up(
-            loss, gradient, share, losses, at_weights, exact, scaled=work.compute_dtype == torch.float16
-        )
+        if not work.beside:  # models that train beside this one add to the loss and have embeddings of their own
+            yield from self._added_up(
+                loss, gradient, share, losses, at_weights, exact, scaled=work.compute_dtype == torch.float16
+            )
         yield from self._random(work, epsilon, passes * len(plain), len(plain))
 
     def _values(self) -> tuple[int, float, float]:
