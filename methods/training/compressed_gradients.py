@@ -134,7 +134,8 @@ class CompressedGradients(Modifier):
         def mean(tensor: torch.Tensor) -> torch.Tensor:
             total = tensor.detach().float().clone()
             dist.all_reduce(total, group=group)
-            return total / group.size()
+            average: torch.Tensor = total / group.size()
+            return average
 
         def taken() -> dict[int, torch.Tensor]:
             found = {id(p): p.grad.clone() for p in work.parameters if p.grad is not None}
