@@ -195,7 +195,7 @@ def attention_outputs(model: nn.Module) -> list[nn.Linear]:
         ValueError: a block has no attention with such a layer.
     """
     hidden = config(model).hidden_size
-    found = []
+    found: list[nn.Linear] = []
     for number, block in enumerate(blocks(model)):
         ends: dict[str, nn.Linear] = {}
         for name, layer in _linears(block).items():

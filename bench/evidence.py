@@ -161,7 +161,20 @@ def difference(found: torch.Tensor | None, wanted: torch.Tensor | None) -> float
     return math.inf if found is None or wanted is None else float((found - wanted).norm() / wanted.norm())
 
 
-def of_training(work: Training) -> Iterator[Claim]:
+def marks(model: torch.nn.Module) -> dict[str, torch.Tensor | str]:
+    """What the weights that train are known by, quickly: matrices by their :func:`projection`, vectors by their digest.
+
+    Those of which a process holds a part alone are left out.
+    """
+    found = {name: tensor for name, tensor in named_tensors(model).items() if tensor.requires_grad}
+    return {
+        name: projection(tensor) if _plain_matrix(tensor) else digest(tensor)
+        for name, tensor in found.items()
+        if _plain_matrix(tensor) or (tensor.dim() < 2 and not is_part(tensor) and not hasattr(tensor, "full_tensor"))
+    }
+
+
+def of_training(before: Snapshot, work: Training) -> Iterator[Claim]:
     """What any training proves, whatever its methods: where its batches came from, what was updated, and by what."""
     import torch
 
@@ -172,6 +185,15 @@ def of_training(work: Training) -> Iterator[Claim]:
         len(grouped) == len(set(grouped)) and set(grouped) == trained,
         f"{len(grouped)} tensors, {len(trained)} train",
     )
+    if not (work.trainer.replaces or work.trainer.anew):
+        arrived = {**before.digests, **before.projections}
+        known = work.began.keys() & arrived.keys()
+        other = [name for name in known if not _same(work.began[name], arrived[name])]
+        yield Claim(
+            "the weights that train began as they arrived",
+            not other,
+            f"{len(known) - len(other)} of {len(known)} tensors",
+        )
     drawn = torch.Generator().manual_seed(work.seed)
     options: dict[str, Any] = {"batch_size": work.budget.batch_size, "max_length": work.budget.max_length}
     expected = next(work.task.batches("train", work.tokenizer, generator=drawn, **options))
@@ -206,6 +228,14 @@ def of_training(work: Training) -> Iterator[Claim]:
     yield Claim("an update takes the gradients away", not kept, f"{kept} are left")
     if work.made_by is None:
         yield from _default_optimizer(work)
+
+
+def _same(one: Any, other: Any) -> bool:
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return bool(one == other)
 
 
 def _changes_batches(method: Any) -> bool:

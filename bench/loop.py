@@ -62,7 +62,8 @@ class Training(Work):
     around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
     micro-batch of the same step follows, and gradients need not be exchanged yet. ``beside`` holds models that train beside ``model``, by a hook that sees to it.
     A hook may set ``stop`` to end the training after the current step. ``made_by`` is the method that made the
-    optimizer, None for the default one; ``first_batch`` is the first that was drawn, before any hook.
+    optimizer, None for the default one; ``first_batch`` is the first that was drawn, before any hook; ``began`` are
+    :func:`bench.evidence.marks` of the weights that train, as they were when the first step began.
     """
 
     def __init__(self, *, clock: StepClock | None = None, group: Group | None = None, **work: Any) -> None:
@@ -90,6 +91,7 @@ class Training(Work):
         self.groups: list[dict[str, Any]] = []
         self.made_by: Method | None = None
         self.first_batch: Batch | None = None
+        self.began: dict[str, torch.Tensor | str] = {}
 
     @property
     def methods(self) -> tuple[Method, ...]:

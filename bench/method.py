@@ -311,6 +311,7 @@ class Trainer(Method):
     share: float  # of the budget's steps
     whole: ClassVar[bool] = False  # it updates every weight of the model
     replaces: ClassVar[bool] = False  # what it trains is another model than the one that arrives
+    anew: ClassVar[bool] = False  # it gives the weights that it trains other values before it begins
 
     @abc.abstractmethod
     def on_model(self, training: Training) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 import torch
 
-from bench import architecture, checkpoint, recipe
+from bench import architecture, checkpoint, evidence, recipe
 from bench.evidence import Claim, Snapshot, named_tensors, of_training, plain, whole_numel
 from bench.execute.base import Job, Progress
 from bench.loop import Training
@@ -81,7 +81,7 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
         methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
         claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
         if isinstance(work, Training):
-            claims += [(work.trainer.name, claim) for claim in of_training(work)]
+            claims += [(work.trainer.name, claim) for claim in of_training(before, work)]
             claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
             claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
             work.optimizer.zero_grad(set_to_none=True)
@@ -209,6 +209,8 @@ def _train(
         before = training.snapshot()
     with seconds("prepare"):
         training.prepare()
+    with seconds("evidence"):
+        training.began = evidence.marks(training.model)
     # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
     # Who holds another slice of the batch drops other things.
     seed_everything(training.seed + 2**20 * training.group.slice)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, digest, named_tensors, whole_numel
+from bench.evidence import Claim, digest, named_tensors, plain, whole_numel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,14 +29,29 @@ def new_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def remember(training: Training) -> None:
     """Note what is about to train as it is at the start, for :func:`claims`."""
-    tensors = named_tensors(training.model)
-    training.notes["start"] = {name: digest(tensor) for name, tensor in tensors.items() if tensor.requires_grad}
+    about_to = {name: tensor for name, tensor in named_tensors(training.model).items() if tensor.requires_grad}
+    training.notes["start"] = {name: digest(tensor) for name, tensor in about_to.items()}
+    training.notes["start range"] = {
+        name: (float(tensor.detach().min()), float(tensor.detach().max()))
+        for name, tensor in about_to.items()
+        if tensor.numel()
+    }
 
 
-def claims(before: Snapshot, work: Work, mark: str, also: Set[str] = frozenset()) -> Iterator[Claim]:
+def started(work: Work, text: str, part: str, value: float) -> Claim:
+    """That all tensors whose names hold `part` were `value` everywhere when the training began."""
+    ranges = {name: both for name, both in work.notes.get("start range", {}).items() if part in name}
+    other = [both for both in ranges.values() if both != (value, value)]
+    return Claim(text, bool(ranges) and not other, f"{len(ranges) - len(other)} of {len(ranges)} tensors")
+
+
+def claims(
+    before: Snapshot, work: Work, mark: str, also: Set[str] = frozenset(), *, every: bool = False
+) -> Iterator[Claim]:
     """The base is bit-identical, the new weights (whose names hold `mark`) and the head train, and they moved.
 
-    `also` names tensors of the base that may differ.
+    `also` names tensors of the base that may differ. Of the new parameters `every` one trains and of each kind one moved;
+    by default those train of which there is one like it that does, whose name differs in numbers alone.
     """
     from bench.architecture import head_parameters, new_parameters
 
@@ -61,4 +77,30 @@ def claims(before: Snapshot, work: Work, mark: str, also: Set[str] = frozenset()
     )
     start = work.notes.get("start", {})
     moved = {name for name in added if after.digests[name] != start.get(name, after.digests[name])}
-    yield Claim("the adapter moved in training", bool(moved), f"{len(moved)} of {len(added)} tensors")
+    parameters = {plain(name) for name, _ in work.model.named_parameters() if ".original_module." not in name}
+    there = {name for name in parameters & tensors.keys() if mark in name}
+    kinds = {_kind(name) for name in added}
+    wanted = {name for name in there if every or _kind(name) in kinds}
+    yield Claim(
+        "all of the adapter trains", bool(wanted) and wanted <= added, f"{len(wanted & added)} of {len(wanted)} tensors"
+    )
+    still = {_kind(name) for name in wanted} - {_kind(name) for name in moved}
+    parts = {part for name in wanted if (part := _block(name))}
+    unmoved = parts - {_block(name) for name in moved}
+    # The first update of what is multiplied with zeros is zero.
+    once = len(getattr(work, "losses", ())) < 2
+    yield Claim(
+        "the adapter moved in training, each kind of its tensors, in each block",
+        bool(moved) and not unmoved and (once or not every or not still),
+        f"{len(moved)} of {len(wanted)} tensors, in {len(parts) - len(unmoved)} of {len(parts)} blocks",
+    )
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "*", name)
+
+
+def _block(name: str) -> str:
+    """The part of a name up to its first number."""
+    found = re.match(r".*?\.\d+\.", name)
+    return found[0] if found else ""

@@ -35,11 +35,7 @@ class FourBits(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights, and activations that no code casts to the type of a weight, which is no number's here."""
         yield from _quantized.problems(place, self.name)
-        if casts := place.structure.casts:
-            yield (
-                f"the code of {' and '.join(casts)} casts activations to the type of a weight, and 4-bit weights are held "
-                "as bytes; use int8 or dynamic_int8"
-            )
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""
@@ -80,6 +76,7 @@ def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool,
             and (state.quant_type, state.nested) == (quant_type, double_quant)
         )
 
+    precision = getattr(torch, {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[compute_dtype])
     scales = "8-bit scales" if double_quant else "float32 scales"
 
     def size(layer: Any) -> int:
@@ -90,27 +87,11 @@ def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool,
         # A byte a block, their mean, and for each 256 of them a scale; and the 256 values that bytes stand for.
         return codes + blocks + 4 + 4 * -(-blocks // 256) + 4 * 256  # type: ignore[no-any-return]
 
-    yield from _quantized.claims(before, work, f"{quant_type} with {scales}", is_packed, size)
-
-    code = layers.bitsandbytes.functional.get_4bit_type(quant_type, device=work.device).sort().values
-    gap = float(code.diff().max()) / 2
-
-    def bound(rows: torch.Tensor) -> torch.Tensor:
-        largest = rows.abs().amax(1, keepdim=True)
-        # Scales in 8 bits are off by at most 1 % of the largest of them.
-        return gap * largest + (0.01 * largest.max() if double_quant else 0)
-
-    precision = layers.DTYPES[compute_dtype]
-    yield _quantized.rounded(
-        before,
-        work,
-        quant_type,
-        quant_type,
-        levels=16,
-        rows=lambda weight: _quantized.grouped(weight.reshape(1, -1), BLOCK),
-        bound=bound,
-        precision=precision,
+    yield from _quantized.claims(
+        before, work, quant_type, f"{quant_type} with {scales}", is_packed, size, biases_in=precision
     )
+
+    yield _nearest(before, work, quant_type, double_quant=double_quant, eps=torch.finfo(precision).eps)
 
     packed = sum(map(is_packed, work.model.modules()))
     with evaluating(work.model), torch.no_grad(), layers.Products() as products:
@@ -120,4 +101,51 @@ def claims(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool,
         f"each of them multiplies in {compute_dtype}",
         types == {precision} and len(products.seen) == sum(calls.values()) and len(calls) == packed,
         f"{len(products.seen)} products of {len(calls)} of {packed} layers in {', '.join(map(str, types)) or 'nothing'}",
+    )
+
+
+def _values(quant_type: str) -> torch.Tensor:
+    """The 16 values of the type from −1 to 1, in order, as the papers' formulas give them."""
+    import torch
+
+    if quant_type == "fp4":  # a sign, two bits of exponent and one of mantissa, in twelfths; 0 twice
+        sizes = torch.tensor([0, 0.0625, 2, 3, 4, 6, 8, 12]) / 12
+        return torch.cat([-sizes.flip(0), sizes])
+    # Quantiles of the normal distribution, 8 above 0 and 7 below it, as far from the last as the last two on average.
+    last = 0.9677083
+    above, below = (torch.special.ndtri(torch.linspace(last, 0.5, count).double())[:-1] for count in (9, 8))
+    found = torch.cat([-below, torch.zeros(1), above]).float().sort().values
+    return found / found.max()
+
+
+def _nearest(before: Snapshot, work: Work, quant_type: str, *, double_quant: bool, eps: float) -> Claim:
+    """Each weight is the nearest of the 16 values times its block's largest; `eps` is the products' precision."""
+    import torch
+
+    modules = dict(work.model.named_modules())
+    remembered = _quantized.originals(before, work, quant_type)
+    values = _values(quant_type).to(work.device)
+    edges = (values[1:] + values[:-1]) / 2
+    wrong = total = 0
+    farthest = 0.0
+    for path, original in remembered.items():
+        found = _quantized.grouped(_quantized.effective(modules[path], original).reshape(1, -1), BLOCK)
+        weight = _quantized.grouped(original.float().reshape(1, -1), BLOCK)
+        largest = weight.abs().amax(1, keepdim=True)
+        nearest = values[torch.bucketize(weight / largest.clamp(min=1e-30), edges)]
+        scale = (found * nearest).sum(1, keepdim=True) / nearest.square().sum(1, keepdim=True).clamp(min=1e-30)
+        wanted, noise = nearest * scale, 2 * eps * largest
+        tie = ((found - weight).abs() - (nearest * largest - weight).abs()).abs()
+        wrong += int(((found - wanted).abs() > noise).logical_and(tie > noise + (scale - largest).abs()).sum())
+        total += weight.numel()
+        # In 8 bits, the largest of 256 scales' distances from the mean of all is in steps of a 70th, half of that off.
+        apart = (largest - largest.mean()).abs().flatten()
+        steps = _quantized.grouped(apart[None], 256).amax(1).repeat_interleave(256)[: len(apart), None]
+        allowed = 8 * eps * largest + (steps / 140 if double_quant else 0)
+        farthest = max(farthest, float(((scale - largest).abs() / allowed.clamp(min=1e-30)).max()))
+    return Claim(
+        f"each layer multiplies by its weights, each the nearest of the values of {quant_type} times a block's largest",
+        len(remembered) == len(_quantized.linears(before, work)) and not wrong and farthest <= 1.01,
+        f"{wrong:,} of {total:,} weights in {len(remembered)} layers are not; scales are off by {farthest:.2g} of what "
+        "their precision allows",
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim, digest, plain
+from bench.evidence import Claim, digest, plain, whole
 from bench.method import Method, Place, Transform, standing
+from methods import _coverage, _replay
 from methods._models import linear_blocks
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Masking(Transform):
 
     @abc.abstractmethod
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
-        """Look at the weights as they were, too: the right ones are zero."""
+        """Look at the weights as they were, too, by layer: the right ones are zero."""
 
     @property
     @abc.abstractmethod
@@ -71,7 +73,8 @@ class Masking(Transform):
         self.cut(work)
 
     def on_model(self, training: Training) -> None:
-        """Remember what is zero, of the weights that will train."""
+        """Remember what is zero, of the weights that will train; and of all, a bit each, for the evidence."""
+        training.notes[f"{self.name} zeros"] = _zeros(training.model)
         training.notes[self.name] = masks(training) if "adapter" not in training.trainer.gives else []
 
     def on_step(self, training: Training) -> None:
@@ -81,25 +84,36 @@ class Masking(Transform):
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The zeros are as many as said and where they belong, and nothing outside of those layers changed."""
         yield from self.pattern(work)
-        weights = {f"{plain(name)}.weight" for name in layers(work.model)}
+        originals = self.originals(before, work)
+        weights = {f"{name}.weight" for name in originals}
+        yield _coverage.covers(before, work, weights, "compared")
         others = before.changed(work.after) - weights
         yield Claim("nothing else changed", not others, f"{len(others)} other tensors changed")
-        yield from self.chosen(work, self.originals(before, work))
+        yield from self.chosen(work, originals)
 
     def originals(self, before: Snapshot, work: Work) -> dict[str, torch.Tensor]:
         """The weights that were put aside, those that are bit-identical with what was there before."""
-        found = layers(work.model)
+        found = _coverage.weights(work.model)
         return {
-            name: weight.to(found[name].weight.dtype)
+            plain(name): weight.to(found[plain(name)].dtype)
             for name, weight in work.notes.get(self.name, {}).items()
             if before.digests[f"{plain(name)}.weight"] == digest(weight)
         }
 
     def keeps(self, before: Snapshot, work: Training) -> Iterator[Claim]:
-        """No zero came back in training."""
-        names = {f"{plain(name)}.weight" for name in layers(work.model)} & before.nonzero.keys()
-        grown = {name for name in names if work.after.nonzero[name] > before.nonzero[name]}
-        yield Claim("the zeros were kept in training", not grown, f"{len(grown)} of {len(names)} layers have fewer")
+        """No zero came back in training, and no weight went with them."""
+        wanted = {name.removesuffix(".weight") for name in _coverage.matrices(before, work.model)}
+        were: dict[str, Any] = work.notes.get(f"{self.name} zeros", {})
+        now = _zeros(work.model)
+        known = {name for name in wanted & were.keys() & now.keys() if _count(were[name]) == _zeros_in(before, name)}
+        grown = sum(_count(were[name] & ~now[name]) for name in known)
+        lost = sum(_count(now[name] & ~were[name]) for name in known)
+        total = sum(_count(were[name]) for name in known)
+        yield Claim(
+            "the zeros were kept in training, and no weight was lost",
+            known == wanted and not grown and lost <= total / 1000,
+            f"{grown:,} of {total:,} in {len(known)} of {len(wanted)} layers grew, {lost:,} others came",
+        )
 
 
 class Pruning(Masking):
@@ -185,65 +199,73 @@ def products(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.T @ inputs
 
 
-def remeasured(
-    work: Work,
-    originals: Mapping[str, torch.Tensor],
-    samples: int,
-    measure: Callable[[torch.Tensor], torch.Tensor],
-) -> dict[str, torch.Tensor]:
-    """What a layer's inputs gave when its block's turn came: the blocks before were pruned, its own was not."""
-    import torch
-
-    from methods import _statistics
-
-    found: dict[str, torch.Tensor] = {}
-    for block in by_block(work.model):
-        pruned = {name: layer.weight.detach().clone() for name, layer in block.items()}
-        with torch.no_grad():
-            for name, layer in block.items():
-                layer.weight.copy_(originals.get(name, pruned[name]))
-            found |= _statistics.collect(work, block, samples, measure)
-            for name, layer in block.items():
-                layer.weight.copy_(pruned[name])
-    return {name: sums.cpu() for name, sums in found.items()}
-
-
 # -- claims
+
+
+def _zeros(model: nn.Module) -> dict[str, Any]:
+    """Which weights of each matrix in the blocks are zero, a bit each."""
+    import numpy
+
+    return {
+        name: numpy.packbits((whole(weight.detach()) == 0).cpu().numpy())
+        for name, weight in _coverage.weights(model).items()
+        if "lora_" not in name
+    }
+
+
+def _count(bits: Any) -> int:
+    import numpy
+
+    return int(numpy.unpackbits(bits).sum())
+
+
+def _zeros_in(before: Snapshot, name: str) -> int:
+    return math.prod(before.shapes[f"{name}.weight"]) - before.nonzero[f"{name}.weight"]
 
 
 def rows_have(work: Work, amount: float) -> Claim:
     """That every row has its share of zeros, to the nearest whole weight."""
     wrong, zeros, total = 0, 0, 0
-    for layer in layers(work.model).values():
-        found = (layer.weight == 0).sum(1)
-        wrong += int((found != round(amount * layer.in_features)).sum())
+    weights = _coverage.weights(work.model)
+    for weight in weights.values():
+        found = (weight == 0).sum(1)
+        wrong += int((found != round(amount * weight.shape[1])).sum())
         zeros += int(found.sum())
-        total += layer.weight.numel()
+        total += weight.numel()
     return Claim(
         f"{amount:g} of the weights in each row are zero, to the nearest whole weight",
-        not wrong,
-        f"{zeros / total:.4f} of all, {wrong} rows have another number",
+        total > 0 and not wrong,
+        f"{zeros / max(total, 1):.4f} of all in {len(weights)} layers, {wrong} rows have another number",
     )
 
 
-def share_is(amount: float, parts: Iterable[Iterable[nn.Linear]]) -> Claim:
-    """That the share of zeros is the amount in each of `parts`, to 1e-3 or to a weight where that is more."""
+def share_is(amount: float, parts: Iterable[Iterable[torch.Tensor]], chosen_in: int | None = None) -> Claim:
+    """That the share of zeros is the amount in each of `parts`, to the nearest weight; of each `chosen_in` columns, if given."""
     shares, off = [], 0.0
     for part in parts:
-        weights = [layer.weight for layer in part]
+        weights = list(part)
         total = sum(weight.numel() for weight in weights)
-        shares.append(1 - sum(int(weight.count_nonzero()) for weight in weights) / total)
-        off = max(off, abs(shares[-1] - amount) - max(1e-3, 1 / total))
+        zeros = total - sum(int(weight.count_nonzero()) for weight in weights)
+        times = 1 if chosen_in is None else -(-weights[0].shape[1] // chosen_in)
+        shares.append(zeros / total)
+        off = max(off, abs(zeros - amount * total) - (times + 1) / 2)
     where = "the" if len(shares) == 1 else "each layer's"
-    return Claim(f"{amount:g} of {where} weights are zero", off <= 0, f"{min(shares):.4f} to {max(shares):.4f}")
+    return Claim(
+        f"{amount:g} of {where} weights are zero, to the nearest whole weight",
+        bool(shares) and off <= 0,
+        f"{min(shares, default=0):.4f} to {max(shares, default=0):.4f}, {off + 0.5:.0f} weights off"
+        if off > 0
+        else f"{min(shares, default=0):.4f} to {max(shares, default=0):.4f} in {len(shares)}",
+    )
 
 
 def unchanged(work: Work, originals: Mapping[str, torch.Tensor]) -> Claim:
     """That every weight is zero or what it was."""
     import torch
 
-    found = {name: layer.weight.detach().cpu() for name, layer in layers(work.model).items()}
-    changed = [name for name, was in originals.items() if not torch.equal(found[name], was * (found[name] != 0))]
+    found = _coverage.weights(work.model)
+    now = {name: found[name].detach().cpu() for name in originals}
+    changed = [name for name, was in originals.items() if not torch.equal(now[name], was * (now[name] != 0))]
     return Claim(
         "each weight is zero or what it was",
         bool(originals) and not changed,
@@ -251,36 +273,65 @@ def unchanged(work: Work, originals: Mapping[str, torch.Tensor]) -> Claim:
     )
 
 
-def lowest(what: str, groups: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Claim:
-    """That no weight was zeroed that scored more than one that was kept in its group.
+def lowest(what: str, groups: Iterable[tuple[torch.Tensor, torch.Tensor]], slack: float = 1e-5) -> Claim:
+    """That no weight was zeroed that scored more than one that was kept in its group, beyond `slack` of the score.
 
     `groups` are pairs ``[groups, members]``: the scores, and True where the weight is zero.
     """
-    wrong = total = 0
+    wrong = total = members = 0
     for scores, zero in groups:
         highest = scores.masked_fill(~zero, 0.0).amax(1)
         kept = scores.masked_fill(zero, float("inf")).amin(1)
-        wrong += int((highest > kept * (1 + 1e-5)).sum())
+        wrong += int((highest > kept * (1 + slack)).sum())
         total += len(scores)
-    return Claim(f"{what} are zero", total > 0 and not wrong, f"not so in {wrong} of {total}")
-
-
-def compensated(work: Work, originals: Mapping[str, torch.Tensor], samples: int) -> Claim:
-    """That the layers' outputs are nearer to what they were than zeros alone would leave them."""
-    grams = remeasured(work, originals, samples, products) if originals else {}
-    moved, zeroed = 0.0, 0.0
-    for name, was in originals.items():
-        now = layers(work.model)[name].weight.detach().cpu().float()
-        whole = output_error(was.float(), grams[name]) * len(originals)
-        moved += output_error(was - now, grams[name]) / whole
-        zeroed += output_error(was * (now == 0), grams[name]) / whole
+        members += scores.numel()
     return Claim(
-        "the kept weights make up for the zeros on calibration data",
-        moved < zeroed,
-        f"squared error {moved:.4f} of the outputs' own; zeros alone would make it {zeroed:.4f}",
+        f"{what} are zero", total > 0 and not wrong, f"not so in {wrong:,} of {total:,} groups of {members:,} weights"
     )
 
 
-def output_error(difference: torch.Tensor, gram: torch.Tensor) -> float:
-    """‖D X‖² for a difference of weights D and the products of inputs X Xᵀ."""
-    return float(((difference @ gram) * difference).sum())
+def by_norms(
+    work: Work, originals: Mapping[str, torch.Tensor], samples: int, together: int | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Of each layer the scores |W|·‖X‖ and what is zero, for :func:`lowest`: in rows, or in each `together` of a row."""
+    now = _coverage.weights(work.model)
+    for name, energy in _replay.sums(work, originals, samples, lambda rows: (rows * rows).sum(0)):
+        scores = (originals[name].float() * energy.cpu().sqrt()).abs()
+        zero = now[name].detach().cpu() == 0
+        yield (scores, zero) if together is None else (scores.view(-1, together), zero.view(-1, together))
+
+
+def made_up(
+    work: Work, originals: Mapping[str, torch.Tensor], samples: int, damp: float, together: int, flat: bool
+) -> Iterator[Claim]:
+    """That weights went one column after the other, the lowest of each `together` by what their loss costs, and that the
+    rest made up for it. Where `flat`, the lowest of all rows together.
+    """
+    from methods import _compensation
+
+    now, errors, groups = _coverage.weights(work.model), {}, []
+    farthest = 0.0
+    for name, gram in _replay.sums(work, originals, samples, _replay.gram):
+        was, weight = originals[name].float(), now[name].detach().cpu().float()
+        zero = weight == 0
+        errors[name] = _replay.Error.of(was, weight, was * ~zero, gram.cpu())
+        course = _compensation.course(was, weight, gram, damp)
+        farthest = max(farthest, float(((course.turn - weight) * ~zero).abs().max() / was.square().mean().sqrt()))
+        scores = (course.before(together) / course.factor.diagonal()).square()
+        for start in range(0, weight.shape[1], together if flat else weight.shape[1]):
+            columns = slice(start, start + together if flat else None)
+            width = -1 if flat else together
+            groups.append(
+                (
+                    scores[:, columns].reshape(1 if flat else -1, width),
+                    zero[:, columns].reshape(1 if flat else -1, width),
+                )
+            )
+    yield _replay.nearer("zeros alone", errors, len(originals))
+    yield Claim(
+        "each weight that is kept is what the surgeon's formula makes of it",
+        0 < len(errors) == len(originals) and farthest <= 0.01,
+        f"in {len(errors)} of {len(originals)} layers, to {farthest:.1g} of a weight",
+    )
+    each = f"each {together} columns" if flat else f"each {together} of a row"
+    yield lowest(f"of {each} those whose loss costs least, when it is their turn,", groups, 1e-2)

@@ -105,7 +105,7 @@ def _places(bits: int, device: torch.device) -> torch.Tensor:
     return torch.arange(0, 8, bits, dtype=torch.uint8, device=device)
 
 
-def claims(before: Snapshot, work: Work, bits: int, group_size: int) -> Iterator[Claim]:
+def claims(before: Snapshot, work: Work, name: str, bits: int, group_size: int) -> Iterator[Claim]:
     """The blocks' linear layers are packed, all of them and no others, in so many bits a weight."""
 
     def size(layer: PackedLinear) -> int:
@@ -116,30 +116,13 @@ def claims(before: Snapshot, work: Work, bits: int, group_size: int) -> Iterator
     def is_packed(module: nn.Module) -> bool:
         return isinstance(module, PackedLinear) and module.packed.dtype == torch.uint8
 
-    yield from _quantized.claims(before, work, f"packed in {bits} bits", is_packed, size)
+    yield from _quantized.claims(before, work, name, f"packed in {bits} bits", is_packed, size)
 
 
-def nearer(before: Snapshot, work: Work, name: str, bits: int, group_size: int) -> Claim:
-    """On calibration data, what the layers give is nearer to what they gave than with plain rounding."""
-    from methods import _statistics
-
-    ours = theirs = total = 0.0
-    modules = dict(work.model.named_modules())
-    weights = _quantized.originals(before, work, name)
-
-    def see(path: str, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        nonlocal ours, theirs, total
-        weight, bias = weights[path].float(), modules[path].bias
-        step = spread(steps(weight, bits, group_size), group_size, weight.shape[1]).float()
-        product = inputs @ weight.T
-        total += float(product.square().sum())
-        ours += float((outputs - (product if bias is None else product + bias)).square().sum())
-        theirs += float((inputs @ (nearest(weight, step, bits) * step - weight).T).square().sum())
-
-    _statistics.observe(work, {path: modules[path] for path in weights}, 1, see)
-    ours, theirs = ((error / total) ** 0.5 if total else math.inf for error in (ours, theirs))
-    return Claim(
-        "on calibration data its layers err less than those of plain rounding",
-        ours < theirs,
-        f"by {100 * ours:.3g} % of their outputs, plain rounding's by {100 * theirs:.3g} %",
-    )
+def on_grid(weight: torch.Tensor, top: int, group_size: int) -> torch.Tensor:
+    """For evidence: the nearest of −`top` to `top` steps, a half-precision `top`-th of the largest of each group."""
+    parts = []
+    for part in weight.split(group_size, dim=1):
+        step = (part.abs().amax(1, keepdim=True) / top).to(torch.float16).float().clamp(min=2.0**-24)
+        parts.append(torch.round(part / step).clamp(-top, top) * step)
+    return torch.cat(parts, dim=1)

@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.evidence import Claim, plain
 from bench.method import nearest
 from methods import _added
 
@@ -138,3 +139,76 @@ def probe_gradient(work: Training, parameter: nn.Parameter) -> torch.Tensor:
     gradient = parameter.grad if parameter.grad is not None else parameter.detach() * 0
     work.optimizer.zero_grad(set_to_none=True)
     return gradient
+
+
+def adapted(work: Training, layers: Mapping[str, Any], method: str, targets: Sequence[str] | None) -> Iterator[Claim]:
+    """The adapted layers are those of all blocks that are named, or that PEFT's own table names for the model."""
+    from bench.architecture import base, blocks
+
+    load()
+    from peft.utils import constants
+
+    table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING", {})
+    named = targets or table.get(base(work.model).config.model_type)
+    inside: list[set[str]] = []
+    for block in blocks(work.model):
+        modules = set(block.modules())
+        inside.append({plain(name) for name, module in work.model.named_modules() if module in modules})
+    counts = [len(names & layers.keys()) for names in inside]
+    if isinstance(named, list | tuple):
+        # By the last parts of their names; what an adapter has inside of a layer is called otherwise.
+        wanted = [
+            {name for name in names if any(f".{name}".endswith(f".{target}") for target in named)} for names in inside
+        ]
+        right = [names & layers.keys() == expected for names, expected in zip(inside, wanted, strict=True)]
+        told = f"{', '.join(named)} in each block"
+    else:
+        most = max(counts, default=0)
+        right, told = [count == most > 0 for count in counts], "as many layers of each block as of any other"
+    yield Claim(
+        f"adapted are {told}",
+        bool(right) and all(right),
+        f"{sum(counts)} layers in {sum(right)} of {len(right)} blocks",
+    )
+
+
+def dropouts(work: Training, layers: Mapping[str, Any], p: float) -> Claim:
+    """What goes into the updates drops out with a probability of `p`, or of another method's that sets all."""
+    from torch import nn
+
+    if p:
+        p = next((modifier.p for modifier in work.stage.modifiers if modifier.name == "dropout"), p)  # type: ignore[attr-defined]
+    found = [layer.lora_dropout["default"] for layer in layers.values()]
+    seen = [module.p if isinstance(module, nn.Dropout) else 0.0 for module in found]
+    return Claim(
+        f"adapted layers drop out with a probability of {p:g}",
+        bool(seen) and set(seen) == {p},
+        f"{seen.count(p)} of {len(seen)}",
+    )
+
+
+def computed(
+    work: Training,
+    layers: Mapping[str, Any],
+    text: str,
+    wanted: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Claim:
+    """Each layer gives what `wanted` makes of the layer, its input and its base's output, on the probe batch."""
+    import torch
+
+    errors: dict[Any, float] = {}
+
+    def note(layer: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        plain_output = layer.base_layer(args[0])
+        expected = wanted(layer, args[0], plain_output)
+        update = float((expected - plain_output).float().norm())
+        error = float((output - expected).float().norm())
+        rounding = 4 * torch.finfo(output.dtype).eps * float(expected.float().norm())
+        errors[layer] = error / (1e-2 * update + rounding) if update or rounding else error
+
+    hooks = [layer.register_forward_hook(note) for layer in layers.values()]
+    work.probe_logits()
+    for hook in hooks:
+        hook.remove()
+    right = sum(error <= 1 for error in errors.values())
+    return Claim(text, right == len(layers) > 0, f"{right} of {len(layers)} layers")

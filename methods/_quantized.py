@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, digest, plain
 from bench.method import standing
+from methods import _coverage
 from methods._models import linear_blocks
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ def problems(place: Place, name: str) -> Iterator[str]:
     if "quantized" in place.facts:
         yield "the weights are quantized already; leave one of the two out"
     yield from linear_blocks(place)
+
+
+def casting(place: Place, held: str = "these weights are held as bytes") -> Iterator[str]:
+    """What keeps a layer from being replaced: code that casts activations to the type of its weight."""
+    if casts := place.structure.casts:
+        yield f"the code of {' and '.join(casts)} casts activations to the type of a weight, and {held}; use int8 or dynamic_int8"
 
 
 ONE_INPUT = (
@@ -66,28 +73,25 @@ def put(work: Work, name: str, path: str, layer: nn.Linear, made: nn.Module) -> 
 
 
 def remember(work: Work, name: str, path: str, layer: nn.Linear) -> None:
-    """Keep the weight of `layer` in main memory, for the evidence of the method called `name`."""
-    work.notes.setdefault(name, {})[path] = layer.weight.detach().cpu()
+    """Keep weight and bias of `layer` in main memory, for the evidence of the method called `name`."""
+    aside = work.notes.setdefault(name, {})
+    aside |= {f"{path}.{tensor}": value.detach().cpu() for tensor, value in layer.named_parameters(recurse=False)}
 
 
 # -- evidence
 
 
 def linears(before: Snapshot, work: Work) -> set[str]:
-    """The names of the linear layers that there were in the blocks."""
-    from bench.architecture import blocks
-
-    inside = {id(module) for block in blocks(work.model) for module in block.modules()}
-    modules = {plain(path): id(module) for path, module in work.model.named_modules()}
-    return {path for path, kind in before.classes.items() if kind.endswith("Linear") and modules.get(path) in inside}
+    """The names of the layers that there were in the blocks, as their weights' names tell."""
+    return {name.removesuffix(".weight") for name in _coverage.matrices(before, work.model)}
 
 
-def originals(before: Snapshot, work: Work, name: str) -> dict[str, torch.Tensor]:
-    """The remembered weights, on the device, that are bit-identical with what was there before."""
+def originals(before: Snapshot, work: Work, name: str, what: str = "weight") -> dict[str, torch.Tensor]:
+    """The remembered weights, or biases, by layer, on the device: those bit-identical with what was there before."""
     return {
-        path: weight.to(work.device)
-        for path, weight in work.notes.get(name, {}).items()
-        if before.digests.get(f"{plain(path)}.weight") == digest(weight)
+        tensor.removesuffix(f".{what}"): value.to(work.device)
+        for tensor, value in work.notes.get(name, {}).items()
+        if tensor.endswith(f".{what}") and before.digests.get(plain(tensor)) == digest(value)
     }
 
 
@@ -122,30 +126,64 @@ def same_inputs(before: Snapshot, work: Work, names: Set[str]) -> Claim:
 def claims(
     before: Snapshot,
     work: Work,
+    name: str,
     what: str,
     is_quantized: Callable[[nn.Module], bool],
     size: Callable[[Any], int],
+    *,
+    biases_in: torch.dtype | None = None,
 ) -> Iterator[Claim]:
-    """The blocks' linear layers are `what`, all of them and no others, in ``size(layer)`` bytes; all else is unchanged."""
+    """The blocks' linear layers are `what`, all of them and no others, in ``size(layer)`` bytes; all else is unchanged.
+
+    `name` is of the method that remembered them; biases may be cast to `biases_in`.
+    """
     from bench.measure.memory import storage_bytes
 
-    wanted = linears(before, work)
     found: dict[str, Any] = {plain(path): module for path, module in work.model.named_modules() if is_quantized(module)}
-    yield Claim(
-        f"the blocks' linear layers are {what}, and no others",
-        bool(wanted) and found.keys() == wanted,
-        f"{len(found.keys() & wanted)} of {len(wanted)}, {len(found.keys() - wanted)} others",
-    )
-    others = {path for path in before.changed(work.after) if path.rpartition(".")[0] not in wanted}
+    yield _coverage.covers(before, work, {f"{path}.weight" for path in found}, what)
+    layers = {f"{path}.{tensor}" for path in linears(before, work) for tensor in ("weight", "bias")}
+    others = before.changed(work.after) - layers
     yield Claim("nothing else changed", not others, f"{len(others)} other tensors changed")
-    yield same_inputs(before, work, wanted)
-    biases = sum(0 if layer.bias is None else layer.bias.nbytes for layer in found.values())
+    yield same_inputs(before, work, linears(before, work))
+    yield _biased(before, work, name, found, biases_in)
+    biases = sum(0 if (bias := _bias(layer)) is None else bias.nbytes for layer in found.values())
     held = sum(storage_bytes(layer) for layer in found.values()) - biases
-    weights = sum(layer.in_features * layer.out_features for layer in found.values())
+    total = sum(layer.in_features * layer.out_features for layer in found.values())
     yield Claim(
         "they take the bytes of their codes and scales",
         0 < held == sum(map(size, found.values())),
-        f"{held:,} B, {8 * held / max(weights, 1):.3g} bits a weight; the model {before.bytes:,} → {work.after.bytes:,} B",
+        f"{held:,} B, {8 * held / max(total, 1):.3g} bits a weight; the model {before.bytes:,} → {work.after.bytes:,} B",
+    )
+
+
+def _bias(layer: Any) -> torch.Tensor | None:
+    """A layer's bias, whether it is a parameter or, as in torch's own quantized layers, asked for."""
+    return layer.bias() if callable(layer.bias) else layer.bias  # type: ignore[no-any-return]
+
+
+def _biased(before: Snapshot, work: Work, name: str, layers: dict[str, Any], cast: torch.dtype | None) -> Claim:
+    """To inputs of zeros each layer answers the bias that there was, to the precision that it computes in."""
+    import torch
+
+    from bench.work import evaluating
+
+    were = {plain(path): bias for path, bias in originals(before, work, name, "bias").items()}
+    had = {path for path in layers if f"{path}.bias" in before.shapes}
+    right = 0
+    for path, layer in layers.items():
+        bias, was = _bias(layer), were.get(path)
+        nothing = torch.zeros(1, layer.in_features, device=work.device)
+        if bias is None or was is None:
+            kept, wanted = bias is None and path not in had, nothing.new_zeros(layer.out_features)
+        else:
+            kept, wanted = bias.dtype in (was.dtype, cast) and torch.equal(bias.detach(), was.to(bias.dtype)), was
+        with evaluating(layer), torch.no_grad():
+            given = layer(nothing.to(wanted.dtype))[0]
+        right += kept and bool(((given - wanted).abs() <= wanted.abs() / 2**8).all())
+    return Claim(
+        "each of them adds the bias that it had, once",
+        0 < right == len(layers),
+        f"{right} of {len(layers)}, {len(had)} have one",
     )
 
 
@@ -154,43 +192,55 @@ def rounded(
     work: Work,
     name: str,
     what: str,
+    expected: Callable[[torch.Tensor], torch.Tensor],
     *,
-    levels: int,
-    rows: Callable[[torch.Tensor], torch.Tensor],
-    bound: Callable[[torch.Tensor], torch.Tensor],
-    precision: torch.dtype | None = None,
+    noise: float = 2.0**-22,
+    read: Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
 ) -> Claim:
-    """Each layer multiplies by the weight that there was before, rounded to one of a few values.
+    """Each layer multiplies by the weights that there were before, each rounded to what `expected` says.
+
+    Half-way between two values, either will do.
 
     Args:
         before: the model before rounding.
         work: the model after it.
         name: of the method that remembered the weights.
         what: the weights were rounded to.
-        levels: how many values there are for weights that share a scale.
-        rows: reshapes a weight so that those which share a scale are one row.
-        bound: of such rows, how far off rounding may be.
-        precision: what the layer computes in, where that is less than what it is given.
+        expected: gives for a layer's weight, in float32, what rounding makes of it.
+        noise: what computing adds to a weight at most, relative to the largest of its row.
+        read: gives what a layer multiplies by, where its answers to the unit vectors do not tell.
     """
-    import torch
 
     modules = dict(work.model.named_modules())
     remembered = originals(before, work, name)
-    most, worst, squares, total = 0, 0.0, 0.0, 0.0
+    wrong = total = 0
+    squares, norm, longer = 0.0, 0.0, 0.0
     for path, original in remembered.items():
-        weights, found = rows(original.float()), rows(effective(modules[path], original))
-        most = max(most, 1 + int(found.sort(1).values.diff().ne(0).sum(1).max()))
-        error, limit = (found - weights).abs(), bound(weights)
-        noise = max(torch.finfo(dtype).eps for dtype in (precision, original.dtype) if dtype)
-        worst = max(worst, float((error / (limit + noise * (weights.abs() + limit))).max()))
-        squares += float(error.square().sum())
-        total += float(weights.square().sum())
-    share = (squares / total) ** 0.5 if total else 0.0
+        weight = original.float()
+        wanted, found = expected(weight), (read or effective)(modules[path], original)
+        squares += float((found - weight).square().sum())
+        norm += float(weight.square().sum())
+        limit = noise * weight.abs().amax(1, keepdim=True)
+        near = (found - wanted).abs() <= limit
+        # Where half a step lies depends on the last bits of the scale, some hundred times over.
+        tie = ((found - weight).abs() - (wanted - weight).abs()).abs() <= 16 * limit
+        wrong, total = wrong + int((~near & ~tie).sum()), total + weight.numel()
+        # What makes all of them longer, by less than the noise of one, shows in their sum.
+        found, wanted = found[near], wanted[near]
+        factor = float((found * wanted).sum() / wanted.square().sum()) if bool(wanted.any()) else 1.0
+        longer = max(longer, abs(factor - 1))
+    share = (squares / norm) ** 0.5 if norm else 0.0
     return Claim(
         f"each layer multiplies by its weights rounded to {what}",
-        len(remembered) == len(linears(before, work)) and 0 < worst <= 1.001 and most <= levels,
-        f"{100 * share:.2g} % RMS error, the largest {worst:.2g} of what rounding allows; {most} values a scale",
+        len(remembered) == len(linears(before, work)) and not wrong and longer <= max(noise / 8, 1e-6),
+        f"{wrong:,} of {total:,} weights in {len(remembered)} layers are not; {100 * share:.2g} % RMS error, longer by {longer:.1g}",
     )
+
+
+def symmetric(weight: torch.Tensor, steps: float, low: int, high: int, least: float = 1e-30) -> torch.Tensor:
+    """Each row in steps of its largest magnitude's `steps`-th, or of `least`, to the nearest, from `low` to `high` steps."""
+    step = (weight.abs().amax(1, keepdim=True) / steps).clamp(min=least)
+    return (weight / step).round().clamp(low, high) * step
 
 
 def grouped(weight: torch.Tensor, size: int) -> torch.Tensor:
@@ -216,24 +266,33 @@ def effective(layer: nn.Module, like: torch.Tensor) -> torch.Tensor:
     return found.float().T
 
 
-def activations(before: Snapshot, work: Work, name: str, *, rounded: bool) -> Claim:
-    """Each layer rounds its activations to 8 bits, or none does."""
+def activations(before: Snapshot, work: Work, name: str, *, gone: float | None, kept: float) -> Claim:
+    """To each layer an input of `gone` beside 1 is 0, being less than half a step, and one of `kept` is not.
+
+    Where `gone` is None, no layer rounds its inputs.
+    """
     modules = dict(work.model.named_modules())
-    found = [rounds_activations(modules[path], weight) for path, weight in originals(before, work, name).items()]
+    weights = originals(before, work, name)
+    # A layer with a single input, as factors of rank 1 are, has nothing beside it.
+    layers = [(modules[path], weight) for path, weight in weights.items() if weight.shape[1] > 1]
+    dropped = sum(gone is not None and drops(*layer, gone) for layer in layers)
+    left = sum(not drops(*layer, kept) for layer in layers)
     return Claim(
-        "each of them rounds its activations to 8 bits" if rounded else "none of them rounds its activations",
-        bool(found) and all(answer == rounded for answer in found),
-        f"{sum(found)} of {len(found)} do",
+        "none of them rounds its inputs"
+        if gone is None
+        else f"each of them rounds {gone:.2g} beside 1 to 0, not {kept:.2g}",
+        bool(layers) and left == len(layers) and (gone is None or dropped == len(layers)),
+        f"{dropped if gone is not None else len(layers) - left} of {len(layers)} do" + f", {left} take {kept:.2g}",
     )
 
 
-def rounds_activations(layer: nn.Module, like: torch.Tensor) -> bool:
-    """Whether `layer` takes 0.003 beside 1 for 0, which is less than half a step of 8 bits. `like` as above."""
+def drops(layer: nn.Module, like: torch.Tensor, value: float) -> bool:
+    """Whether `layer` takes `value` beside 1 for 0. `like` as above."""
     import torch
 
     inputs = torch.zeros(2, like.shape[1], dtype=like.dtype, device=like.device)
     inputs[:, 0] = 1
-    inputs[1, 1] = 3e-3
+    inputs[1, 1] = value
     with torch.no_grad():
         first, second = layer(inputs)
     return torch.equal(first, second)

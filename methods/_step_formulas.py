@@ -11,6 +11,9 @@ import torch
 DECAY = {"adamw": 0.01, "adamw_8bit": 0.01, "muon": 0.1}
 """Weight decay where nothing is said; the others have none."""
 
+MOMENTUM = {"sgd": 0.9, "sgd_8bit": 0.9, "muon": 0.95}
+"""Where none is given."""
+
 _BLOCK = 256
 """Elements that share a scale in bitsandbytes' 8-bit states."""
 
@@ -70,7 +73,8 @@ def _held(state: State, key: str, like: torch.Tensor) -> torch.Tensor:
         return value.float()
     number = key.removeprefix("state")
     scales = state[f"absmax{number}"].float().repeat_interleave(_BLOCK)[: value.numel()]
-    return (state[f"qmap{number}"][value.flatten().long()] * scales).view_as(like)
+    found: torch.Tensor = (state[f"qmap{number}"][value.flatten().long()] * scales).view_as(like)
+    return found
 
 
 def _orthogonal(update: torch.Tensor) -> torch.Tensor:
@@ -80,7 +84,8 @@ def _orthogonal(update: torch.Tensor) -> torch.Tensor:
     for _ in range(5):
         gram = wide @ wide.T
         wide = 3.4445 * wide + (-4.775 * gram + 2.0315 * gram @ gram) @ wide
-    return wide.T if update.shape[0] > update.shape[1] else wide
+    found: torch.Tensor = wide.T if update.shape[0] > update.shape[1] else wide
+    return found
 
 
 def _adafactor(weight: torch.Tensor, gradient: torch.Tensor, state: State, rate: float, decay: float) -> torch.Tensor:
@@ -95,4 +100,5 @@ def _adafactor(weight: torch.Tensor, gradient: torch.Tensor, state: State, rate:
     else:
         squares = (1 - new) * state["variance"] + new * squares
     update = gradient / squares.sqrt().clamp(min=least)
-    return -relative * update / max(1.0, float(update.square().mean().sqrt())) - rate * decay * weight
+    move: torch.Tensor = -relative * update / max(1.0, float(update.square().mean().sqrt())) - rate * decay * weight
+    return move

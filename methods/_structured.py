@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim, digest, named_tensors, plain
 from bench.method import Place, Transform
-from methods import _statistics
+from methods import _replay, _statistics
 from methods._models import unknown
 
 if TYPE_CHECKING:
@@ -157,8 +158,25 @@ def units(group: Group, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def put_aside(work: Work, name: str) -> None:
-    """Keep the weights as they are for the evidence of the method called `name`."""
-    work.notes[name] = {tensor: value.detach().cpu().clone() for tensor, value in named_tensors(work.model).items()}
+    """Keep the model as it is, its tensors in main memory, for the evidence of the method called `name`."""
+    import torch
+
+    held: dict[int, Any] = {}
+    for tensor in (*work.model.parameters(), *work.model.buffers()):
+        kept = tensor.detach().cpu().clone()
+        held[id(tensor)] = torch.nn.Parameter(kept) if isinstance(tensor, torch.nn.Parameter) else kept
+    work.notes[name] = copy.deepcopy(work.model, held)
+
+
+def originals(before: Snapshot, work: Work, name: str) -> dict[str, torch.Tensor]:
+    """The tensors that were put aside, where all of them are bit-identical with what was there before."""
+    found = named_tensors(work.notes[name]) if name in work.notes else {}
+    return found if {tensor: digest(value) for tensor, value in found.items()} == before.digests else {}
+
+
+def left_of(units: int, amount: float) -> int:
+    """How many of `units` are left when a share is gone: to the nearest whole one, and neither all nor none."""
+    return units - min(max(round(units * amount), 1), units - 1)
 
 
 def claims(
@@ -173,7 +191,7 @@ def claims(
     for group in [*groups, others or []]:
         for member in group:
             old = before.shapes[member.tensor][member.dim]
-            expected[member.tensor][member.dim] = old - cut_of(old // member.size, amount) * member.size
+            expected[member.tensor][member.dim] = left_of(old // member.size, amount) * member.size
     wrong = {tensor for tensor, shape in expected.items() if after.shapes.get(tensor) != tuple(shape)}
     wrong |= after.shapes.keys() - expected.keys()
     yield Claim("every shape is the one it should be", not wrong, f"{len(wrong)} of {len(expected)} are not")
@@ -186,13 +204,103 @@ def claims(
         is_now == formula < was,
         f"{was:,} → {is_now:,}, formula {formula:,}",
     )
-    aside = work.notes.get(name, {})
-    originals = {tensor: value for tensor, value in aside.items() if digest(value) == before.digests[tensor]}
-    whole = before.shapes.keys() == originals.keys() and not wrong
-    kept = [survivors(units(group, originals), units(group, named_tensors(work.model))) for group in groups if whole]
+    whole = {} if wrong else originals(before, work, name)
+    kept = [survivors(units(group, whole), units(group, named_tensors(work.model))) for group in groups if whole]
     left = sum(len(found) for found in kept)
     lost = sum(found.count(-1) for found in kept)
     yield Claim("what is left is what was there, whole and in order", left > 0 and not lost, f"{left - lost} of {left}")
+    untouched = expected.keys() - {member.tensor for group in [*groups, others or []] for member in group}
+    changed = untouched - before.same(after)
+    yield Claim("what was not to be cut is as it was", not changed, f"{len(changed)} of {len(untouched)} changed")
+
+
+def ranked(
+    before: Snapshot,
+    work: Work,
+    name: str,
+    groups: Sequence[tuple[Group, Group]],
+    importance: Importance,
+    *,
+    drawn: Draw | None = None,
+    columns: Mapping[str, list[int]] | None = None,
+) -> Claim:
+    """That of each group the units which score highest are left, by the weights as they were.
+
+    A group is a pair: what tells its units apart, and what they are scored by. A unit's score is the sum over its weights
+    of linear layers and layer norms: of squares, or of |weight · gradient|. What is `drawn` is drawn anew in the same
+    order. Of a tensor in `columns` only these were left when its rows were ranked.
+    """
+    import torch
+
+    whole = originals(before, work, name)
+    generator = torch.Generator().manual_seed(work.seed)
+    values = _values(work, name, importance) if whole and importance != "random" else {}
+    now = named_tensors(work.model)
+    wrong = left = total = 0
+
+    def those(member: Member, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found = tensors[member.tensor]
+        return found[:, columns[member.tensor]] if columns and member.tensor in columns and not member.dim else found
+
+    for told, scored in groups if whole else ():
+        if importance == "random":
+            scores = (drawn or _one_each)(told, whole, generator)
+        else:
+            counting = [member for member in scored if member.tensor in values]
+            scores = torch.stack([_sums(those(member, values), member) for member in counting]).sum(0)
+        old = {member.tensor: those(member, whole) for member in told}
+        kept = set(survivors(units(told, old), units(told, now))) - {-1}
+        gone = [float(scores[unit]) for unit in range(len(scores)) if unit not in kept]
+        least = min((float(scores[unit]) for unit in kept), default=0.0)
+        wrong += sum(score > least * (1 + 1e-4) for score in gone)
+        left, total = left + len(kept), total + len(scores)
+    by = {"l2": "the norm of their weights", "taylor": "|weight · gradient|", "random": "what was drawn"}[importance]
+    return Claim(
+        f"those are left that score highest by {by}",
+        0 < left < total and not wrong,
+        f"{left} of {total} in {len(groups)} groups; {wrong} of the others score more than the least of them",
+    )
+
+
+Draw = Callable[[Group, Mapping[str, "torch.Tensor"], "torch.Generator"], "torch.Tensor"]
+"""Draws scores for the units of a group of tensors."""
+
+
+def _one_each(group: Group, tensors: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    return torch.rand(tensors[group[0].tensor].shape[group[0].dim] // group[0].size, generator=generator)
+
+
+def _sums(values: torch.Tensor, member: Member) -> torch.Tensor:
+    """What `values` of one tensor sum up to for each unit."""
+    others = [dim for dim in range(values.dim()) if dim != member.dim]
+    along = values.double().sum(others) if others else values.double()
+    return along.view(-1, member.size).sum(1)
+
+
+def _values(work: Work, name: str, importance: Importance) -> dict[str, torch.Tensor]:
+    """By tensor, of the weights that count: their squares, or their product with the gradient on the training items."""
+    import torch
+    from torch import nn
+
+    from bench.work import evaluating
+
+    model: nn.Module = work.notes[name]
+    modules = [module for module in model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
+    count = {id(module.weight) for module in modules if module.weight is not None}
+    weights = {plain(tensor): parameter for tensor, parameter in model.named_parameters() if id(parameter) in count}
+    if importance == "l2":
+        return {tensor: weight.detach().float().square() for tensor, weight in weights.items()}
+    model.to(work.device).requires_grad_(True)
+    sums = {tensor: torch.zeros_like(weight) for tensor, weight in weights.items()}
+    with evaluating(model), torch.enable_grad():
+        for batch in _replay.calibration(work, 128):
+            loss = work.task.criterion(model(**batch.inputs), batch)
+            found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True, allow_unused=True)
+            for total, gradient in zip(sums.values(), found, strict=True):
+                total += gradient
+    return {tensor: (weight.detach() * sums[tensor]).abs().cpu() for tensor, weight in weights.items()}
 
 
 def survivors(old: torch.Tensor, new: torch.Tensor) -> list[int]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
+
 # Before torch is there: threads that wait by spinning make every operation a hundred times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from tests import tiny
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -227,6 +227,10 @@ class Directory(Model):
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 raise ModelError(f"{self.path}: transformers cannot load it: {_first_line(error)}") from error
+        if odd := [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]:
+            raise ModelError(
+                f"{self.path}: {len(odd)} weights hold numbers that are not finite, as {odd[0]}; copy the file again, or save another checkpoint"
+            )
         examine.fit_head(model, found)
         architecture.remember_new(model, found.new)
         tokenizer.pad_token, _ = examine.padding_token(tokenizer, found)

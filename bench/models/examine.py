@@ -75,7 +75,7 @@ def structure(model: nn.Module) -> Structure:
         reads_end="eos_token_id" in head,
         checkpoints=bool(getattr(model, "supports_gradient_checkpointing", False)),
         casts=_casts(blocks),
-        embeddings=int(embeddings.weight.shape[0]),  # type: ignore[union-attr]
+        embeddings=len(next(embeddings.parameters())),
         positions=_positions(body, config),
     )
 
@@ -156,7 +156,7 @@ def _cache_heads(body: nn.Module) -> int | None:
     try:
         with torch.no_grad():
             outputs = body(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"), use_cache=True)
-        cache = getattr(outputs, "cache", None) or getattr(outputs, "past_key_values", None)
+        cache: Any = getattr(outputs, "cache", None) or getattr(outputs, "past_key_values", None)
         return int(cache.layers[0].keys.shape[1])
     except Exception:  # whatever a model's code cannot do without numbers
         return None

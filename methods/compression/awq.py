@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim
 from bench.method import Place, Samples, Transform
-from methods import _quantized, _statistics
+from methods import _quantized, _replay, _statistics
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,7 @@ class AWQ(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Scale and round one block after the other."""
@@ -58,35 +59,65 @@ class AWQ(Transform):
                 _quantized.put(work, self.name, path, layer, packed)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The blocks' linear layers are packed, divide active inputs by more, and err less than plain rounding's."""
+        """The layers are packed, scaled by the power of their inputs that leaves the outputs nearest, and then rounded."""
         from methods import _packed
 
-        yield from _packed.claims(before, work, self.bits, self.group_size)
-        yield _packed.nearer(before, work, self.name, self.bits, self.group_size)
-        yield self._scaled(work)
+        yield from _packed.claims(before, work, self.name, self.bits, self.group_size)
+        yield from self._scaled(before, work)
 
-    def _scaled(self, work: Work) -> Claim:
+    def _scaled(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         import torch
 
         from methods import _packed
 
-        layers = {
-            path: layer
-            for path, layer in work.model.named_modules()
-            if isinstance(layer, _packed.PackedLinear)
-            and layer.divisor is not None
-            and layer.divisor.unique().numel() > 1
-        }
-        found = _statistics.collect(work, layers, self.samples, _look)  # type: ignore[arg-type]
-        alike = [
-            float(torch.corrcoef(torch.stack([layer.divisor.log(), _parts(found[path])[1].log()]))[0, 1])  # type: ignore[union-attr]
-            for path, layer in layers.items()
-        ]
-        return Claim(
-            "inputs are divided by powers of their magnitudes",
-            bool(alike) and min(alike) > 0.9,
-            f"{len(alike)} layers divide, by what correlates to {min(alike, default=0):.3g} or more in logarithms",
+        modules: dict[str, Any] = dict(work.model.named_modules())
+        originals, count = _quantized.originals(before, work, self.name), len(_quantized.linears(before, work))
+        top = 2 ** (self.bits - 1) - 1
+        wrong = total = powers = 0
+        best, errors, off = [], {}, 0.0
+        for path, measured in _replay.sums(work, originals, self.samples, _both):
+            products, sizes = measured[1:], measured[0]
+            weight, found = originals[path].float(), _quantized.effective(modules[path], originals[path])
+            divisor = torch.ones_like(sizes) if modules[path].divisor is None else modules[path].divisor
+            wanted = _packed.on_grid(weight * divisor, top, self.group_size)
+            step = (weight * divisor).abs().amax() / top
+            wrong += int(((found * divisor - wanted).abs() > 1e-4 * step).sum())
+            total += weight.numel()
+            sizes = torch.maximum(sizes, sizes.max() * 1e-6)
+            tried = []
+            for power in range(20):
+                scale = sizes.pow(power / 20) / (sizes.max() * sizes.min()).pow(power / 40)
+                rounded = _packed.on_grid(weight * scale, top, self.group_size) / scale
+                tried.append((_replay.Error.of(weight, found, rounded, products), (divisor / scale).log().abs().max()))
+            nearest = min(range(20), key=lambda power: float(tried[power][1]))
+            powers += nearest > 0
+            off = max(off, float(tried[nearest][1]))
+            errors[path], least = tried[0][0], min(error.theirs for error, _ in tried)
+            best += [path] * (errors[path].ours <= least * 1.001 + 1e-9 * errors[path].whole)
+        everywhere = 0 < len(errors) == count
+        yield Claim(
+            "each weight is rounded to the nearest after it was multiplied by its input's divisor",
+            everywhere and not wrong,
+            f"{wrong:,} of {total:,} in {len(errors)} layers are not",
         )
+        yield Claim(
+            "inputs are divided by powers of their mean magnitudes",
+            everywhere and off <= 1e-3,
+            f"in {powers} of {count} layers, {off:.1g} of a divisor off or less",
+        )
+        ours, theirs = _replay.shares(errors)
+        yield Claim(
+            "on calibration data none of 20 powers would leave a layer's outputs nearer",
+            everywhere and len(best) == count,
+            f"so in {len(best)} of {count}; they err by {ours}, with plain rounding by {theirs}",
+        )
+
+
+def _both(rows: torch.Tensor) -> torch.Tensor:
+    """For evidence: the sums of magnitudes, and below them the products of every two inputs."""
+    import torch
+
+    return torch.vstack([rows.abs().sum(0), _replay.gram(rows)])
 
 
 def _look(inputs: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, plain
 from bench.method import Place, Transform
 from methods import _quantized
 from methods._models import linear_blocks
@@ -16,7 +15,7 @@ from methods._models import linear_blocks
 if TYPE_CHECKING:
     import torch
 
-    from bench.evidence import Snapshot
+    from bench.evidence import Claim, Snapshot
     from bench.work import Work
 
 
@@ -51,7 +50,10 @@ class DynamicInt8(Transform):
         from bench.architecture import as_linear, block_linears
 
         as_linear(work.model)
-        names = dict.fromkeys(block_linears(work.model), per_channel_dynamic_qconfig)
+        layers = block_linears(work.model)
+        for path, layer in layers.items():
+            _quantized.remember(work, self.name, path, layer)
+        names = dict.fromkeys(layers, per_channel_dynamic_qconfig)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is deprecated for torchao, which has no CPU kernels this fast
             quantize_dynamic(work.model, names, inplace=True)
@@ -64,32 +66,29 @@ class DynamicInt8(Transform):
         return True
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """Every linear layer of the blocks is a dynamic one with qint8 weights, in the bytes that these take."""
+        """The blocks' linear layers are dynamic ones that hold qint8, their weights rounded, in the bytes that this takes."""
         import torch
 
-        from bench.architecture import block_linears
-        from bench.measure.memory import storage_bytes
+        def is_int8(module: torch.nn.Module) -> bool:
+            if not isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
+                return False
+            weight: torch.Tensor = module.weight()
+            return weight.dtype == torch.qint8
 
-        found = {
-            plain(name): module
-            for name, module in work.model.named_modules()
-            if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
-        }
-        packed = list(found.values())
-        dtypes = {str(module.weight().dtype) for module in packed}
-        left = len(block_linears(work.model))
-        yield Claim(
-            "every linear layer of the blocks is int8",
-            bool(packed) and not left and dtypes == {"torch.qint8"},
-            f"{len(packed)} packed, {left} left, dtypes {sorted(dtypes)}",
+        def size(layer: torch.nn.Linear) -> int:
+            # A byte a weight; the scale and the zero point of each row. In tiny layers these outweigh what is saved.
+            return layer.out_features * (layer.in_features + 4 + 4)
+
+        yield from _quantized.claims(before, work, self.name, "int8", is_int8, size)
+        yield _quantized.rounded(
+            before,
+            work,
+            self.name,
+            "int8, a 127.5th of a row's largest a step",
+            # torch's observers take no step smaller than the rounding of float32 at 1.
+            lambda weight: _quantized.symmetric(weight, 127.5, -128, 127, torch.finfo(torch.float32).eps),
+            # Its activations are rounded, so its answers would not tell.
+            read=lambda layer, weight: layer.weight().dequantize(),
         )
-        yield _quantized.same_inputs(before, work, found.keys())
-        biases = sum(layer.bias().nbytes for layer in packed if layer.bias() is not None)
-        held = sum(map(storage_bytes, packed)) - biases
-        # A byte a weight; the scale and the zero point of each row. In tiny layers these outweigh what is saved.
-        size = sum(layer.out_features * (layer.in_features + 4 + 4) for layer in packed)
-        yield Claim(
-            "they take the bytes of their codes and scales",
-            0 < held == size,
-            f"{held:,} B; the model {before.bytes:,} → {work.after.bytes:,} B",
-        )
+        # In steps of a 127th or of a 255th, as the machine's kernels have it.
+        yield _quantized.activations(before, work, self.name, gone=1e-3, kept=1e-2)

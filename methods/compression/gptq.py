@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt
 
+from bench.evidence import Claim
 from bench.method import Place, Samples, Transform
-from methods import _quantized, _statistics
+from methods import _quantized, _replay, _statistics
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.evidence import Claim, Snapshot
+    from bench.evidence import Snapshot
     from bench.work import Work
 
 
@@ -41,6 +42,7 @@ class GPTQ(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Round one block after the other."""
@@ -54,11 +56,45 @@ class GPTQ(Transform):
                 _quantized.put(work, self.name, path, layer, packed)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The blocks' linear layers are packed, and their outputs are nearer than plain rounding's."""
+        """The layers are packed, err less than plain rounding's, and each weight is what the algorithm makes of it."""
         from methods import _packed
 
-        yield from _packed.claims(before, work, self.bits, self.group_size)
-        yield _packed.nearer(before, work, self.name, self.bits, self.group_size)
+        yield from _packed.claims(before, work, self.name, self.bits, self.group_size)
+        yield from self._made_up(before, work)
+
+    def _made_up(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+        import torch
+
+        from methods import _compensation, _packed
+
+        modules: dict[str, Any] = dict(work.model.named_modules())
+        originals, count = _quantized.originals(before, work, self.name), len(_quantized.linears(before, work))
+        top = 2 ** (self.bits - 1) - 1
+        wrong = total = 0
+        errors = {}
+        for path, products in _replay.sums(work, originals, self.samples, _replay.gram):
+            weight, found = originals[path].float(), _quantized.effective(modules[path], originals[path])
+            plain = _packed.on_grid(weight, top, self.group_size)
+            errors[path] = _replay.Error.of(weight, found, plain, products)
+            course = _compensation.course(weight, found, products, self.damping)
+            codes, scale = found.double().cpu(), modules[path].scale.double().cpu()
+            starting = course.before(self.group_size)
+            for group, start in enumerate(range(0, weight.shape[1], self.group_size)):
+                columns, step = slice(start, start + self.group_size), scale[:, group, None]
+                largest = starting[:, columns].abs().amax(1, keepdim=True)
+                wrong += int(((step - largest / top).abs() > step / 900 + 2**-23).sum())
+                turn = course.turn[:, columns]
+                nearest = (turn / step).round().clamp(-top, top) * step
+                off = (codes[:, columns] - nearest).abs()
+                tie = ((codes[:, columns] - turn).abs() - (nearest - turn).abs()).abs()
+                wrong += int((torch.minimum(off, tie) > step / 20).sum())
+            total += weight.numel()
+        yield _replay.nearer("plain rounding", errors, count)
+        yield Claim(
+            "each weight is the nearest to what the errors of those before it have made of it",
+            0 < len(errors) == count and not wrong,
+            f"{wrong:,} of {total:,} in {len(errors)} layers are not",
+        )
 
 
 def gptq(

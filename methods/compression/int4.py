@@ -35,6 +35,7 @@ class Int4(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """It needs plain weights."""
         yield from _quantized.problems(place, self.name)
+        yield from _quantized.casting(place)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""
@@ -52,14 +53,11 @@ class Int4(Transform):
         """The blocks' linear layers hold 4 bits a weight, and multiply by their weights rounded to them."""
         from methods import _packed
 
-        yield from _packed.claims(before, work, 4, self.group_size)
+        yield from _packed.claims(before, work, self.name, 4, self.group_size)
         yield _quantized.rounded(
             before,
             work,
             self.name,
             "4 bits",
-            levels=15,
-            rows=lambda weight: _quantized.grouped(weight, self.group_size),
-            # Half a step; the step itself is in half precision.
-            bound=lambda rows: rows.abs().amax(1, keepdim=True) / 14 * (1 + 2**-11) + 2**-25,
+            lambda weight: _packed.on_grid(weight, 7, self.group_size),
         )

@@ -80,12 +80,12 @@ class Int4WeightOnly(Transform):
 
         kind = Int4OpaqueTensor if work.device.type == "cpu" else Int4TilePackedTo4dTensor
 
-        def bound(rows: torch.Tensor) -> torch.Tensor:
-            step = (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)) / 15
-            eps = torch.finfo(torch.bfloat16).eps
-            # The zero point is a bfloat16 as large as the largest weight, and codes, 8 on either side of it, are
-            # themselves computed in bfloat16.
-            return step / 2 + (8 * step + rows.abs().amax(1, keepdim=True)) * eps
+        def expected(weight: torch.Tensor) -> torch.Tensor:
+            groups = weight.bfloat16().float().unflatten(1, (-1, self.group_size))
+            low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+            step = ((high - low) / 15).clamp(min=1e-6)
+            found: torch.Tensor = (((groups - low) / step).round() * step + low).flatten(1)
+            return found
 
         def size(layer: torch.nn.Linear) -> int:
             # Tiles are 1024 wide. Scale and zero point are bfloat16.
@@ -93,15 +93,13 @@ class Int4WeightOnly(Transform):
             return layer.out_features * (columns // 2 + 4 * columns // self.group_size)
 
         yield from _quantized.claims(
-            before, work, "packed", lambda module: isinstance(getattr(module, "weight", None), kind), size
+            before, work, self.name, "packed", lambda module: isinstance(getattr(module, "weight", None), kind), size
         )
         yield _quantized.rounded(
             before,
             work,
             self.name,
-            "4 bits",
-            levels=16,
-            rows=lambda weight: _quantized.grouped(weight, self.group_size),
-            bound=bound,
-            precision=torch.bfloat16,
+            "4 bits, from a group's smallest to its largest in 15 steps",
+            expected,
+            noise=4 * torch.finfo(torch.bfloat16).eps,
         )

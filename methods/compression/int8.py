@@ -13,7 +13,6 @@ from bench.method import Place, Transform
 from methods import _quantized
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from bench.evidence import Snapshot
@@ -61,22 +60,17 @@ class Int8(Transform):
         def is_int8(module: nn.Module) -> bool:
             return isinstance(module, layers.Linear8bit) and module.weight.dtype == torch.int8
 
-        def bound(rows: torch.Tensor) -> torch.Tensor:
-            return rows.abs().amax(1, keepdim=True) / 254
-
         yield from _quantized.claims(
-            before, work, "int8", is_int8, lambda layer: layer.out_features * (layer.in_features + 4)
+            before, work, self.name, "int8", is_int8, lambda layer: layer.out_features * (layer.in_features + 4)
         )
         # Weights pass through half precision on their way.
         yield _quantized.rounded(
             before,
             work,
             self.name,
-            "int8",
-            levels=255,
-            rows=lambda weight: weight,
-            bound=bound,
-            precision=torch.float16,
+            "int8, a 127th of a row's largest a step",
+            lambda weight: _quantized.symmetric(weight.half().float(), 127, -127, 127),
+            noise=2 * torch.finfo(torch.float16).eps,
         )
         packed = [module for module in work.model.modules() if is_int8(module)]
         with evaluating(work.model), torch.no_grad(), layers.Products() as products:

@@ -65,18 +65,23 @@ class Int8Dynamic(Transform):
 
         from methods import _torchao
 
-        steps = 127 if should_reduce_range(work.device) else 255
+        top = 63 if should_reduce_range(work.device) else 127
 
         def is_int8(module: nn.Module) -> bool:
             weight = getattr(module, "weight", None)
             return isinstance(weight, Int8Tensor) and weight.qdata.dtype == torch.int8
 
-        def bound(rows: torch.Tensor) -> torch.Tensor:
+        def read(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
             # The 1 of a unit vector is its largest, and lies half a step beyond the last code.
-            return (rows.abs().amax(1, keepdim=True) + rows.abs()) / steps
+            return _quantized.effective(layer, weight) * (top + 0.5) / top
 
-        yield from _quantized.claims(before, work, "int8", is_int8, _torchao.int8_bytes)
+        yield from _quantized.claims(before, work, self.name, "int8", is_int8, _torchao.int8_bytes)
         yield _quantized.rounded(
-            before, work, self.name, "int8", levels=steps + 1, rows=lambda weight: weight, bound=bound
+            before,
+            work,
+            self.name,
+            f"int8, a {top + 0.5}th of a row's largest a step",
+            lambda weight: _quantized.symmetric(weight, top + 0.5, -top - 1, top),
+            read=read,
         )
-        yield _quantized.activations(before, work, self.name, rounded=True)
+        yield _quantized.activations(before, work, self.name, gone=0.4 / (top + 0.5), kept=0.6 / (top + 0.5))

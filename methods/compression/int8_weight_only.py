@@ -12,7 +12,6 @@ from bench.method import Place, Transform
 from methods import _quantized
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from bench.evidence import Snapshot
@@ -64,9 +63,12 @@ class Int8WeightOnly(Transform):
             weight = getattr(module, "weight", None)
             return isinstance(weight, Int8Tensor) and weight.qdata.dtype == torch.int8
 
-        def bound(rows: torch.Tensor) -> torch.Tensor:
-            return rows.abs().amax(1, keepdim=True) / 255
-
-        yield from _quantized.claims(before, work, "int8", is_int8, _torchao.int8_bytes)
-        yield _quantized.rounded(before, work, self.name, "int8", levels=256, rows=lambda weight: weight, bound=bound)
-        yield _quantized.activations(before, work, self.name, rounded=False)
+        yield from _quantized.claims(before, work, self.name, "int8", is_int8, _torchao.int8_bytes)
+        yield _quantized.rounded(
+            before,
+            work,
+            self.name,
+            "int8, a 127.5th of a row's largest a step",
+            lambda weight: _quantized.symmetric(weight, 127.5, -128, 127),
+        )
+        yield _quantized.activations(before, work, self.name, gone=None, kept=1e-3)

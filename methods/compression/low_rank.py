@@ -12,8 +12,9 @@ from annotated_types import Ge, Gt, Lt
 
 from bench.evidence import Claim, digest
 from bench.method import Place, RecipeError, Transform
-from methods import _structured
+from methods import _coverage, _structured
 from methods._models import linear_blocks
+from methods._quantized import casting
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,7 @@ class LowRank(Transform):
         if "sparse" in place.facts:
             yield f"factors of a sparse matrix are dense and lose its zeros; factor first, as in `{self} >> magnitude(0.5)`"
         yield from linear_blocks(place)
+        yield from casting(place, "a layer is two here")
         if "factored" in place.facts:
             yield "the layers are factored already; factor once, by the rank that is wanted in the end"
         if self.rank is not None and "reshaped" not in place.facts:
@@ -72,19 +74,21 @@ class LowRank(Transform):
         from bench.architecture import block_linears
 
         aside = work.notes[self.name] = {}
+        factored = 0
         for name, layer in block_linears(work.model).items():
             weight = layer.weight.detach()
             left, singular, right = torch.linalg.svd(weight.float(), full_matrices=False)
+            aside[name] = weight.cpu().clone()
             rank = self._rank(singular)
             if not _pays(rank, weight.shape):
                 continue
-            aside[name] = weight.cpu().clone()
+            factored += 1
             # Each factor gets the root of each singular value, so that neither is out of scale in training.
             root = singular[:rank].sqrt()
             down = _linear(root[:, None] * right[:rank], None)
             up = _linear(left[:, :rank] * root, layer.bias)
             work.model.set_submodule(name, nn.Sequential(down, up).to(weight.dtype).train(layer.training))
-        if not aside:
+        if not factored:
             raise ValueError(f"no layer would get smaller by {self}")
 
     def save(self, model: nn.Module, folder: Path) -> bool:
@@ -95,35 +99,50 @@ class LowRank(Transform):
         """Each layer is the truncated SVD of what it was, where that is smaller, and the rest is as it was."""
         import torch
 
-        from bench.architecture import stacks
-
-        after, lists = work.after, stacks(work.model)
-        stems = tuple(f"{name}." for name, module in work.model.named_modules() if module in lists)
-        linears = {name for name, kind in before.classes.items() if kind.endswith("Linear") and name.startswith(stems)}
+        after = work.after
+        layers = {name.removesuffix(".weight") for name in _coverage.matrices(before, work.model)}
         originals = {
             name: weight.double()
             for name, weight in work.notes.get(self.name, {}).items()
             if digest(weight) == before.digests[f"{name}.weight"]
         }
-        factored = {name for name in linears if after.classes.get(name) == "Sequential"}
-        ranks = {name: after.shapes[f"{name}.0.weight"][0] for name in factored}
+        yield _coverage.covers(before, work, {f"{name}.weight" for name in originals}, "decomposed")
         singular = {name: torch.linalg.svdvals(weight) for name, weight in originals.items()}
-        right = [name for name in factored & singular.keys() if ranks[name] == self._rank(singular[name].float())]
+        wanted = {name: self._wanted(values) for name, values in singular.items()}
+        # A product of two takes r·(in + out) weights.
+        smaller = {name for name, rank in wanted.items() if rank * sum(originals[name].shape) < originals[name].numel()}
+        factored = {name for name in layers if f"{name}.weight" not in after.shapes}
+        yield Claim(
+            "those layers are factored that get smaller by it, and no others",
+            len(originals) == len(layers) and len(factored) > 0 and factored == smaller,
+            f"{len(factored & smaller)} of {len(smaller)}, {len(factored - smaller)} others of {len(layers)}",
+        )
+        ranks = {name: after.shapes.get(f"{name}.0.weight", (0, 0))[0] for name in factored}
+        right = [name for name in factored & smaller if abs(ranks[name] - wanted[name]) <= self._unsure(singular[name])]
         yield Claim(
             "the factors are of the rank that was asked for",
             0 < len(right) == len(factored),
-            f"ranks {min(ranks.values(), default=0)} to {max(ranks.values(), default=0)} in {len(factored)} layers",
+            f"ranks {min(ranks.values(), default=0)} to {max(ranks.values(), default=0)}, right in {len(right)} layers",
         )
-        errors = [0.0]
+        errors, uneven = [0.0], [0.0]
         for name in right:
-            down, up = work.model.get_submodule(name).children()
-            product = (up.weight.detach().double() @ down.weight.detach().double()).cpu()  # type: ignore[operator]
-            lost = (originals[name] - product).square().sum() - singular[name][ranks[name] :].square().sum()
-            errors.append(float(lost.abs() / singular[name].square().sum()))
+            parts = work.model.get_submodule(name).parameters()
+            down, up = (weight.detach().double().cpu() for weight in parts if weight.dim() == 2)
+            values, kept = singular[name], singular[name][: ranks[name]]
+            lost = (originals[name] - up @ down).square().sum() - values[ranks[name] :].square().sum()
+            errors.append(float(lost.abs() / values.square().sum()))
+            # Of the factors, each has the root of each singular value: their squares are the same diagonal matrix.
+            uneven += [float((found - kept.diag()).abs().max() / values[0]) for found in (down @ down.T, up.T @ up)]
+        half = any(dtype in ("float16", "bfloat16") for dtype in before.dtypes.values())
         yield Claim(
             "their product is off by the discarded singular values and no more",
-            len(right) == len(factored) and max(errors) <= 1e-5,
+            len(right) == len(factored) and max(errors) <= (1e-4 if half else 1e-8),
             f"squared, relative to the weight, to within {max(errors):.1e}",
+        )
+        yield Claim(
+            "either factor has the roots of the singular values",
+            len(right) == len(factored) and max(uneven) <= (2e-2 if half else 1e-4),
+            f"to within {max(uneven):.1e} of the largest",
         )
         was, now = (sum(map(prod, snapshot.shapes.values())) for snapshot in (before, after))
         saved = sum(
@@ -135,12 +154,28 @@ class LowRank(Transform):
             was - now == saved > 0,
             f"{was:,} → {now:,} numbers, formula {was - saved:,}",
         )
-        whole = {name for name in linears - factored if self.rank and _pays(self.rank, before.shapes[f"{name}.weight"])}
-        yield Claim("every layer that gets smaller is factored", not whole, f"{len(whole)} of {len(linears)} are not")
         moved = {f"{name}.bias": f"{name}.1.bias" for name in factored}
-        kept = before.digests.keys() - {f"{name}.weight" for name in factored}
-        changed = {name for name in kept if before.digests[name] != after.digests.get(moved.get(name, name))}
+        kept_names = before.digests.keys() - {f"{name}.weight" for name in factored}
+        changed = {name for name in kept_names if before.digests[name] != after.digests.get(moved.get(name, name))}
         yield Claim("nothing else changed", not changed, f"{len(changed)} other tensors changed")
+
+    def _wanted(self, singular: torch.Tensor) -> int:
+        """For evidence: the rank for these singular values, largest first."""
+        import torch
+
+        if self.rank is not None:
+            return min(self.rank, len(singular))
+        squares = singular.square()
+        lost = torch.cat([squares.flip(0).cumsum(0).flip(0), torch.zeros(1)])  # by rank
+        assert self.energy is not None
+        return int((lost > (1 - self.energy) * lost[0]).sum())
+
+    def _unsure(self, singular: torch.Tensor) -> int:
+        """By how much a rank may be off: 1 where a share of squares is, but for rounding, just the energy."""
+        if self.energy is None:
+            return 0
+        shares = singular.square().cumsum(0) / singular.square().sum()
+        return int(bool(((shares - self.energy).abs() < 1e-6).any()))
 
     def _rank(self, singular: torch.Tensor) -> int:
         """The rank for a weight with these singular values."""

@@ -10,7 +10,7 @@ from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
 from bench.method import Unfit
-from methods import _masks
+from methods import _coverage, _masks
 
 if TYPE_CHECKING:
     import torch
@@ -65,21 +65,21 @@ class Magnitude(_masks.Pruning):
 
     def pattern(self, work: Work) -> Iterator[Claim]:
         """The share of zeros is the amount, over all layers or in each."""
-        yield _masks.share_is(self.amount, [part.values() for part in self._parts(_masks.layers(work.model))])
+        weights = list(_coverage.weights(work.model).values())
+        yield _masks.share_is(self.amount, [weights] if self.scope == "global" else [[weight] for weight in weights])
 
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """No weight was zeroed that was larger than one that was kept."""
         import torch
 
         yield _masks.unchanged(work, originals)
-        found = _masks.layers(work.model)
+        now = _coverage.weights(work.model)
         groups = [
-            (
-                torch.cat([originals[name].abs().flatten() for name in part])[None],
-                torch.cat([layer.weight.detach().cpu().flatten() == 0 for layer in part.values()])[None],
-            )
-            for part in self._parts({name: found[name] for name in originals})
+            (was.abs().reshape(1, -1), (now[name].detach().cpu() == 0).reshape(1, -1))
+            for name, was in originals.items()
         ]
+        if self.scope == "global" and groups:
+            groups = [(torch.cat(sizes, 1), torch.cat(zeros, 1)) for sizes, zeros in [zip(*groups, strict=True)]]
         yield _masks.lowest("the smallest", groups)
 
     def _parts(self, layers: dict[str, nn.Linear]) -> list[dict[str, nn.Linear]]:

@@ -70,6 +70,7 @@ class PruneFFN(_structured.Structured):
             for up, down in feed_forward(work.model)
         ]
         yield from _structured.claims(before, work, self.name, groups, self.amount)
+        yield _structured.ranked(before, work, self.name, [(group, group) for group in groups], self.importance)
         widths = {down.in_features for _, down in feed_forward(work.model)}
         told = base(work.model).config.intermediate_size
         yield Claim("the configuration tells the width", widths == {told}, f"{sorted(widths)}, it says {told}")

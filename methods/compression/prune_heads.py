@@ -92,6 +92,8 @@ class PruneHeads(_structured.Structured):
 
         groups = _groups(work.model, before.shapes)
         yield from _structured.claims(before, work, self.name, groups, self.amount)
+        pairs = [(group, group) for group in groups]
+        yield _structured.ranked(before, work, self.name, pairs, self.importance, drawn=_drawn)
         config = base(work.model).config
         heads = {(found.heads, found.key_value_heads) for found in attention(work.model)}
         told = (config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads))
@@ -134,6 +136,19 @@ def _scorer(work: Work, importance: _structured.Importance) -> Callable[[nn.Para
         generator = torch.Generator().manual_seed(work.seed)
         return lambda weight: torch.rand(weight.shape, generator=generator)
     return lambda weight: weight.detach().float().square()
+
+
+def _drawn(group: _structured.Group, tensors: Mapping[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """For evidence: a number for each weight of a head, which add up."""
+    import torch
+
+    scores = []
+    for member in group:
+        shape = tensors[member.tensor].shape
+        if len(shape) == 2:
+            drawn = torch.rand(shape, generator=generator)
+            scores.append(drawn.sum(1 - member.dim).view(-1, member.size).sum(1))
+    return torch.stack(scores).sum(0)
 
 
 def _cut(found: Attention, going: list[int]) -> None:

@@ -73,9 +73,33 @@ class PruneHidden(_structured.Structured):
 
         channels, others = _channels(work.model, before.shapes)
         yield from _structured.claims(before, work, self.name, [channels], self.amount, others)
+        yield self._ranked(before, work, channels, others)
         sizes = {found.output.out_features for found in attention(work.model)}
         told = base(work.model).config.hidden_size
         yield Claim("the configuration tells the size", sizes == {told}, f"{sorted(sizes)}, it says {told}")
+
+    def _ranked(self, before: Snapshot, work: Work, channels: _structured.Group, others: _structured.Group) -> Claim:
+        """What is outside of the blocks goes with their channels, up to a layer that begins with channels of its own."""
+        from bench.evidence import named_tensors
+
+        whole = _structured.originals(before, work, self.name)
+        order = {tensor: place for place, tensor in enumerate(before.shapes)}
+        first = min(order[member.tensor] for member in channels if ".weight" in member.tensor and member.dim == 1)
+        scored = [[*channels]]
+        groups = [(channels, scored[0])]
+        for member in sorted(others, key=lambda member: (order[member.tensor], -member.dim)):
+            anew = member.dim == 0 and len(before.shapes[member.tensor]) == 2 and order[member.tensor] > first
+            if anew:
+                scored.append([])
+                groups.append(([member], scored[-1]))
+            if member not in scored[-1]:  # a head may be tied to the embeddings
+                scored[-1].append(member)
+        kept = []
+        if whole:
+            now = named_tensors(work.model)
+            kept = _structured.survivors(_structured.units(channels, whole), _structured.units(channels, now))
+        columns = {told[0].tensor: kept for told, _ in groups[1:]}
+        return _structured.ranked(before, work, self.name, groups, self.importance, columns=columns)
 
 
 def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_structured.Group, _structured.Group]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bench.evidence import Claim
 from bench.method import Fact, Place, Samples
-from methods import _masks, _statistics
+from methods import _coverage, _masks, _statistics
 
 if TYPE_CHECKING:
     import torch
@@ -108,33 +108,30 @@ class Sparse24(_masks.Masking):
 
     def pattern(self, work: Work) -> Iterator[Claim]:
         """Every group of four has exactly two zeros."""
-        layers = _masks.layers(work.model).values()
-        grouped = [layer for layer in layers if _has_groups(layer)]
-        wrong = sum(int(((layer.weight.view(-1, 4) == 0).sum(1) != 2).sum()) for layer in grouped)
-        groups = sum(layer.weight.numel() // 4 for layer in grouped)
+        weights = _coverage.weights(work.model)
+        grouped = [weight for weight in weights.values() if not weight.shape[1] % 4]
+        wrong = sum(int((weight.unflatten(1, (-1, 4)).count_nonzero(2) != 2).sum()) for weight in grouped)
+        groups = sum(weight.numel() // 4 for weight in grouped)
         yield Claim(
             "each group of four weights has exactly two zeros",
             groups > 0 and not wrong,
-            f"{wrong:,} of {groups:,} groups have not; {len(layers) - len(grouped)} layers are no multiple of four wide",
+            f"{wrong:,} of {groups:,} groups have not; {len(weights) - len(grouped)} layers are no multiple of four wide",
         )
 
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """The two of each group that the criterion scores lowest are zero."""
-        layers = {name: layer for name, layer in _masks.layers(work.model).items() if name in originals}
-        grouped = {name: originals[name] for name, layer in layers.items() if _has_groups(layer)}
+        grouped = {name: was for name, was in originals.items() if not was.shape[1] % 4}
         if self.criterion == "sparsegpt":
-            yield _masks.compensated(work, grouped, self.samples)
+            yield from _masks.made_up(work, grouped, self.samples, 0.01, together=4, flat=False)
             return
-        yield _masks.unchanged(work, grouped)
-        measured = self.criterion == "wanda" and grouped
-        squares = _masks.remeasured(work, originals, self.samples, _masks.squares) if measured else {}
-        yield _masks.lowest(
-            f"each group's lowest two by {self.criterion}",
-            (
-                (_scores(was, squares.get(name)), layers[name].weight.detach().cpu().view(-1, 4) == 0)
-                for name, was in grouped.items()
-            ),
+        yield _masks.unchanged(work, originals)
+        now = _coverage.weights(work.model)
+        scored: Iterator[tuple[torch.Tensor, torch.Tensor]] = (
+            _masks.by_norms(work, grouped, self.samples, together=4)
+            if self.criterion == "wanda"
+            else ((was.abs().view(-1, 4), now[name].detach().cpu().view(-1, 4) == 0) for name, was in grouped.items())
         )
+        yield _masks.lowest(f"each group's lowest two by {self.criterion}", scored, 1e-4)
 
     def _squares(self, work: Work, layers: Mapping[str, nn.Linear]) -> dict[str, torch.Tensor]:
         return _statistics.collect(work, layers, self.samples, _masks.squares) if self.criterion == "wanda" else {}

@@ -11,6 +11,7 @@ from annotated_types import Ge, Lt
 
 from bench.evidence import Claim, plain
 from bench.method import Place, Transform, standing
+from methods._quantized import casting
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,7 @@ class SparseStorage(Transform):
         """There must be zeros, enough of them, in plain weights."""
         if "adapter" in place.facts:
             yield f"there is an adapter on the weights; {place.fold(self)}"
+        yield from casting(place, "a sparse layer has none of that name")
         if "sparse" not in place.facts:
             yield f"no weights are held at zero here; prune first, as in `magnitude(0.9) >> {self}`"
         before = [kept for stage in standing(place.before) for method in stage.methods for kept in method.carries()]

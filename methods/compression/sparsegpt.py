@@ -10,7 +10,7 @@ from annotated_types import Gt, Lt
 
 from bench.evidence import Claim
 from bench.method import Samples
-from methods import _masks, _statistics
+from methods import _coverage, _masks, _statistics
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,8 @@ class SparseGPT(_masks.Pruning):
 
     def pattern(self, work: Work) -> Iterator[Claim]:
         """Each layer's share of zeros is the amount."""
-        yield _masks.share_is(self.amount, [[layer] for layer in _masks.layers(work.model).values()])
+        yield _masks.share_is(self.amount, [[weight] for weight in _coverage.weights(work.model).values()], 128)
 
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
-        """The kept weights make up for the zeros."""
-        yield _masks.compensated(work, originals, self.samples)
+        """The kept weights make up for the zeros, as the formula says, and those are zero that cost least."""
+        yield from _masks.made_up(work, originals, self.samples, self.damp, together=128, flat=True)

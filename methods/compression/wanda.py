@@ -51,9 +51,4 @@ class Wanda(_masks.Pruning):
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """In no row was a weight zeroed that scored more than one that was kept."""
         yield _masks.unchanged(work, originals)
-        squares = _masks.remeasured(work, originals, self.samples, _masks.squares)
-        weights = {name: layer.weight.detach().cpu() for name, layer in _masks.layers(work.model).items()}
-        yield _masks.lowest(
-            "each row's lowest |W|·‖X‖",
-            ((was.float().abs() * squares[name].sqrt(), weights[name] == 0) for name, was in originals.items()),
-        )
+        yield _masks.lowest("each row's lowest |W|·‖X‖", _masks.by_norms(work, originals, self.samples), 1e-4)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from bench.evidence import Claim
+from bench.evidence import Claim, plain
 from bench.method import Place, Trainer, Width
 from methods import _added, _peft
 
@@ -101,7 +102,18 @@ class AdaLoRA(Trainer):
     def on_start(self, training: Training) -> None:
         """Score and prune between the optimizer's step and the end of its gradients."""
         tuner, taken = training.notes[self.name], itertools.count()
+        seen = training.notes[f"{self.name} importance"] = _Importance()
+        training.optimizer.register_step_post_hook(lambda *step: seen.look(training))
         training.optimizer.register_step_post_hook(lambda *step: tuner.update_and_allocate(next(taken)))
+
+    def between_steps(self, training: Training) -> None:
+        """Keep the scores by which ranks are pruned, for the evidence."""
+        seen: _Importance = training.notes.get(f"{self.name} importance", _Importance())
+        allocator = getattr(training.notes.get(self.name), "rankallocator", None)
+        if allocator is not None:
+            seen.score(dict(allocator.ipt), training.steps - max(1, training.steps // 2))
+            layers = _peft.layers(training.model, "lora_E").values()
+            seen.left.append(sum(int(layer.lora_E["default"].count_nonzero()) for layer in layers))
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """As PEFT does it, which takes a layer that is left with no rank for a mistake, and says so."""
@@ -116,10 +128,9 @@ class AdaLoRA(Trainer):
         import torch
 
         from bench.loop import Training
-        from bench.work import evaluating
 
         assert isinstance(work, Training)
-        yield from _added.claims(before, work, "lora_")
+        yield from _added.claims(before, work, "lora_", every=True)
         layers = _peft.layers(work.model, "lora_E")
         counted = sum(p.numel() for name, p in work.model.named_parameters() if "lora_" in name)
         formula = sum(self.init_r * (layer.in_features + layer.out_features + 1) for layer in layers.values())
@@ -138,13 +149,132 @@ class AdaLoRA(Trainer):
         config = _peft.active(work.model)
         pattern = [sum(kept) for kept in (getattr(config, "rank_pattern", None) or {}).values()]
         yield Claim("they are those that the adapter will be saved with", pattern == [*ranks.values()], f"{pattern}")
-        singular = [
-            (part, getattr(layer, part)["default"]) for layer in layers.values() for part in ("lora_A", "lora_B")
-        ]
+        yield from _peft.adapted(work, layers, "ADALORA", self.targets)
+        yield _peft.dropouts(work, layers, self.dropout)
+        yield _added.started(work, "updates began at zero: Λ was zero", ".lora_E.", 0.0)
+        yield self._kept(work, layers)
+        yield self._curve(work, begun, target)
+        scale = (self.alpha or 2 * self.init_r) / self.init_r
+
+        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> Any:
+            down, values, up = (getattr(layer, f"lora_{part}")["default"] for part in "AEB")
+            return base + scale * ((given.to(down.dtype) @ down.T) * values.flatten()) @ up.T
+
+        yield _peft.computed(
+            work, layers, f"each adapted layer gives what its base does and {scale:.4g} times P Λ Q", wanted
+        )
+        yield from self._penalised(work, layers, config)
+
+    def _kept(self, work: Training, layers: dict[str, Any]) -> Claim:
+        """That the ranks which are left had the highest scores, computed from what each step gave."""
+        import torch
+
+        seen: _Importance = work.notes.get(f"{self.name} importance", _Importance())
+        text = "of all ranks those with the highest importance are left, by the products of weights and gradients"
+        scores = {name: average * seen.uncertainty[name] for name, average in seen.average.items()}
+        of_ranks: dict[str, torch.Tensor] = {}
+        for name in layers:
+            own = {
+                part: [scores[key] for key in scores if plain(key) == f"{name}.lora_{part}.default"] for part in "AEB"
+            }
+            if any(len(found) != 1 for found in own.values()):
+                return Claim(text, False, f"no step scored {name}")
+            parts = own["E"][0].flatten(), own["A"][0].mean(1), own["B"][0].mean(0)
+            of_ranks[name] = torch.stack(parts).sum(0)
+        flat = torch.cat([*of_ranks.values()])
+        left = torch.cat([layer.lora_E["default"].detach().flatten() != 0 for layer in layers.values()])
+        lowest, highest = flat[left].min(), flat[~left].max() if bool((~left).any()) else flat.min()
+        return Claim(
+            text,
+            seen.first_error < 1e-5 and bool(lowest >= highest * (1 - 1e-5)),
+            f"the lowest that is left scored {float(lowest):.3g}, the highest that is not {float(highest):.3g}; "
+            f"the first step's products are off by {seen.first_error:.1e}",
+        )
+
+    def _curve(self, work: Training, begun: int, target: int) -> Claim:
+        """That after each step as many ranks were left as the paper's cubic curve says."""
+        seen: _Importance = work.notes.get(f"{self.name} importance", _Importance())
+        settles = work.steps - max(1, work.steps // 2)
+        waits = min(round(0.15 * work.steps), settles - 1)
+        wanted = []
+        for step in range(len(work.losses)):
+            way = min(1.0, max(0, step - waits) / (settles - waits))
+            wanted.append(int((begun - target) * (1 - way) ** 3 + target))
+        right = sum(found == count for found, count in zip(seen.left, wanted, strict=False))
+        return Claim(
+            "after each step as many ranks were left as the schedule says",
+            len(seen.left) == len(wanted) == right,
+            f"after {right} of {len(wanted)}; {', '.join(map(str, seen.left[:12]))}",
+        )
+
+    def _penalised(self, work: Training, layers: dict[str, Any], config: Any) -> Iterator[Claim]:
+        """The loss with the penalty less the loss without, and so the gradient, against the formula."""
+        import torch
+
+        from bench.work import evaluating
+
+        factors = [layer.lora_A["default"] for layer in layers.values()]
+        factors += [layer.lora_B["default"] for layer in layers.values()]
+        penalty = torch.zeros((), device=work.device)
+        for number, factor in enumerate(factors):
+            rows = factor if number < len(layers) else factor.T
+            apart = rows @ rows.T - torch.eye(len(rows), device=rows.device)
+            penalty = penalty + self.orth_reg_weight * apart.square().sum().sqrt() / len(factors)
+        wanted = torch.autograd.grad(penalty, factors)
         with evaluating(work.model):
-            seen = _loss(work) - _loss_without(work, config)
-        penalty = self.orth_reg_weight * float(_penalty(singular).detach()) if singular else 0.0
-        yield Claim("the loss holds the penalty", seen > 0.9 * penalty > 0, f"{seen:.4g} of {penalty:.4g}")
+            (loss, ours), (without, theirs) = (
+                _loss_and_gradient(work, factors, config, weight) for weight in (None, 0.0)
+            )
+        seen, expected = loss - without, float(penalty.detach())
+        yield Claim(
+            "the loss holds the penalty",
+            abs(seen - expected) <= 1e-2 * expected + 1e-5 * abs(loss),
+            f"{seen:.4g} of {expected:.4g}",
+        )
+        wrong = 0
+        for with_it, plainly, formula in zip(ours, theirs, wanted, strict=True):
+            error = float((with_it - plainly - formula).norm())
+            wrong += error > 2e-2 * float(formula.norm()) + 1e-5 * float(plainly.norm())
+        yield Claim("and its gradient, at each P and Q", not wrong, f"{len(factors) - wrong} of {len(factors)} tensors")
+
+
+@dataclass
+class _Importance:
+    """The moving averages of the products of weights and gradients, and of how far these are from them.
+
+    ``left`` counts the ranks that are left after each step; ``first`` are those of the first step as they were seen beside PEFT, and ``first_error`` how far PEFT's are off.
+    """
+
+    steps: int = 0
+    scored: int = 0
+    left: list[int] = field(default_factory=list)
+    first: dict[str, torch.Tensor] = field(default_factory=dict)
+    first_error: float = math.inf
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    uncertainty: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def look(self, training: Training) -> None:
+        """After an update, before anything is pruned; gradients are there."""
+        self.steps += 1
+        if self.steps == 1:
+            for name, parameter in training.notes[AdaLoRA.name].model.named_parameters():
+                if "lora_" in name and parameter.grad is not None:
+                    self.first[name] = (parameter.detach() * parameter.grad).abs()
+
+    def score(self, products: dict[str, torch.Tensor], until: int) -> None:
+        """Outside of the clock, with PEFT's products of this step; the paper's betas are .85."""
+        if self.steps == self.scored or self.steps > until:
+            return
+        self.scored = self.steps
+        if self.steps == 1 and self.first.keys() == products.keys():
+            errors = [float((self.first[name] - found).norm()) for name, found in products.items()]
+            size = sum(float(found.norm()) for found in self.first.values())
+            self.first_error = sum(errors) / size if size else math.inf
+        for name, product in products.items():
+            average = self.average.get(name, product * 0)
+            self.average[name] = average = 0.85 * average + 0.15 * product
+            apart = (product - average).abs()
+            self.uncertainty[name] = 0.85 * self.uncertainty.get(name, apart * 0) + 0.15 * apart
 
 
 def _penalty(singular: list[tuple[str, torch.Tensor]]) -> torch.Tensor:
@@ -156,19 +286,21 @@ def _penalty(singular: list[tuple[str, torch.Tensor]]) -> torch.Tensor:
     return torch.stack([torch.linalg.matrix_norm(square - eye) for square in squares]).mean()
 
 
-def _loss(work: Training) -> float:
+def _loss_and_gradient(
+    work: Training, factors: list[torch.Tensor], config: Any, weight: float | None
+) -> tuple[float, list[torch.Tensor]]:
+    """On the probe batch, with another weight of the penalty where one is given."""
     import torch
 
-    with torch.random.fork_rng():
-        torch.manual_seed(work.seed)
-        return float(work.loss(work.probe).detach())
-
-
-def _loss_without(work: Training, config: Any) -> float:
-    if config is None:
-        return _loss(work)
-    weight, config.orth_reg_weight = config.orth_reg_weight, 0.0
-    try:
-        return _loss(work)
-    finally:
+    own = getattr(config, "orth_reg_weight", None)
+    if weight is not None and config is not None:
         config.orth_reg_weight = weight
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(work.seed)
+            loss = work.loss(work.probe)
+        gradients = torch.autograd.grad(loss, factors, allow_unused=True)
+    finally:
+        if config is not None:
+            config.orth_reg_weight = own
+    return float(loss.detach()), [g if g is not None else p * 0 for g, p in zip(gradients, factors, strict=True)]

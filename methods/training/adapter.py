@@ -68,7 +68,13 @@ class Adapter(Trainer):
         from bench.architecture import config, stacks
         from methods import _adapter
 
-        yield from _added.claims(before, work, ".adapter.", {plain(name) for name in self._norms(work.model)})
+        norms = self._trained_norms(work.model)
+        yield from _added.claims(before, work, ".adapter.", norms, every=True)
+        if norms:
+            trained = {plain(name) for name, parameter in work.model.named_parameters() if parameter.requires_grad}
+            seen = len(norms & trained & before.changed(work.after))
+            yield Claim("the normalizations train, and moved", seen == len(norms), f"{seen} of {len(norms)} tensors")
+        yield _added.started(work, "adapters began as the identity: the way up was zero", ".adapter.up.", 0.0)
         adapters = _adapter.bottlenecks(work.model)
         counts = [len(stack) for stack in stacks(work.model)]
         blocks = sum(counts)
@@ -84,15 +90,72 @@ class Adapter(Trainer):
             counted == formula,
             f"{counted:,} against {formula:,}",
         )
-        changes: dict[Any, bool] = {}
-        hooks = [
-            a.register_forward_hook(lambda module, args, out: _note(changes, module, args[0], out)) for a in adapters
-        ]
+        yield from self._computed(work, adapters, expected)
+        yield self._placed(work)
+
+    def _computed(self, work: Work, adapters: list[Any], expected: int) -> Iterator[Claim]:
+        """What goes through each adapter, and what the model goes on with, against the formula."""
+        import torch
+        from torch.nn import functional
+
+        changed: set[Any] = set()
+        right: set[Any] = set()
+        gave: dict[Any, torch.Tensor] = {}
+
+        def note(adapted: Any, args: tuple[Any, ...], out: torch.Tensor) -> None:
+            adapter = adapted.adapter
+            given = gave.get(adapted.base_layer)
+            if given is None:
+                return
+            inside = functional.linear(given, adapter.down.weight, adapter.down.bias)
+            inside = functional.gelu(inside) if self.placement == "houlsby" else inside.clamp(min=0)
+            wanted = given + functional.linear(inside, adapter.up.weight, adapter.up.bias)
+            # An approximation of GELU is off by 1e-4 of what is inside.
+            error = (out - wanted).norm() / (wanted - given).norm().clamp(min=1e-12)
+            rounding = torch.finfo(out.dtype).eps * float(wanted.norm() / (wanted - given).norm().clamp(min=1e-12))
+            changed.update([adapter] if bool((out != given).any()) else [])
+            right.update([adapter] if float(error) <= 1e-5 + 4 * rounding else [])
+
+        hooks = []
+        for module in work.model.modules():
+            if getattr(module, "adapter", None) in adapters:
+                adapted: Any = module
+                hooks.append(adapted.base_layer.register_forward_hook(lambda m, args, out: gave.update({m: out})))
+                hooks.append(adapted.register_forward_hook(note))
         work.probe_logits()
         for hook in hooks:
             hook.remove()
-        active = sum(changes.values())
-        yield Claim("each adapter changes what goes through it", active == expected, f"{active} of {expected}")
+        yield Claim(
+            "each adapter changes what goes through it", len(changed) == expected, f"{len(changed)} of {expected}"
+        )
+        activation = "GELU" if self.placement == "houlsby" else "ReLU"
+        yield Claim(
+            f"behind its layer each gives the layer's output and, of {activation} between two layers, its own",
+            len(right) == expected,
+            f"{len(right)} of {expected}",
+        )
+
+    def _placed(self, work: Work) -> Claim:
+        """In each block one is outside of attention, and for houlsby others are behind what ends one, by layers' names."""
+        from bench.architecture import blocks
+
+        wrong = 0
+        for block in blocks(work.model):
+            outside, attending, elsewhere = 0, 0, 0
+            for name, module in block.named_modules():
+                layer = getattr(module, "base_layer", None)
+                if layer is None or not hasattr(module, "adapter"):
+                    continue
+                in_attention = any(word in name.lower() for word in ("attention", "attn"))
+                # A layer that ends an attention is the one that makes no query, key or value.
+                ends = in_attention and name.rpartition(".")[2][0] not in "qkv"
+                outside += not in_attention
+                attending += ends
+                elsewhere += in_attention and not ends
+            wrong += outside != 1 or (attending > 0) is not (self.placement == "houlsby") or elsewhere > 0
+        where = "the feed-forward layers" + " and attention" * (self.placement == "houlsby")
+        count = len(blocks(work.model))
+        return Claim(f"each block has them behind {where}, and nowhere else", not wrong, f"{count - wrong} of {count}")
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """The adapters, and what trained with them."""
@@ -111,6 +174,16 @@ class Adapter(Trainer):
 
         return _adapter.norms(model) if self.placement == "houlsby" else {}
 
+    def _trained_norms(self, model: torch.nn.Module) -> set[str]:
+        """The names of what normalizes, by the modules' classes: of all in the body, of which houlsby trains each."""
+        from bench.architecture import body
 
-def _note(changes: dict[Any, bool], module: Any, given: torch.Tensor, out: torch.Tensor) -> None:
-    changes[module] = bool((out != given).any())
+        if self.placement != "houlsby":
+            return set()
+        own = {
+            id(parameter)
+            for module in body(model).modules()
+            if "norm" in type(module).__name__.lower()
+            for parameter in module.parameters(recurse=False)
+        }
+        return {plain(name) for name, parameter in model.named_parameters() if id(parameter) in own}

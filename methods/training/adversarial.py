@@ -113,7 +113,7 @@ class Adversarial(Modifier):
         return loss / self._steps
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """A step passes each example the stated number of times, off by the stated norm up the gradient, and leaves no trace."""
+        """A step goes by each example's gradients as the attack says, adds up the gradient that it says, and leaves no trace."""
         import torch
 
         from bench.architecture import embeddings
@@ -128,11 +128,13 @@ class Adversarial(Modifier):
                 work.loss(probe)
             clean = plain[0][1]
             with _embeddings.observed(work.model) as seen:
-                work.gradients(probe, 1.0)
+                loss = float(work.gradients(probe, 1.0))
+            gradient = [None if p.grad is None else p.grad.clone() for p in work.parameters]
             work.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 traceless = torch.equal(layer(plain[0][0]), clean)
-        passes = self._steps + (self.attack != "freelb")
+        steps, epsilon, alpha = self._values()
+        passes = steps + (self.attack != "freelb")
         points = _points(seen, passes * len(plain), len(plain), probe.samples)
         yield Claim(
             f"a step passes each example {passes} times",
@@ -143,31 +145,125 @@ class Adversarial(Modifier):
         if len(points) < 2:
             return
         moves = [point.double() - clean.double() for point in points]
-        step = moves[1] - moves[0]
-        with evaluating(work.model):
-            here = points[0].clone().requires_grad_()
-            with _embeddings.changed(work.model, lambda layer, output: here):
-                (slope,) = torch.autograd.grad(work.loss(probe), here)
         real = probe.inputs["attention_mask"].bool()
-        slope = slope.double() * real[..., None]
-        cosine = float(torch.nn.functional.cosine_similarity(step.flatten(1), slope.flatten(1), eps=1e-30).min())
-        lengths = step.flatten(1).norm(dim=1)
-        length = min(self._alpha, self._epsilon)
         exact = work.compute_dtype == clean.dtype == torch.float32
+        losses, at_points, at_weights = [], [], []
+        with evaluating(work.model):
+            for move in moves:
+                value, here, weights = _slopes(work, move.to(clean.dtype))
+                losses.append(value)
+                at_points.append(here.double() * real[..., None])
+                at_weights.append(weights)
+        worst = 0.0
+        expected = torch.zeros_like(moves[0])
+        for move, following, slope in zip(moves, moves[1:], at_points[:-1], strict=False):
+            length = slope.flatten(1).norm(dim=1)[:, None, None]
+            expected = move + (alpha * slope / length).nan_to_num(0, 0, 0)
+            longest = expected.flatten(1).norm(dim=1)[:, None, None]
+            expected = torch.where(longest > epsilon, expected * epsilon / longest, expected)
+            errors = (following - expected).flatten(1).norm(dim=1) / alpha
+            worst = max(worst, float(errors.max()))
+        lengths = [float(move.flatten(1).norm(dim=1).max()) for move in moves]
         yield Claim(
-            f"the first step is {length:g} up the gradient of each example",
-            cosine > (0.99 if exact else 0.9)
-            and bool(((lengths / length - 1).abs() < (1e-3 if exact else 3e-2)).all()),
-            f"lengths {float(lengths.min()):.4g} to {float(lengths.max()):.4g}, least cosine {cosine:.4f}",
-        )
-        longest = max(float(move.flatten(1).norm(dim=1).max()) for move in moves)
-        yield Claim(
-            f"no perturbation is longer than {self._epsilon:g}",
-            longest <= self._epsilon * (1 + (1e-3 if exact else 3e-2)),
-            f"the longest is {longest:.4g}",
+            f"each step is {alpha:g} up the gradient of each example, and back to a length of {epsilon:g}",
+            worst < (2e-2 if exact else 0.3) and max(lengths) <= epsilon * (1 + (1e-3 if exact else 3e-2)),
+            f"off by {worst:.1e} of a step at most, the longest is {max(lengths):.4g}",
         )
         padding = max(float(move[~real].abs().sum()) for move in moves)
         yield Claim("padding is not perturbed", padding == 0, f"{padding:g}")
+        share = {"fgm": [1.0] * passes, "pgd": [0.0] * (passes - 1) + [1.0], "freelb": [1 / passes] * passes}[
+            self.attack
+        ]
+        yield from self._added_up(loss, gradient, share, losses, at_weights, exact)
+        yield from self._random(work, epsilon, passes * len(plain), len(plain))
+
+    def _values(self) -> tuple[int, float, float]:
+        """Steps, epsilon and alpha: those given, or those of the papers and their authors' code."""
+        if self.attack == "fgm":
+            return 1, self.epsilon or 1.0, self.epsilon or 1.0
+        return self.steps or 3, self.epsilon or 0.6, self.alpha or 0.1
+
+    def _added_up(
+        self,
+        loss: float,
+        gradient: list[torch.Tensor | None],
+        share: list[float],
+        losses: list[float],
+        at_weights: list[list[torch.Tensor | None]],
+        exact: bool,
+    ) -> Iterator[Claim]:
+        """The loss and the gradient of a step against those of its points, each with its share."""
+        wanted = sum(part * value for part, value in zip(share, losses, strict=True))
+        limit = 1e-3 if exact else 5e-2
+        yield Claim(
+            f"the loss that it tells is the {'sum' if self.attack == 'fgm' else 'mean'} of those that count",
+            abs(loss - wanted) <= limit * max(1.0, abs(wanted)),
+            f"{loss:.5g} against {wanted:.5g}",
+        )
+        error = size = 0.0
+        for found, *parts in zip(gradient, *at_weights, strict=True):
+            there = [part * slope for part, slope in zip(share, parts, strict=True) if slope is not None]
+            if found is None and not there:
+                continue
+            expected = sum(there[1:], there[0]) if there else found * 0
+            error += float(((found if found is not None else expected * 0) - expected).double().square().sum())
+            size += float(expected.double().square().sum())
+        relative = (error / size) ** 0.5 if size else float("inf")
+        yield Claim(
+            f"the gradient is that of {len([part for part in share if part])} of {len(share)} points, by their shares",
+            relative <= limit,
+            f"relative difference {relative:.1e}, at most {limit:g}",
+        )
+
+    def _random(self, work: Training, epsilon: float, passes: int, each: int) -> Iterator[Claim]:
+        """In training: where the first pass begins, and for freelb what the passes of one batch drop."""
+        import torch
+
+        from bench.architecture import embeddings
+
+        states: list[torch.Tensor] = []
+        hook = embeddings(work.model).register_forward_hook(
+            lambda module, args, output: states.append(_generator(work.device).get_state())
+        )
+        with torch.random.fork_rng(), _embeddings.observed(work.model) as seen:
+            work.gradients(work.probe, 1.0)
+        hook.remove()
+        work.optimizer.zero_grad(set_to_none=True)
+        ids, first = seen[0]
+        with torch.no_grad():
+            offset = (first - embeddings(work.model)(ids)).double()
+        real = work.probe.inputs["attention_mask"][: len(ids)].bool()
+        reach = epsilon / (real.sum(1) * offset.shape[-1]).double().sqrt()
+        shares = (offset / reach[:, None, None])[real]
+        largest, size, mean = float(shares.abs().max()), float(shares.abs().mean()), float(shares.mean())
+        if self.attack == "fgm":
+            yield Claim(
+                "the first pass is of the clean embeddings", largest == 0, f"off by {float(offset.abs().max()):.4g}"
+            )
+        else:
+            rounding = 1e-3 if first.dtype == torch.float32 else 0.1
+            yield Claim(
+                "in training the start is uniform, of either sign, up to epsilon over the root of all numbers",
+                largest <= 1 + rounding and abs(size - 0.5) < 0.1 and abs(mean) < 0.1,
+                f"up to {largest:.3f} of it, {size:.3f} in the mean, {mean:.3f} with the sign",
+            )
+        if self.attack == "freelb":
+            same = sum(torch.equal(state, states[0]) for state in states[:passes:each])
+            count = len(states[:passes:each])
+            yield Claim("all passes of a batch drop the same", same == count > 1, f"{same} of {count}")
+
+
+def _slopes(work: Training, move: torch.Tensor) -> tuple[float, torch.Tensor, list[torch.Tensor | None]]:
+    """The loss on the probe batch with its embeddings moved, and its gradients at the move and at the trained weights."""
+    import torch
+
+    here = move.clone().requires_grad_()
+    with _embeddings.changed(work.model, lambda layer, output: output + here):
+        value = work.loss(work.probe)
+    slope, *weights = torch.autograd.grad(value, [here, *work.parameters], allow_unused=True)
+    assert slope is not None
+    slopes: list[torch.Tensor | None] = list(weights)
+    return float(value.detach()), slope, slopes
 
 
 class _Perturbation:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.evidence import Claim, plain
+from bench.evidence import Claim
 from bench.method import Place, Trainer
-from methods import _added
+from methods import _added, _own_weights
 
 if TYPE_CHECKING:
     from bench.evidence import Snapshot
@@ -52,16 +52,13 @@ class BitFit(Trainer):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The biases and the head moved, and every other tensor is bit-identical."""
-        head = {plain(name) for name in _added.new_weights(work.model)}
-        biases = {plain(name) for name, _ in work.model.named_parameters() if _is_bias(name)} - head
-        moved = before.changed(work.after)
-        # Softmax cancels the biases of keys, so their gradient is no more than rounding.
-        yield Claim(
-            "the biases moved", len(biases & moved) > 0.75 * len(biases), f"{len(biases & moved)} of {len(biases)}"
-        )
-        yield Claim("the head moved", head <= moved, f"{len(head & moved)} of {len(head)} tensors")
-        others = moved - biases - head
-        yield Claim("everything else is bit-identical", not others, f"{len(others)} other tensors moved")
+        from bench.architecture import base
+
+        head = _own_weights.drawn(work.model)
+        if base(work.model).get_output_embeddings() is None:
+            head |= _own_weights.outside_body(work.model)
+        biases = {name for name in _own_weights.names(work.model) if name.split(".")[-1] == "bias"}
+        yield from _own_weights.claims(before, work, biases | head, "the biases and the head")
 
 
 def _is_bias(name: str) -> bool:

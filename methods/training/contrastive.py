@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt
 
@@ -90,7 +92,7 @@ class Contrastive(Modifier):
         return added
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The loss is higher than without it by what a plain computation on the body's outputs gives."""
+        """Of known states in the body's place, what is added to the loss and its gradient are a plain computation's."""
         import torch
 
         from bench.loop import Training
@@ -99,41 +101,115 @@ class Contrastive(Modifier):
         assert isinstance(work, Training)
         half = work.compute_dtype != torch.float32
         without: ComputeLoss = work.notes.get(self.name, work.loss)
-        with _states(work.model) as trained:
+        with torch.random.fork_rng(), torch.no_grad(), _states(work.model) as trained:
             work.loss(work.probe)
-        with torch.no_grad(), evaluating(work.model), _states(work.model) as states:
-            seen = float(work.loss(work.probe))
-            with torch.autocast(work.device.type, work.compute_dtype, enabled=half):
-                seen -= float(without(work.probe))
-        expected = self.weight * self._plain(states[0], work.probe)
+        passes = 2 if self.loss == "simcse" else 1
+        drawn = torch.Generator().manual_seed(work.seed)
+        given = [
+            torch.randn(trained[0].shape, generator=drawn).to(trained[0].device, trained[0].dtype).requires_grad_()
+            for _ in range(passes)
+        ]
+        values, slopes = [], []
+        with evaluating(work.model):
+            for compute in (work.loss, without):
+                with _instead(work.model, given), torch.autocast(work.device.type, work.compute_dtype, enabled=half):
+                    value = compute(work.probe)
+                slope = torch.autograd.grad(value, given, allow_unused=True)
+                values.append(float(value.detach()))
+                slopes.append([g if g is not None else p.detach() * 0 for g, p in zip(slope, given, strict=True)])
+        plainly = self.weight * self._plain(given, work.probe)
+        wanted = torch.autograd.grad(plainly, given)
+        seen, expected = values[0] - values[1], float(plainly.detach())
+        rounding = 1e-5 if not half else 1e-2
         yield Claim(
-            f"{self.weight:g} times the loss of {self.loss} is added",
-            abs(seen - expected) <= 1e-3 * abs(expected) + 1e-4,
-            f"{seen:.5g} against {expected:.5g}",
+            f"{self.weight:g} times the loss of {self.loss} is added, at a temperature of {self._usual:g}",
+            abs(seen - expected) <= 1e-3 * abs(expected) + rounding * max(1.0, abs(values[1])),
+            f"{seen:.5g} against {expected:.5g} for random states",
         )
-        learns = trained[0].requires_grad
-        yield Claim("gradients flow through what is compared", learns, "they do" if learns else "they do not")
+        errors = []
+        for ours, theirs, formula in zip(*slopes, wanted, strict=True):
+            rest = rounding * float(theirs.float().norm())
+            errors.append(float((ours - theirs - formula).float().norm()) / (float(formula.float().norm()) + rest))
+        limit = 1e-3 if not half else 5e-2
+        yield Claim(
+            "and its gradient, at the states of each pass",
+            max(errors) <= limit,
+            "relative differences " + ", ".join(f"{error:.1e}" for error in errors),
+        )
         if self.loss == "simcse":
             differ = len(trained) > 1 and not torch.equal(trained[0], trained[1])
             yield Claim("the two passes differ by dropout", differ, "different states" if differ else "the same states")
+            yield self._learns(work)
 
-    def _plain(self, states: torch.Tensor, batch: Batch) -> float:
-        """The loss in evaluation mode, where both passes are one, item by item in double precision."""
+    @property
+    def _usual(self) -> float:
+        """The temperature that was given, or the paper's."""
+        if self.temperature is not None:
+            return self.temperature
+        return 0.1 if self.loss == "supcon" else 0.05
+
+    def _learns(self, work: Training) -> Claim:
+        """That the gradient goes back through both passes."""
+        import torch
+
+        flows: list[bool] = []
+        with torch.random.fork_rng(), _states(work.model) as states:
+            loss = work.loss(work.probe)
+        for state in states:
+            (slope,) = (
+                torch.autograd.grad(loss, state, retain_graph=True, allow_unused=True)
+                if state.requires_grad
+                else (None,)
+            )
+            flows.append(slope is not None and bool(slope.any()))
+        return Claim("gradients flow through both passes", flows == [True, True], f"{sum(flows)} of {len(flows)}")
+
+    def _plain(self, states: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+        """The loss of one or two passes' states, item by item in double precision."""
         import torch
 
         length = batch.inputs["attention_mask"].shape[1]
-        vectors = [state[-length:][:real].double().mean(0) for state, real in zip(states, batch.lengths, strict=True)]
-        units = torch.stack([vector / vector.norm() for vector in vectors]).cpu()
-        weights = (units @ units.T / self._temperature).exp()
+        views = []
+        for of_pass in states:
+            means = [
+                state[-length:][:real].double().sum(0) / real
+                for state, real in zip(of_pass, batch.lengths, strict=True)
+            ]
+            views.append([mean / mean.square().sum().sqrt() for mean in means])
+        first, second = views[0], views[-1]
         labels = batch.labels.tolist()
-        total = 0.0
-        for anchor in range(len(units)):
-            others = [other for other in range(len(units)) if self.loss == "simcse" or other != anchor]
-            positives = [anchor] if self.loss == "simcse" else [o for o in others if labels[o] == labels[anchor]]
-            below = sum(float(weights[anchor, other]) for other in others)
-            logs = [float((weights[anchor, positive] / below).log()) for positive in positives]
-            total -= sum(logs) / max(1, len(logs))
-        return total / len(units)
+        total = torch.zeros((), dtype=torch.float64, device=states[0].device)
+        for anchor, unit in enumerate(first):
+            itself = self.loss == "simcse"
+            others = [other for other in range(len(first)) if itself or other != anchor]
+            positives = [anchor] if itself else [other for other in others if labels[other] == labels[anchor]]
+            weights = {other: ((unit * second[other]).sum() / self._usual).exp() for other in others}
+            below = torch.stack([*weights.values()]).sum()
+            for positive in positives:
+                total = total - (weights[positive] / below).log() / len(positives)
+        return total / len(first)
+
+
+@contextlib.contextmanager
+def _instead(model: nn.Module, given: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, the body's last hidden states are those `given`, of one pass after the other."""
+    from bench.architecture import body
+
+    passes = itertools.cycle(given)
+
+    def replace(module: nn.Module, args: Any, outputs: Any) -> Any:
+        state = next(passes)
+        if isinstance(outputs, tuple):
+            return (state, *outputs[1:])
+        outputs = copy.copy(outputs)
+        outputs["last_hidden_state"] = state
+        return outputs
+
+    handle = body(model).register_forward_hook(replace, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from bench.evidence import Claim, take
+from bench.evidence import Claim, digest, plain, take
 from bench.method import Fact, Place, Trainer, facts_after
 from methods import _structured
 from methods._models import known, one_stack
@@ -152,6 +153,7 @@ class Distill(Trainer):
         teacher = training.model.eval()
         student = training.model = self._student(training, teacher)
         student.requires_grad_(True)
+        training.notes[f"{self.name} start"] = {name: digest(weight) for name, weight in student.named_parameters()}
         # Kernels for packed weights take what they were made for, and no autocast's.
         plain = not facts_after(training.before) & {"quantized", "inference_only", "half"}
         teaching = training.notes[self.name] = _distillation.Teaching(teacher, autocast=plain)
@@ -196,6 +198,8 @@ class Distill(Trainer):
         teacher = teaching.teacher
         same = take(teacher, None).digests == before.digests
         yield Claim("the teacher is bit-identical", same, f"{len(before.digests)} tensors")
+        drops = sum(module.training for module in teacher.modules())
+        yield Claim("the teacher answers in evaluation mode", not drops, f"{drops} of its modules are in training mode")
 
         with torch.random.fork_rng():
             fresh = dict(self._student(work, teacher).named_parameters())
@@ -203,6 +207,7 @@ class Distill(Trainer):
         small, large = (sum(weight.numel() for weight in weights) for weights in (ours.values(), teacher.parameters()))
         if self.student is None:
             yield from self._copied(work.model, teacher, small, large)
+            yield self._began(before, work, teacher)
         else:
             shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (ours, fresh)]
             seen = f"{small:,} parameters, the teacher {large:,}"
@@ -210,6 +215,9 @@ class Distill(Trainer):
         matrices = {name for name, weight in ours.items() if weight.dim() > 1}
         moved = {name for name in matrices & fresh.keys() if not torch.equal(ours[name], fresh[name])}
         yield Claim("every weight matrix of the student moved", moved == matrices, f"{len(moved)} of {len(matrices)}")
+        frozen = [name for name, weight in ours.items() if not weight.requires_grad]
+        yield Claim("all of the student trains", not frozen, f"{len(ours) - len(frozen)} of {len(ours)} tensors")
+        yield from self._objective(work, teacher)
         if isinstance(teaching.match, _distillation.Hidden):
             weight = getattr(work.model, _distillation.PROJECTION).weight
             learned = not torch.equal(weight, torch.nn.init.eye_(torch.empty_like(weight)))
@@ -228,6 +236,76 @@ class Distill(Trainer):
                 other,
                 f"relative difference {relative:.1e}",
             )
+
+    def _began(self, before: Snapshot, work: Training, teacher: nn.Module) -> Claim:
+        """That the student's blocks were the teacher's, evenly spread from first to last, and all else the teacher's too."""
+        from bench.architecture import stack
+
+        count, layers = len(stack(teacher)), stack(work.model)
+        prefix = next(plain(name) for name, module in work.model.named_modules() if module is layers)
+        kept = [round(number * (count - 1) / max(1, len(layers) - 1)) for number in range(len(layers))]
+        start: dict[str, str] = work.notes.get(f"{self.name} start", {})
+        wrong = 0
+        for name, found in start.items():
+            source = plain(name)
+            if source.startswith(f"{prefix}."):
+                own, _, rest = source.removeprefix(f"{prefix}.").partition(".")
+                source = f"{prefix}.{kept[int(own)]}.{rest}" if int(own) < len(kept) else ""
+            wrong += before.digests.get(source) != found
+        return Claim(
+            f"it began with the weights of the teacher's blocks {', '.join(map(str, kept))} and of all around them",
+            bool(start) and not wrong,
+            f"{len(start) - wrong} of {len(start)} tensors",
+        )
+
+    def _objective(self, work: Training, teacher: nn.Module) -> Iterator[Claim]:
+        """The criterion and its gradient at the student's weights, with random answers of the teacher, by the formula."""
+        import torch
+
+        from bench.work import evaluating
+        from methods import _distillation_formula as formula
+
+        probe = work.probe
+        weights = dict(work.model.named_parameters())
+        with evaluating(work.model), formula.observed(work, teacher, self.match == "hidden") as seen:
+            outputs = work.outputs(probe)
+            value = work.criterion(outputs, probe)
+            slopes = torch.autograd.grad(value, [*weights.values()], retain_graph=True, allow_unused=True)
+        found = dict(zip(weights, slopes, strict=True))
+        asked = bool(seen.logits)
+        ours = work.task.logits(outputs, probe)
+        theirs = work.task.logits(formula.Outputs(seen.logits[0]), probe) if asked else ours
+        wanted = self.alpha * formula.divergence(ours, theirs, self.temperature)
+        if self.alpha < 1:
+            wanted = wanted + (1 - self.alpha) * work.task.criterion(outputs, probe)
+        if self.match == "hidden" and seen.teacher:
+            wanted = wanted + formula.hidden(seen, work.model, probe)
+        expected = dict(zip(weights, torch.autograd.grad(wanted, [*weights.values()], allow_unused=True), strict=True))
+        if self.match == "attention":
+            maps, of = formula.maps(work, teacher, probe)
+            named = dict(of.named_parameters())
+            slopes = torch.autograd.grad(maps, [*named.values()], allow_unused=True)
+            wanted = wanted.detach() + maps.detach()
+            for name, slope in zip(named, slopes, strict=True):
+                if slope is not None:
+                    expected[name] = slope if expected[name] is None else expected[name] + slope
+        seen_loss, loss = float(value.detach()), float(wanted.detach())
+        yield Claim(
+            "with random answers of the teacher the criterion is the formula's",
+            asked and abs(seen_loss - loss) <= 1e-3 * abs(loss),
+            f"{seen_loss:.6g} against {loss:.6g}",
+        )
+        pairs = [
+            [torch.zeros_like(weight) if slope is None else slope for slope in (found[name], expected[name])]
+            for name, weight in weights.items()
+        ]
+        error = sum(float((one - other).double().square().sum()) for one, other in pairs) ** 0.5
+        size = sum(float(other.double().square().sum()) for _, other in pairs) ** 0.5
+        yield Claim(
+            "and its gradient at the student's weights",
+            error <= 1e-3 * size,
+            f"relative difference {error / size if size else math.inf:.1e}",
+        )
 
     def _copied(self, student: nn.Module, teacher: nn.Module, small: int, large: int) -> Iterator[Claim]:
         from bench.architecture import stack

@@ -10,6 +10,7 @@ from annotated_types import Gt, Le
 
 from bench.evidence import Claim
 from bench.method import Place, Trainer
+from methods import _own_weights
 
 if TYPE_CHECKING:
     from bench.evidence import Snapshot
@@ -48,12 +49,5 @@ class Full(Trainer):
         training.model.requires_grad_(True)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """Every weight matrix moved."""
-        after = work.after
-        matrices = {
-            name
-            for name, shape in after.shapes.items()
-            if len(shape) >= 2 and name in dict(work.model.named_parameters())
-        }
-        still = matrices & before.same(after)
-        yield Claim("every weight matrix moved", not still, f"{len(matrices) - len(still)} of {len(matrices)} moved")
+        """Every parameter trains, and moved."""
+        yield from _own_weights.claims(before, work, set(_own_weights.names(work.model)), "all weights")

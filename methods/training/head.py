@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.evidence import Claim, plain
+from bench.evidence import Claim
 from bench.method import Place, Trainer
+from methods import _own_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,10 +51,8 @@ class Head(Trainer):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The head moved, and every other tensor is bit-identical."""
-        head = {plain(name) for name in _head(work.model)}
-        moved = before.changed(work.after)
-        yield Claim("the head moved", bool(head) and head <= moved, f"{len(head & moved)} of {len(head)} tensors")
-        yield Claim("the body is bit-identical", not moved - head, f"{len(moved - head)} other tensors moved")
+        head = _own_weights.outside_body(work.model) | _own_weights.drawn(work.model)
+        yield from _own_weights.claims(before, work, head, "the head's weights")
 
 
 def _head(model: nn.Module) -> dict[str, nn.Parameter]:

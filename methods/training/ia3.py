@@ -51,11 +51,12 @@ class IA3(Trainer):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The base is bit-identical, each layer has one factor an activation, and a layer's output is rescaled by them."""
-        yield from _added.claims(before, work, "ia3_")
+        yield from _added.claims(before, work, "ia3_", every=True)
         layers = _peft.layers(work.model, "ia3_l")
         counted = sum(whole_numel(p) for name, p in work.model.named_parameters() if "ia3_" in name)
         formula = sum(layer.in_features if layer.is_feedforward else layer.out_features for layer in layers.values())
         yield Claim("there is one factor an activation", 0 < counted == formula, f"{counted:,} against {formula:,}")
+        yield from self._chosen(work, layers)
         errors: list[float] = []
         note = lambda layer, args, output: errors.append(_error(layer, args[0], output))  # noqa: E731
         hooks = [layer.register_forward_hook(note) for layer in layers.values()]
@@ -68,6 +69,23 @@ class IA3(Trainer):
             len(errors) == len(layers) and worst < 1e-2,
             f"relative difference {worst:.1e} in {len(errors)} layers",
         )
+
+    def _chosen(self, work: Work, layers: dict[str, Any]) -> Iterator[Claim]:
+        """The layers that PEFT's tables name, of which some by their inputs, and factors that began at 1."""
+        from bench.architecture import base
+        from bench.loop import Training
+
+        assert isinstance(work, Training)
+        yield from _peft.adapted(work, layers, "IA3", None)
+        yield _added.started(work, "factors began at 1", ".ia3_l.", 1.0)
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as TABLE
+
+        named = TABLE.get(base(work.model).config.model_type)
+        if named is not None:
+            inputs = {name for name in layers if any(f".{name}".endswith(f".{target}") for target in named)}
+            found = {name for name, layer in layers.items() if layer.is_feedforward}
+            text = f"rescaled are the inputs of {', '.join(named)}, and of other layers what they give"
+            yield Claim(text, found == inputs != set(), f"inputs of {len(found)} of {len(layers)} layers")
 
 
 def _error(layer: Any, given: torch.Tensor, output: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +48,7 @@ class LabelSmoothing(Modifier):
         return smoothed
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """The loss asks the criterion, whose value on the probe batch is the one computed here from the logits."""
+        """The loss asks the criterion, whose value and gradient on the probe batch are those computed here from logits."""
         import torch
 
         from bench.loop import Training
@@ -73,4 +74,20 @@ class LabelSmoothing(Modifier):
             f"a share of {self.smoothing:g} goes to all classes",
             holds,
             f"{seen:.6g}, by hand {expected:.6g}, unsmoothed {hard:.6g}",
+        )
+        # Of other logits than the model's, and as the criterion's gradient at them.
+        drawn = torch.Generator().manual_seed(work.seed)
+        given = torch.randn(outputs.logits.shape, generator=drawn).to(outputs.logits.device).requires_grad_()
+        changed = dataclasses.replace(outputs, logits=given)
+        (seen_slope,) = torch.autograd.grad(work.criterion(changed, work.probe), given)
+        (hard_slope,) = torch.autograd.grad(work.task.criterion(changed, work.probe), given)
+        uniform = work.task.logits(changed, work.probe).double()
+        classes = uniform.shape[-1]
+        # −Σ log p / K of each row has the gradient p − 1/K.
+        of_rows = (uniform.softmax(-1) - 1 / classes) / len(uniform)
+        (soft_slope,) = torch.autograd.grad((uniform * of_rows.detach()).sum(), given)
+        wanted = (1 - self.smoothing) * hard_slope + self.smoothing * soft_slope
+        error = float((seen_slope - wanted).norm() / wanted.norm())
+        yield Claim(
+            "and the gradient at each logit is that of the share", error < 1e-4, f"relative difference {error:.1e}"
         )

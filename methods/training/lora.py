@@ -95,7 +95,7 @@ class LoRA(Trainer):
         """The base is frozen, the adapter has the weights and the scale of its formula, and its update is not zero."""
         layers = _peft.layers(work.model, "lora_A") | _peft.layers(work.model, "lora_embedding_A")
         taken = {f"{name}.weight" for name in layers} if self.variant == "pissa" else set()
-        yield from _added.claims(before, work, "lora_", taken)
+        yield from _added.claims(before, work, "lora_", taken, every=True)
         counted = sum(whole_numel(p) for name, p in work.model.named_parameters() if "lora_" in name)
         dora = self.variant == "dora"
         sides = [(layer.in_features, layer.out_features) for layer in layers.values()]
@@ -118,12 +118,43 @@ class LoRA(Trainer):
             bool(seen) and all(abs(found / scale - 1) < 1e-2 for found in seen),
             f"{min(seen, default=math.nan):.4g} to {max(seen, default=math.nan):.4g}",
         )
+        yield from self._formed(work, layers, scale)
         if dora:
             errors = [_magnitude_error(layer) for layer in layers.values()]
             worst = max(errors, default=math.inf)
             yield Claim("weights are as long as their magnitudes say", worst < 1e-2, f"relative difference {worst:.1e}")
         if self.variant == "pissa":
             yield from self._residual(before, work, layers)
+
+    def _formed(self, work: Work, layers: dict[str, Any], scale: float) -> Iterator[Claim]:
+        """Which layers are adapted, what drops out, where the updates began, and what each layer gives."""
+        from bench.loop import Training
+
+        assert isinstance(work, Training)
+        yield from _peft.adapted(work, layers, "LORA", self.targets)
+        yield _peft.dropouts(work, layers, self.dropout)
+        if self.variant != "pissa":
+            yield _added.started(work, "updates began at zero: B was zero", ".lora_B.", 0.0)
+
+        def wanted(layer: Any, given: torch.Tensor, base: torch.Tensor) -> Any:
+            if "default" in layer.lora_embedding_A:
+                return base + scale * layer.lora_embedding_A["default"].T[given] @ layer.lora_embedding_B["default"].T
+            down, up = layer.lora_A["default"], layer.lora_B["default"]
+            if self.variant != "dora":
+                return base + scale * up(down(given.to(down.weight.dtype)))
+            weight = layer.base_layer.weight.T if layer.fan_in_fan_out else layer.base_layer.weight
+            if not weight.is_floating_point() or weight.shape != (layer.out_features, layer.in_features):
+                return base + (layer(given) - base)  # packed weights are the magnitudes' claim alone
+            whole = weight + scale * up.weight @ down.weight
+            lengths = layer.lora_magnitude_vector["default"].weight / whole.norm(dim=1)
+            bias = layer.base_layer.bias
+            output = given @ (whole * lengths[:, None]).T
+            return output if bias is None else output + bias
+
+        update = "B A in the direction of the whole" if self.variant == "dora" else "B A"
+        yield _peft.computed(
+            work, layers, f"each adapted layer gives what its base does and {scale:.4g} times {update}", wanted
+        )
 
     @property
     def _alpha(self) -> float:

@@ -178,7 +178,7 @@ class MixedPrecision(Modifier):
             f"{seen:.4g} times",
         )
         arriving: list[float] = []
-        work.optimizer.step = lambda: arriving.append(  # type: ignore[method-assign]
+        work.optimizer.step = lambda: arriving.append(
             sum(float(p.grad.double().abs().sum()) for p in work.parameters if p.grad is not None)
         )
         try:

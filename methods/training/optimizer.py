@@ -157,7 +157,7 @@ class Optimizer(Modifier):
         rate = 100.0 if self.optimizer in ("sgd", "sgd_8bit") else 0.01
         random = torch.Generator(work.device).manual_seed(work.seed)
         before = work.optimizer.state
-        given = {
+        given: dict[torch.Tensor, torch.Tensor] = {
             p: _step_formulas.size(before.get(p, {}), p) * torch.randn(p.shape, generator=random, device=p.device)
             for p in work.parameters
         }
@@ -173,18 +173,20 @@ class Optimizer(Modifier):
             name = "adamw" if self.optimizer == "muon" and not muon else self.optimizer
             usual = _step_formulas.DECAY.get(name, 0.0)
             decay = (decaying[0] if parameter.dim() >= 2 else 0.0) if decaying else usual
-            momentum = self._momentum if name in _MOMENTUM else 0.0
-            state = before.get(parameter, {})
-            wanted, moment = _step_formulas.step(
-                name, parameter.detach(), given[parameter], state, rate=rate, decay=decay, momentum=momentum
-            )
-            error = float((move.float() - wanted).norm() / wanted.norm())
-            if (
-                moment is not None
-                and (kept := after[parameter].get("state1", after[parameter].get("momentum_buffer"))) is not None
-            ):
-                if kept.dtype != torch.uint8:
+            momentum = _step_formulas.MOMENTUM.get(name, 0.0) if self.momentum is None else self.momentum
+            options = {"rate": rate, "decay": decay, "momentum": momentum}
+            try:
+                wanted, moment = _step_formulas.step(
+                    name, parameter.detach(), given[parameter], before.get(parameter, {}), **options
+                )
+                error = float((move.float() - wanted).norm() / wanted.norm())
+                kept = (
+                    None if moment is None else after[parameter].get("state1", after[parameter].get("momentum_buffer"))
+                )
+                if kept is not None and moment is not None and kept.dtype != torch.uint8:
                     error = max(error, float((kept - moment).norm() / moment.norm()))
+            except KeyError:  # its state is another optimizer's
+                error = math.inf
             # Muon's products are of bf16.
             limit = 0.1 if muon else 1e-2 if self.optimizer in _STATES else 2e-3
             wrong, worst, of = wrong + (error > limit), max(worst, error), of + 1

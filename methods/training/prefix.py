@@ -95,7 +95,7 @@ class Prefix(Trainer):
         from bench.loop import Training
 
         assert isinstance(work, Training)
-        yield from _added.claims(before, work, "prompt_encoder")
+        yield from _added.claims(before, work, "prompt_encoder", every=True)
         table = _peft.virtual_tokens(work.model)
         count = 0 if table is None else table.numel()
         config = base(work.model).config

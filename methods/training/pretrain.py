@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
 
-from bench.evidence import Claim
+from bench.evidence import Claim, marks, plain
 from bench.method import Place, Trainer
 from bench.models.base import ENCODERS
 from bench.tasks.base import Batch, Quality, Split, Task, first
+from methods import _own_weights
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,11 @@ class Pretrain(Trainer):
     weights: Literal["given", "random"] = "given"
     lr: Annotated[float, Gt(0)] = 1e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
+
+    @property
+    def anew(self) -> bool:  # type: ignore[override]
+        """Random weights are other values."""
+        return self.weights == "random"
 
     def problems(self, place: Place) -> Iterator[str]:
         """The objective must suit the architecture, and every weight must be there to train."""
@@ -144,19 +150,55 @@ class Pretrain(Trainer):
             classes == wanted and math.isclose(live, by_hand, rel_tol=1e-4),
             f"{live:.6g}, by hand {by_hand:.6g}, over {classes:,} classes",
         )
-        trained = {name for name, p in work.model.named_parameters() if p.requires_grad and p.dim() >= 2}
-        matrices = {name for name in trained if name in before.digests}
-        still = matrices & before.same(work.after)
+        # Tokens are predicted past a pooler.
+        reached = {name for name in _own_weights.names(work.model) if self.objective != "mlm" or "pooler" not in name}
+        frozen = {plain(name) for name, parameter in work.model.named_parameters() if not parameter.requires_grad}
         yield Claim(
-            "every weight matrix that it reaches moved",
-            bool(matrices) and not still,
-            f"{len(matrices) - len(still)} of {len(matrices)}",
+            "every weight that it reaches trains",
+            bool(reached) and not reached & frozen,
+            f"{len(reached - frozen)} of {len(reached)}",
         )
+        still, moved = _own_weights.unmoved(before, work, reached)
+        yield Claim("and moved: each matrix, and of each kind of vector some", not still, moved)
         if self.weights == "random" and (given := work.notes.get(self.name)) is not None:
             import torch
 
             likeness = float(torch.corrcoef(torch.stack([given.sample, _sample(given.model)]))[0, 1])
             yield Claim("the weights are not those given", abs(likeness) < 0.1, f"their correlation is {likeness:.3f}")
+            yield from self._drawn(before, work)
+
+    def _drawn(self, before: Snapshot, work: Training) -> Iterator[Claim]:
+        """Each matrix began unlike the one that came, and as large as the architecture draws it."""
+        import torch
+        import transformers
+
+        from bench.architecture import base
+
+        began = {name: mark for name, mark in work.began.items() if isinstance(mark, torch.Tensor) and len(mark) >= 16}
+        given = {name: before.projections[name] for name in began if name in before.projections}
+        alike = [
+            name for name, was in given.items() if float(torch.corrcoef(torch.stack([began[name], was]))[0, 1]) > 0.9
+        ]
+        yield Claim(
+            "each matrix began unlike the one that was given",
+            bool(given) and not alike,
+            f"{len(given) - len(alike)} of {len(given)}",
+        )
+        auto_class = _HEADS[self.objective] if work.task.kind != "causal_lm" else "AutoModelForCausalLM"
+        with torch.random.fork_rng():
+            fresh = getattr(transformers, auto_class).from_config(base(work.model).config)
+        usual = {name: tensor for name, tensor in marks(fresh).items() if isinstance(tensor, torch.Tensor)}
+        sizes = [
+            float(began[name].square().mean().sqrt() / usual[name].square().mean().sqrt())
+            for name in began
+            if name in usual
+        ]
+        off = [size for size in sizes if not 0.5 < size < 2]
+        yield Claim(
+            "and as large as the architecture draws it",
+            bool(sizes) and not off,
+            f"{min(sizes, default=math.nan):.2f} to {max(sizes, default=math.nan):.2f} times, in {len(sizes)} matrices",
+        )
 
 
 @dataclass(frozen=True)
@@ -337,11 +379,21 @@ class _Masked(_Objective):
 
         wrong = items = 0
         masked, kept, chosen = 0, 0, 0
+        drawn: list[int] = []
+        again = comparable = specials = 0
+        before: torch.Tensor | None = None
+        special = torch.tensor(sorted(set(tokenizer.all_special_ids)))
         for batch, original in batches:
             ids, true = batch.inputs["input_ids"].cpu(), original.inputs["input_ids"]
             labels = batch.labels.cpu()
             gaps = labels != IGNORED
-            tokens = _ordinary(original, tokenizer).sum(1)
+            tokens = (original.inputs["attention_mask"].bool() & ~torch.isin(true, special)).sum(1)
+            specials += int(torch.isin(true[gaps], special).sum())
+            drawn += ids[gaps & (ids != true) & (ids != tokenizer.mask_token_id)].tolist()
+            if before is not None and before.shape == gaps.shape:
+                again += int((before == gaps).all(1).sum())
+                comparable += len(gaps)
+            before = gaps
             # 15 % to the nearest token, and one at least.
             enough = (gaps.sum(1) - 0.15 * tokens).abs() <= (1 - 0.15 * tokens).clamp(min=0.5) + 1e-4
             right = enough & (torch.where(gaps, labels, ids) == true).all(1)
@@ -361,6 +413,21 @@ class _Masked(_Objective):
             "of these 80 % are masked and 10 % stay",
             _near(masked, chosen, 0.8) and _near(kept, chosen, 0.1),
             f"{masked / max(1, chosen):.1%} and {kept / max(1, chosen):.1%}",
+        )
+        yield Claim("no special token is to be predicted", not specials, f"{specials} of {chosen:,}")
+        count, vocabulary = max(1, len(drawn)), len(tokenizer)
+        mean = sum(drawn) / count
+        # Of numbers that are drawn evenly: the deviation of one is a twelfth's root of the range.
+        near = abs(mean - (vocabulary - 1) / 2) <= 5 * vocabulary / math.sqrt(12 * count) + 1
+        yield Claim(
+            "random tokens are drawn from the whole vocabulary",
+            near or len(drawn) < 8,
+            f"{len(drawn)}, {mean:.0f} in the mean",
+        )
+        yield Claim(
+            "each batch has gaps at other places",
+            comparable < 8 or again < 0.5 * comparable,
+            f"{again} of {comparable} texts have those of the text before",
         )
 
 

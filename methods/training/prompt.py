@@ -71,7 +71,7 @@ class Prompt(Trainer):
         from bench.loop import Training
 
         assert isinstance(work, Training)
-        yield from _added.claims(before, work, "prompt_encoder")
+        yield from _added.claims(before, work, "prompt_encoder", every=True)
         table = _peft.virtual_tokens(work.model)
         count = 0 if table is None else table.numel()
         seen: list[torch.Size] = []

@@ -68,7 +68,7 @@ class RDrop(Modifier):
         return twice
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
-        """Two passes differ by dropout, and with known logits in their place the loss has the divergence in it."""
+        """Two passes differ by dropout, and of known logits in their place the loss and its gradient are the formula's."""
         import torch
 
         from bench.loop import Training
@@ -84,12 +84,12 @@ class RDrop(Modifier):
                 outputs = dataclasses.replace(outputs, logits=given[(len(own) - 1) % 2])
             return criterion(outputs, batch)
 
-        def loss(*logits: torch.Tensor) -> float:
+        def loss(*logits: torch.Tensor) -> torch.Tensor:
             own.clear()
             given[:] = logits
             with torch.random.fork_rng():
                 torch.manual_seed(work.seed)  # what else is in the loss draws the same
-                return float(work.loss(work.probe))
+                return work.loss(work.probe)
 
         work.criterion = through
         with torch.no_grad():
@@ -97,7 +97,15 @@ class RDrop(Modifier):
             passes, differ = len(own), len(own) == 2 and not torch.equal(own[0], own[1])
             first, second = torch.randn_like(own[0]), torch.randn_like(own[0])
             # Whatever the criterion makes of one pass' logits cancels, and what the two differ by is left.
-            seen = loss(first, second) - (loss(first, first) + loss(second, second)) / 2
+            seen = float(loss(first, second) - (loss(first, first) + loss(second, second)) / 2)
+            # Of the same logits twice the loss is the criterion's, beside what else is in it.
+            alike = float(loss(first, first) - loss(second, second))
+            once = float(criterion(_Outputs(first), work.probe) - criterion(_Outputs(second), work.probe))
+        pair = [each.clone().requires_grad_() for each in (first, second)]
+        slopes = torch.autograd.grad(loss(*pair), pair)
+        # Of two that are the same the divergence has no gradient, so this is what else there is.
+        same = [each.clone().requires_grad_() for each in (first, second)]
+        others = [torch.autograd.grad(loss(each, each), each)[0] / 2 for each in same]
         work.criterion = criterion
         one, two = (
             work.task.logits(_Outputs(logits), work.probe).double().log_softmax(-1) for logits in (first, second)
@@ -107,9 +115,27 @@ class RDrop(Modifier):
         yield Claim("a loss takes two passes", passes == 2, f"it took {passes}")
         yield Claim("they differ by dropout", differ, "different logits" if differ else "the same logits")
         yield Claim(
+            "beside it the loss is the mean of both passes'",
+            abs(alike - once) <= limit * abs(once) + 1e-4,
+            f"{alike:.5g} against {once:.5g} from one pair of equal logits to another",
+        )
+        yield Claim(
             "the loss has alpha times the divergence of the two in it",
             abs(seen - expected) <= limit * expected + 1e-5,
             f"{seen:.5g} against {expected:.5g} for random logits",
+        )
+        formula = [each.clone().double().requires_grad_() for each in (first, second)]
+        logs = [work.task.logits(_Outputs(each), work.probe).log_softmax(-1) for each in formula]
+        both = ((logs[0].exp() - logs[1].exp()) * (logs[0] - logs[1])).sum(-1).mean()
+        wanted = torch.autograd.grad(self.alpha / 2 * both, formula)
+        errors = [
+            float((slope.double() - other - want).norm() / want.norm())
+            for slope, other, want in zip(slopes, others, wanted, strict=True)
+        ]
+        yield Claim(
+            "and its gradient, at the logits of either pass",
+            max(errors) <= limit,
+            f"relative differences {errors[0]:.1e} and {errors[1]:.1e}",
         )
 
 

@@ -95,7 +95,8 @@ class Schedule(Modifier):
         )
         _, rates = work.notes.get(self.name, ({}, []))
         # The full rate is the trainer's, or the optimizer's own where that is given.
-        given = [m.lr for m in work.stage.modifiers if getattr(m, "optimizer", None) and getattr(m, "lr", None)]
+        rated = [m for m in work.stage.modifiers if getattr(m, "optimizer", None) and getattr(m, "lr", None)]
+        given = [float(getattr(m, "lr")) for m in rated]  # noqa: B009
         base = given[0] if given else work.trainer.lr
         off = [
             of_step

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from bench.evidence import Claim, plain
 from bench.method import Place, Trainer
+from methods import _own_weights
 from methods._models import one_stack
 
 if TYPE_CHECKING:
@@ -57,17 +58,21 @@ class TopLayers(Trainer):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """Every weight matrix of the last blocks and after them moved, and every other tensor is bit-identical."""
-        top = {plain(name): parameter for name, parameter in _top(work.model, self.n).items()}
-        moved = before.changed(work.after)
-        matrices = {name for name, parameter in top.items() if parameter.dim() >= 2}
-        still = matrices - moved
-        yield Claim(
-            f"every weight matrix of the last {self.n} blocks and after them moved",
-            bool(matrices) and not still,
-            f"{len(matrices) - len(still)} of {len(matrices)} moved",
-        )
-        others = moved - top.keys()
-        yield Claim("everything below is bit-identical", not others, f"{len(others)} other tensors moved")
+        from torch import nn
+
+        from bench.architecture import stack
+
+        layers = stack(work.model)
+        prefix = next(plain(name) for name, module in work.model.named_modules() if module is layers)
+        of_block = [f"{prefix}.{number}." for number in range(len(layers))]
+        chosen = tuple(of_block[len(of_block) - self.n :])
+        ordered = _own_weights.names(work.model)
+        last = max(place for place, name in enumerate(ordered) if name.startswith(of_block[-1]))
+        embedded = {
+            f"{plain(name)}.weight" for name, module in work.model.named_modules() if isinstance(module, nn.Embedding)
+        }
+        top = {name for name in ordered if name.startswith(chosen)} | {*ordered[last + 1 :]} - embedded
+        yield from _own_weights.claims(before, work, top, f"the last {self.n} blocks and what comes after them")
 
 
 def _top(model: nn.Module, n: int) -> dict[str, nn.Parameter]:

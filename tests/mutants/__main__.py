@@ -37,7 +37,7 @@ LIBRARIES = [
 ]  # fmt: skip
 """Imported once, before any fork. What else a mutant needs is imported in its own process."""
 
-SECONDS = {"recipe": 120.0, "tests": 600.0}
+SECONDS = {"recipe": 300.0, "tests": 1800.0}
 """How long a mutant's recipe, and its tests, may take."""
 
 LEAST = 0.8

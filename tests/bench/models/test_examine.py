@@ -132,6 +132,15 @@ def test_every_architecture_as_it_is_saved_is_read_whole(name, tmp_path):
         assert not problems
 
 
+def test_weights_that_are_no_numbers_are_refused_when_they_are_read(bert, tmp_path):
+    folder = copied(bert, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights hold numbers that are not finite, as bert\.encoder\.layer\.0"):
+        load(folder)
+
+
 # -- heads
 
 

@@ -35,7 +35,7 @@ def test_chains_keep_the_zeros(text, fixture, request, tmp_path):
     status, reason, records = jobs.run(text, request.getfixturevalue(fixture), tmp_path, budget={"steps": 3})
     assert status == "ok", reason
     assert [claim["text"] for claim in records[-1]["evidence"] if claim["method"] == "magnitude"] == [
-        "the zeros were kept in training"
+        "the zeros were kept in training, and no weight was lost"
     ]
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from bench import recipe
+from tests import architectures
 from tests.trainings import gradient, make, prepared
+from tests.transforms import refusals
 
 # Of a block: four projections, the feed-forward layers and two norms; then the embeddings' norm, pooler and head.
 BIASES = 2 * (4 * 32 + 64 + 32 + 2 * 32) + 32 + 32
@@ -49,7 +50,6 @@ def test_what_is_wrong_is_found_out(tiny_bert, tmp_path, wrong, text):
     ("model", "config", "runs"),
     [("bert", {}, True), ("llama", {}, False), ("llama", {"attention_bias": True}, True), ("qwen2", {}, True)],
 )
-def test_it_needs_biases(model, config, runs, place):
-    (stage,) = recipe.parse("bitfit").stages
-    problems = list(stage.base.problems(place("bitfit", model=model, config=config)))
-    assert problems == [] if runs else "the blocks of a llama model have no biases" in problems[0]
+def test_it_needs_biases(model, config, runs, tmp_path):
+    problems = refusals("bitfit", architectures.make(model, tmp_path, **config), tmp_path)
+    assert problems == () if runs else "the blocks of a llama model have no biases" in problems[0]

@@ -53,7 +53,7 @@ def test_it_trains_and_leaves_a_plain_student(model, match, request, tmp_path):
     status, reason, records = jobs.run(f'full >> distill(layers=1, match="{match}")', folder, tmp_path)
     assert status == "ok", reason
     student, _ = checkpoint.load(tmp_path / "checkpoints" / "node1.pt")
-    assert student.config.num_hidden_layers == len(_distillation.blocks(student)) == 1
+    assert student.config.num_hidden_layers == len(_distillation.stack(student)) == 1
     assert not _distillation.left(student)
     assert records[1]["parameters"]["total"] < records[0]["parameters"]["total"]
 

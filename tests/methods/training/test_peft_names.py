@@ -7,16 +7,17 @@ import pytest
 
 from bench.models import open_model
 from bench.models.examine import targets
+from bench.tasks import open_task
+from tests import jobs
 
 
 @pytest.mark.parametrize("method", ["LORA", "ADALORA", "IA3"])
-def test_they_are_those_that_peft_chooses(tiny_bert, tiny_llama, method):
+def test_they_are_those_that_peft_chooses(tiny_bert, tiny_llama, tmp_path, method):
     from peft.utils import constants
 
     table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING")
     for folder in (tiny_bert, tiny_llama):
-        auto_class = "AutoModelForSequenceClassification"
-        model, _ = open_model(str(folder), folder).load(auto_class, {"num_labels": 3})
+        model, _ = open_model(str(folder), folder).load(*open_task(jobs.table(tmp_path), tmp_path).model_options())
         assert list(targets(model, method)) == table[model.config.model_type]
 
 

@@ -1,9 +1,12 @@
 """Prompt tuning against the base model with the same vectors in front."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from bench.architecture import blocks, embeddings
+from bench.structure import Structure
 from methods import _peft
 from tests import jobs
 from tests.trainings import make, no_dropout, prepared
@@ -57,7 +60,7 @@ def test_a_base_that_moved_is_found_out(given, tmp_path):
 
 
 def test_a_decoder_that_classifies_is_refused(place):
-    at = place("prompt(3)", model="llama")
+    at = place("prompt(3)", model="llama", structure=Structure(needs_ids=True))
     (problem,) = at.stage.base.problems(at)
     assert "from which it cannot tell the last token from the padding; use prefix" in problem
-    assert not list(at.stage.base.problems(place("prompt(3)", model="llama", task="causal_lm")))
+    assert not list(at.stage.base.problems(dataclasses.replace(at, task="causal_lm")))

@@ -14,14 +14,15 @@ _PREFIX = "methods/training/prefix.py"
 _PROMPT = "methods/training/prompt.py"
 
 _ATTACH = "        training.model = load().get_peft_model(training.model, config)\n"
-_TARGETS = "target_modules=list(self.targets) if self.targets else None,"
+_TARGETS = 'target_modules=list(self.targets or targets(training.model, "LORA")),'
+_ADA = _TARGETS.replace("LORA", "ADALORA")
 
 MUTANTS = [
     # -- lora
     Mutant("lora", _LORA, "lora_dropout=self.dropout,", "lora_dropout=0.0,", "lora(r=2, dropout=0.3)", "dropout is ignored"),
     Mutant("lora", _LORA, "lora_dropout=self.dropout,", "lora_dropout=0.1,", "lora(r=2)", "dropout that nobody asked for"),
-    Mutant("lora", _LORA, _TARGETS, "", 'lora(r=2, targets=["key", "value"])', "targets are ignored"),
-    Mutant("lora", _LORA, _TARGETS, "target_modules=list(self.targets)[:1] if self.targets else None,",
+    Mutant("lora", _LORA, _TARGETS, _TARGETS.replace("self.targets or ", ""), 'lora(r=2, targets=["key", "value"])', "targets are ignored"),
+    Mutant("lora", _LORA, _TARGETS, "target_modules=list(self.targets)[:1],",
            'lora(r=2, targets=["query", "key"])', "the first target alone is taken"),
     Mutant("lora", _LORA, _TARGETS, 'target_modules=list(self.targets) if self.targets else "all-linear",',
            "lora(r=2)", "all linear layers where no target is named"),
@@ -53,7 +54,7 @@ MUTANTS = [
            "lora(r=2)", "the update is folded in while it trains"),
     # -- adalora
     Mutant("adalora", _ADALORA, "lora_dropout=self.dropout,", "lora_dropout=0.0,", "adalora(init_r=4, target_r=2, dropout=0.3)", "dropout is ignored"),
-    Mutant("adalora", _ADALORA, _TARGETS, "", 'adalora(init_r=4, target_r=2, targets=["key"])', "targets are ignored"),
+    Mutant("adalora", _ADALORA, _ADA, _ADA.replace("self.targets or ", ""), 'adalora(init_r=4, target_r=2, targets=["key"])', "targets are ignored"),
     Mutant("adalora", _ADALORA, "lora_alpha=self.alpha or 2 * self.init_r,", "lora_alpha=2 * self.init_r,", "adalora(init_r=4, target_r=2, alpha=2.0)", "alpha is ignored"),
     Mutant("adalora", _ADALORA, "lora_alpha=self.alpha or 2 * self.init_r,", "lora_alpha=self.alpha or 8,", "adalora(init_r=8, target_r=2)", "alpha is PEFT's default"),
     Mutant("adalora", _ADALORA, "lora_alpha=self.alpha or 2 * self.init_r,", "lora_alpha=(self.alpha or 2 * self.init_r) / self.target_r,", "adalora(init_r=4, target_r=2)", "alpha is divided by the target"),
@@ -87,11 +88,11 @@ MUTANTS = [
     Mutant("adapter", _BOTTLENECK, "        nn.init.zeros_(self.up.bias)\n", "        nn.init.constant_(self.up.bias, 0.1)\n", "adapter(8)", "biases do not start at zero"),
     Mutant("adapter", _BOTTLENECK, "out: torch.Tensor = self.adapter(self.base_layer(*args))", "out: torch.Tensor = self.adapter(self.base_layer(*args).detach())", "adapter(8)", "no gradient goes through to the blocks below"),
     Mutant("adapter", _BOTTLENECK, "out: torch.Tensor = self.adapter(self.base_layer(*args))", "out: torch.Tensor = self.base_layer(*args) + self.adapter(self.base_layer(*args))", "adapter(8)", "the layer counts twice"),
-    Mutant("adapter", _BOTTLENECK, "behind += [part.output for part in architecture.attention(model)]", "behind += [part.value for part in architecture.attention(model)]", "adapter(8)", "behind attention's values for its output"),
-    Mutant("adapter", _BOTTLENECK, "behind = [down for _, down in architecture.feed_forward(model)]\n    if", "behind = [down for _, down in architecture.feed_forward(model)][:1] * 1 + [part.output for part in architecture.attention(model)][1:]\n    if", 'adapter(8, "pfeiffer")', "one block has it behind attention"),
+    Mutant("adapter", _BOTTLENECK, "behind += architecture.attention_outputs(model)", "behind += [part.value for part in architecture.attention(model)]", "adapter(8)", "behind attention's values for its output"),
+    Mutant("adapter", _BOTTLENECK, "behind = architecture.feed_forward_outputs(model)\n", "behind = architecture.feed_forward_outputs(model)[:1] + architecture.attention_outputs(model)[1:]\n", 'adapter(8, "pfeiffer")', "one block has it behind attention"),
     Mutant("adapter", _ADAPTER, 'return _adapter.norms(model) if self.placement == "houlsby" else {}', "return {}", "adapter(8)", "norms stay frozen"),
     Mutant("adapter", _ADAPTER, 'return _adapter.norms(model) if self.placement == "houlsby" else {}', "return _adapter.norms(model)", 'adapter(8, "pfeiffer")', "norms train with pfeiffer too"),
-    Mutant("adapter", _ADAPTER, "(self._norms(training.model) | _added.new_head(training.model)).values()", "self._norms(training.model).values()", "adapter(8)", "the new head stays frozen"),
+    Mutant("adapter", _ADAPTER, "(self._norms(training.model) | _added.new_weights(training.model)).values()", "self._norms(training.model).values()", "adapter(8)", "the new head stays frozen"),
     Mutant("adapter", _ADAPTER, "            module.requires_grad_(True)\n", "            module.up.requires_grad_(True)\n", "adapter(8)", "the way down stays frozen"),
     Mutant("adapter", _BOTTLENECK, 'inside = [module for module in architecture.body(model).modules() if "norm" in type(module).__name__.lower()]', 'inside = [module for module in architecture.blocks(model)[0].modules() if "norm" in type(module).__name__.lower()]', "adapter(8)", "norms of one block alone train"),
     # -- ia3

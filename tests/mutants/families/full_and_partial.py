@@ -12,9 +12,7 @@ _LOOP = "bench/loop.py"
 _TOP = "methods/training/top_layers.py"
 
 _UNFREEZE = "training.model.requires_grad_(True)\n"
-_EACH = (
-    "        for parameter in head_parameters(training.model).values():\n            parameter.requires_grad_(True)\n"
-)
+_EACH = "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n"
 _CHOSEN = (
     "        for parameter in _top(training.model, self.n).values():\n            parameter.requires_grad_(True)\n"
 )
@@ -103,7 +101,7 @@ MUTANTS = [
     # -- head
     Mutant(
         "head", _HEAD, _EACH,
-        "        for name, parameter in head_parameters(training.model).items():\n            parameter.requires_grad_(parameter.dim() >= 2)\n",
+        "        for name, parameter in _head(training.model).items():\n            parameter.requires_grad_(parameter.dim() >= 2)\n",
         "head", "the head's bias stays frozen",
     ),
     Mutant(
@@ -113,12 +111,12 @@ MUTANTS = [
     ),
     Mutant(
         "head", _HEAD, _EACH,
-        "        for parameter in head_parameters(training.model).values():\n            parameter.requires_grad_(True)\n        training.model.get_input_embeddings().requires_grad_(True)\n",
+        "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n        training.model.get_input_embeddings().requires_grad_(True)\n",
         "head", "embeddings train too",
     ),
     Mutant(
         "head", _HEAD, _EACH,
-        "        for parameter in head_parameters(training.model).values():\n            parameter.requires_grad_(True)\n            parameter.register_hook(lambda gradient: gradient if gradient.dim() > 1 else gradient * 0)\n",
+        "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n            parameter.register_hook(lambda gradient: gradient if gradient.dim() > 1 else gradient * 0)\n",
         "head", "the head's bias gets no gradient",
     ),
     Mutant(
@@ -184,11 +182,11 @@ MUTANTS = [
         "bitfit", "scales of norms train too",
     ),
     Mutant(
-        "bitfit", _BITFIT, "        for parameter in _added.new_head(training.model).values():\n            parameter.requires_grad_(True)\n", "",
+        "bitfit", _BITFIT, "        for parameter in _added.new_weights(training.model).values():\n            parameter.requires_grad_(True)\n", "",
         "bitfit", "the new head's weight stays frozen",
     ),
     Mutant(
-        "bitfit", _ADDED, "return {} if base(model).get_output_embeddings() is not None else head_parameters(model)", "return {}",
+        "bitfit", _ADDED, "return head | new_parameters(model)", "return {}",
         "bitfit", "no head is new",
     ),
 ]  # fmt: skip
