@@ -1,6 +1,6 @@
 """What planning knows of a model: what its code and the names and shapes of its weights show, with no weight read.
 
-:mod:`bench.models.examine` finds it, which needs torch; planning does without torch, so it asks a process of its own,
+:mod:`bench.models._examine` finds it, which needs torch; planning does without torch, so it asks a process of its own,
 once for each model and kind of task. The answer is kept in :mod:`bench.cache` by all that it comes from.
 """
 
@@ -105,7 +105,7 @@ def _apart(job: Mapping[str, Any]) -> Structure:
         sys.executable,
         "-P",
         "-c",
-        f"import sys; sys.path[:] = {sys.path!r}; import bench.models.examine as e; e.main()",
+        f"import sys; sys.path[:] = {sys.path!r}; import bench.models._examine as e; e.main()",
     ]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     if done.returncode:

@@ -77,7 +77,8 @@ def claims(work: Training, name: str, split: Split) -> Iterator[Claim]:
             told, ours = gradient(work, work.gradients)
         # All processes with the whole batch: where they exchange gradients, the mean of equal ones is the same.
         loss, all_of_it = gradient(work, work.notes.get(name, work.gradients))
-    if work.exact:
+    # Where layers or blocks are divided too, a process's gradient is of its parts.
+    if work.exact and work.stage.layout.keys() <= {"replicas", "shards"}:
         remember(work, name, ours)
     everyone = [[row for rows in each for row in rows] for each in group.everyone(seen, "replicas", "shards")]
     everything = sorted(row for rows in everyone for row in rows)

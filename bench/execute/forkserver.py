@@ -112,7 +112,8 @@ def _answer(
         if left is not None and left <= 0:
             process.kill()
             return None
-        ready = wait([connection, process.sentinel], left)
+        # A day at a time: the system counts such a wait in milliseconds, of which there are 25 days.
+        ready = wait([connection, process.sentinel], None if left is None else min(86_400.0, left))
         if connection in ready or connection.poll():
             try:
                 message = connection.recv()

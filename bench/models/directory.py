@@ -166,7 +166,7 @@ class Directory(Model):
         """What the model's code and the names of its weights show, and what transformers would make of them."""
         import transformers
 
-        from bench.models import examine
+        from bench.models import _examine as examine
 
         given = self.config()
         if "quantization_config" in given:
@@ -190,7 +190,9 @@ class Directory(Model):
                     auto_class, {**options, "device_map": "meta", "ignore_mismatched_sizes": True}
                 )
                 found = examine.structure(model)
-                found = examine.read(found, model, report, str(self.path), new_head="id2label" in options)
+                found = examine.read(
+                    found, model, report, str(self.path), new_head=not auto_class.endswith(("LM", "AutoModel"))
+                )
                 found = examine.with_head(found, model, given, options)
                 return examine.tokens(found, tokenizer, str(self.path))
         except Exception as error:
@@ -213,7 +215,7 @@ class Directory(Model):
             _check_readable(file)
 
         from bench import architecture
-        from bench.models import examine
+        from bench.models import _examine as examine
 
         found = structure.of(self, str(self.path), Path(), auto_class, options)
         for problem in found.problems:

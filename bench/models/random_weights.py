@@ -65,7 +65,7 @@ class RandomWeights(Model):
         import transformers
 
         from bench import architecture
-        from bench.models import examine
+        from bench.models import _examine as examine
 
         config = transformers.AutoConfig.for_model(self.architecture, **self.config(), **options)
         with torch.device("meta"):

@@ -113,7 +113,7 @@ class TinyLlama(Directory):
         import transformers
 
         from bench import architecture
-        from bench.models import examine
+        from bench.models import _examine as examine
 
         config = transformers.AutoConfig.for_model(self.model_type(), **CONFIG, **options)
         with torch.device("meta"):

@@ -70,7 +70,7 @@ class AdaLoRA(Trainer):
         """Put the adapter on, with a schedule of the training's own length."""
         steps = training.steps
         final = max(1, steps // 2)
-        from bench.models.examine import targets
+        from bench.models._examine import targets
 
         config = _peft.config(
             training,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -174,7 +175,10 @@ class Adversarial(Modifier):
         share = {"fgm": [1.0] * passes, "pgd": [0.0] * (passes - 1) + [1.0], "freelb": [1 / passes] * passes}[
             self.attack
         ]
-        yield from self._added_up(loss, gradient, share, losses, at_weights, exact)
+        if not work.beside:  # models that train beside this one add to the loss and have embeddings of their own
+            yield from self._added_up(
+                loss, gradient, share, losses, at_weights, exact, scaled=work.compute_dtype == torch.float16
+            )
         yield from self._random(work, epsilon, passes * len(plain), len(plain))
 
     def _values(self) -> tuple[int, float, float]:
@@ -191,6 +195,8 @@ class Adversarial(Modifier):
         losses: list[float],
         at_weights: list[list[torch.Tensor | None]],
         exact: bool,
+        *,
+        scaled: bool,
     ) -> Iterator[Claim]:
         """The loss and the gradient of a step against those of its points, each with its share."""
         wanted = sum(part * value for part, value in zip(share, losses, strict=True))
@@ -200,14 +206,18 @@ class Adversarial(Modifier):
             abs(loss - wanted) <= limit * max(1.0, abs(wanted)),
             f"{loss:.5g} against {wanted:.5g}",
         )
-        error = size = 0.0
+        pairs = []
         for found, *parts in zip(gradient, *at_weights, strict=True):
             there = [part * slope for part, slope in zip(share, parts, strict=True) if slope is not None]
             if found is None and not there:
                 continue
-            expected = sum(there[1:], there[0]) if there else found * 0
-            error += float(((found if found is not None else expected * 0) - expected).double().square().sum())
-            size += float(expected.double().square().sum())
+            expected = (sum(there[1:], there[0]) if there else found * 0).double()
+            pairs.append((expected * 0 if found is None else found.double(), expected))
+        size = sum(float(expected.square().sum()) for _, expected in pairs)
+        # In fp16 gradients are scaled up by a power of two until the optimizer's step.
+        along = sum(float((found * expected).sum()) for found, expected in pairs)
+        factor = 2.0 ** round(math.log2(along / size)) if scaled and along > 0 and size else 1.0
+        error = sum(float((found / factor - expected).square().sum()) for found, expected in pairs)
         relative = (error / size) ** 0.5 if size else float("inf")
         yield Claim(
             f"the gradient is that of {len([part for part in share if part])} of {len(share)} points, by their shares",
@@ -221,17 +231,28 @@ class Adversarial(Modifier):
 
         from bench.architecture import embeddings
 
+        # What else changes embeddings in training, as noise does, changes them here too.
+        with torch.random.fork_rng(), torch.no_grad(), _embeddings.observed(work.model) as alone:
+            torch.manual_seed(work.seed)
+            work.loss(work.probe)
         states: list[torch.Tensor] = []
         hook = embeddings(work.model).register_forward_hook(
             lambda module, args, output: states.append(_generator(work.device).get_state())
         )
         with torch.random.fork_rng(), _embeddings.observed(work.model) as seen:
+            torch.manual_seed(work.seed)
             work.gradients(work.probe, 1.0)
         hook.remove()
         work.optimizer.zero_grad(set_to_none=True)
         ids, first = seen[0]
         with torch.no_grad():
-            offset = (first - embeddings(work.model)(ids)).double()
+            clean = embeddings(work.model)(ids)
+        # Accumulated, a pass has a part of the items.
+        without = alone[0][1][: len(ids)] if self.attack == "fgm" else clean
+        noisy = not torch.equal(alone[0][1][: len(ids)], clean)
+        if noisy and (self.attack != "fgm" or len(alone[0][0]) != len(ids)):
+            return
+        offset = (first - without).double()
         real = work.probe.inputs["attention_mask"][: len(ids)].bool()
         reach = epsilon / (real.sum(1) * offset.shape[-1]).double().sqrt()
         shares = (offset / reach[:, None, None])[real]

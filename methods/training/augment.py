@@ -223,7 +223,9 @@ class Augment(Modifier):
         originals = [texts[item] for item in batch.items]
         given = [said or originals for said in heard]
         changes = [
-            [place for place, text in enumerate(said) if text != originals[place]] if len(said) == len(originals) else []
+            [place for place, text in enumerate(said) if text != originals[place]]
+            if len(said) == len(originals)
+            else []
             for said in given
         ]
         yield from self._as_often(changes, batch.samples, of_all=self.how == "eda")
@@ -243,7 +245,9 @@ class Augment(Modifier):
         )
         if self.p < 1:
             others = len(set(map(tuple, changes)))
-            yield Claim("other steps change other items", others > 1, f"{others} different choices in {len(changes)} steps")
+            yield Claim(
+                "other steps change other items", others > 1, f"{others} different choices in {len(changes)} steps"
+            )
 
     def _operations(self, pairs: list[tuple[str, str]], vocabulary: set[str]) -> Iterator[Claim]:
         """What became of each changed text, told from its words alone."""
@@ -278,7 +282,6 @@ class Augment(Modifier):
 
     def _near(self, work: Training, batch: Batch, found: list[Batch], changes: list[list[int]]) -> Claim:
         """Each changed token is among the nearest of the one that it stands for, and there are as many as said."""
-        import torch
 
         from bench.architecture import embeddings
 

@@ -134,7 +134,8 @@ class CompressedGradients(Modifier):
         def mean(tensor: torch.Tensor) -> torch.Tensor:
             total = tensor.detach().float().clone()
             dist.all_reduce(total, group=group)
-            return total / group.size()
+            average: torch.Tensor = total / group.size()
+            return average
 
         def taken() -> dict[int, torch.Tensor]:
             found = {id(p): p.grad.clone() for p in work.parameters if p.grad is not None}
@@ -171,9 +172,7 @@ class CompressedGradients(Modifier):
         left = error = size = 0.0
         shorter, along = 0, 0.0
         for index, parameters in buckets.items():
-            slopes, arrived = (
-                torch.cat([of[id(p)].float().flatten() for p in parameters]) for of in (alone, sent)
-            )
+            slopes, arrived = (torch.cat([of[id(p)].float().flatten() for p in parameters]) for of in (alone, sent))
             before = kept.get(index, torch.zeros_like(slopes))
             after = mean(state.error_dict.get(index, torch.zeros_like(slopes)))
             whole = slopes + before
@@ -189,7 +188,7 @@ class CompressedGradients(Modifier):
         )
         yield Claim(
             "what is exchanged and what is kept are together the mean of gradients and of what was kept before",
-            0 < size and (error / size) ** 0.5 < 1e-3,
+            size > 0 and (error / size) ** 0.5 < 1e-3,
             f"relative difference {(error / size) ** 0.5 if size else 1.0:.1e}",
         )
         yield Claim(

@@ -162,7 +162,9 @@ class Contrastive(Modifier):
                 else (None,)
             )
             flows.append(slope is not None and bool(slope.any()))
-        return Claim("gradients flow through both passes", flows == [True, True], f"{sum(flows)} of {len(flows)}")
+        return Claim(
+            "gradients flow through both passes", len(flows) > 1 and all(flows), f"{sum(flows)} of {len(flows)}"
+        )
 
     def _plain(self, states: list[torch.Tensor], batch: Batch) -> torch.Tensor:
         """The loss of one or two passes' states, item by item in double precision."""

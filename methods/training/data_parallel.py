@@ -69,6 +69,7 @@ class DataParallel(Modifier):
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Tell whether gradients are to be exchanged in this loss's backward pass."""
         replica: Any = training.forward
+
         def loss(batch: Batch) -> torch.Tensor:
             if not training.more_to_come:
                 return compute(batch)

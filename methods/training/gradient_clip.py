@@ -66,15 +66,19 @@ class GradientClip(Modifier):
         from bench.loop import Training
 
         assert isinstance(work, Training)
+        import torch
+
+        # In fp16 what is clipped was rounded, and scaled, before.
+        exact = work.compute_dtype != torch.float16
         for times, share in ((4.0, 0.25), (0.5, 1.0)):
             norm, shares = self._through(work, times)
             wanted = min(times, 1.0) * self.max_norm
             yield Claim(
                 f"a gradient {times:g} times as long as {self.max_norm:g} reaches the optimizer with a norm of {wanted:g}",
-                abs(norm / wanted - 1) < 1e-3,
+                abs(norm / wanted - 1) < (1e-3 if exact else 2e-2),
                 f"{norm:.4g}",
             )
-            off = [found for found in shares if abs(found / share - 1) > 1e-2]
+            off = [found for found in shares if abs(found / share - 1) > (1e-2 if exact else 2e-2)]
             yield Claim(
                 f"of each of its tensors {share:g} is left",
                 bool(shares) and not off,

@@ -67,7 +67,7 @@ class LoRA(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
-        from bench.models.examine import targets
+        from bench.models._examine import targets
 
         config = _peft.config(
             training,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -187,12 +187,13 @@ class PipelineParallel(Modifier):
 
         def alone() -> torch.Tensor:
             loss = work.loss(work.probe)
-            loss.backward()
+            torch.autograd.backward(loss)
             return loss.detach()
 
         with evaluating(work.model):  # dropout would draw differently
             taken, losses = [], []
-            for compute in (lambda: work.gradients(work.probe, 1.0), alone):
+            both: tuple[Callable[[], torch.Tensor], ...] = (lambda: work.gradients(work.probe, 1.0), alone)
+            for compute in both:
                 work.optimizer.zero_grad(set_to_none=True)
                 losses.append(float(compute()))
                 taken.append({id(p): p.grad for p in work.parameters if p.grad is not None})

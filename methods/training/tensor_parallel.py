@@ -110,7 +110,6 @@ class TensorParallel(Modifier):
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """Each process holds its part of the layers, sees all items, exchanges activations, and agrees on the rest."""
         from bench.loop import Training
-        from bench.work import evaluating
 
         assert isinstance(work, Training)
         yield _parallel.alive(work, "tensors")
@@ -138,9 +137,6 @@ class TensorParallel(Modifier):
         )
         yield from self._exchange(work)
         yield _parallel.drawing(work, "tensors", alike=True)
-        with evaluating(work.model):
-            _, ours = _parallel.gradient(work, work.gradients)
-        _parallel.remember(work, self.name, ours)
         kept = [digest(parameter) for parameter in names if parameter not in parts]
         everyone = work.group.everyone(kept, "tensors")
         same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
@@ -232,7 +228,6 @@ class TensorParallel(Modifier):
         error = difference(work.probe_logits(), logits)
         yield Claim("it answers as the divided one did", error < _LOGITS, f"relative difference of logits {error:.1e}")
         yield _parallel.same_weights(work)
-        yield from _parallel.whole_gradient(work, self.name)
 
 
 def _replaces(method: Any) -> bool:

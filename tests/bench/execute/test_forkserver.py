@@ -1,5 +1,7 @@
 """The real executor: isolation, and every way in which a job can end."""
 
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,10 +10,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench import registry
+from bench.execute import forkserver
 from bench.execute.forkserver import ForkServer
 from tests import jobs
 
@@ -197,3 +201,12 @@ def _eventually_none(process):
     while _session(process) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not _session(process)
+
+
+@pytest.mark.parametrize("timeout", [3e6, 1e12, math.inf])
+def test_a_timeout_may_be_as_long_as_one_likes(timeout):
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    theirs.send(("done", "ok", "", {}))
+    alive, _ = multiprocessing.Pipe()
+    process = SimpleNamespace(sentinel=alive.fileno())
+    assert forkserver._answer(process, ours, timeout, lambda what, done, of: None) == ("ok", "", {})

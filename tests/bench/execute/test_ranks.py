@@ -12,6 +12,7 @@ import pytest
 
 from bench.execute.forkserver import ForkServer
 from bench.execute.worker import left_alone
+from bench.suite import DataTable
 from tests import jobs
 
 LONG = {"budget": {"steps": 100_000}, "measure": {"latency": []}}
@@ -105,7 +106,8 @@ def test_what_one_finds_is_the_stages_status(server, tiny_bert, tmp_path):
 
 
 def test_an_error_has_its_traceback_in_the_log(server, tiny_bert, tmp_path):
-    job = jobs.job("full + data_parallel(2)", tmp_path / "nowhere", tmp_path)
+    nowhere = DataTable(kind="classification", data=str(tmp_path / "nowhere.csv"))
+    job = jobs.job("full + data_parallel(2)", tiny_bert, tmp_path, task=nowhere)
     outcome = server.run(job, 120, quiet)
     assert outcome.status == "failed"
     assert re.match(r"process [01] of 2", outcome.reason)  # whichever is the first to find out

@@ -31,7 +31,7 @@ def test_the_gradient_is_that_of_full_fine_tuning(tiny_bert, tmp_path):
     ("wrong", "text"),
     [
         (lambda model: model.bert.pooler.dense.weight.add_(1), "everything else is bit-identical"),
-        (None, "the biases moved"),
+        (None, "the biases and the head moved: each matrix, and of each kind of vector some"),
     ],
 )
 def test_what_is_wrong_is_found_out(tiny_bert, tmp_path, wrong, text):

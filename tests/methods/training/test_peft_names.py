@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bench.models import open_model
-from bench.models.examine import targets
+from bench.models._examine import targets
 from bench.tasks import open_task
 from tests import jobs
 
