@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from bench.evidence import Claim, difference, digest, is_part, plain
+from bench.evidence import Claim, difference, digest, is_part, plain, whole
 from bench.method import Modifier, Place, Trainer, Unfit
 from methods import _parallel, _peft
 from methods._models import unknown
@@ -137,6 +137,7 @@ class TensorParallel(Modifier):
         )
         yield from self._exchange(work)
         yield _parallel.drawing(work, "tensors", alike=True)
+        _parallel.remember(work, self.name, self._gradient(work))
         kept = [digest(parameter) for parameter in names if parameter not in parts]
         everyone = work.group.everyone(kept, "tensors")
         same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
@@ -144,6 +145,31 @@ class TensorParallel(Modifier):
             "all agree bit for bit on what is whole", same == len(kept) > 0, f"{same} of {len(kept)} tensors do"
         )
         work.notes[f"{self.name} end"] = whole, work.after.logits
+
+    def _gradient(self, work: Training) -> torch.Tensor:
+        """The probe batch's gradient as one vector, of what is divided the parts of all processes together."""
+        import torch
+        import torch.distributed as dist
+
+        from bench.work import evaluating
+
+        dims = dict(_divided(work.model))
+        group = work.group.processes("tensors")
+        work.optimizer.zero_grad(set_to_none=True)
+        with evaluating(work.model):  # dropout would draw differently
+            work.gradients(work.probe, 1.0)
+        found = []
+        for parameter in work.parameters:
+            if parameter.grad is None:
+                continue
+            own = whole(parameter.grad).float().contiguous()
+            if parameter in dims:
+                parts = [torch.empty_like(own) for _ in range(group.size())]
+                dist.all_gather(parts, own, group=group)
+                own = torch.cat(parts, dims[parameter])  # type: ignore[index]
+            found.append(own.flatten())
+        work.optimizer.zero_grad(set_to_none=True)
+        return torch.cat(found)
 
     def _exchange(self, work: Training) -> Iterator[Claim]:
         """All see the same items, and a step adds up the activations of the formula."""
@@ -228,6 +254,7 @@ class TensorParallel(Modifier):
         error = difference(work.probe_logits(), logits)
         yield Claim("it answers as the divided one did", error < _LOGITS, f"relative difference of logits {error:.1e}")
         yield _parallel.same_weights(work)
+        yield from _parallel.whole_gradient(work, self.name)
 
 
 def _replaces(method: Any) -> bool:

@@ -11,6 +11,8 @@ _HEAD = "methods/training/head.py"
 _LOOP = "bench/loop.py"
 _TOP = "methods/training/top_layers.py"
 
+_LOOPS = ("tests/bench/test_loop.py",)
+_TASKS = ("tests/bench/tasks/test_classification.py",)
 _UNFREEZE = "training.model.requires_grad_(True)\n"
 _EACH = "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n"
 _CHOSEN = (
@@ -71,7 +73,7 @@ MUTANTS = [
     ),
     Mutant(
         "full", _LOOP, "            self.losses.append(loss)\n", "            self.losses.append(loss * batch.samples)\n",
-        "full", "the recorded loss is a sum",
+        "full", "the recorded loss is a sum", tests=_LOOPS,
     ),
     Mutant(
         "full", _LABELS, "lengths = tuple(self.lengths[item] for item in items)", "lengths = (max(self.lengths[item] for item in items),) * len(items)",
@@ -83,11 +85,11 @@ MUTANTS = [
     ),
     Mutant(
         "full", _LABELS, "truncation=True, max_length=max_length,", "truncation=True, max_length=max_length // 2,",
-        "full", "texts are cut at half of the length",
+        "full", "texts are cut at half of the length", tests=_TASKS,
     ),
     Mutant(
         "full", _LABELS, "return Batch(inputs, self._targets[chosen], lengths", "return Batch(inputs, self._targets[chosen.sort().values], lengths",
-        "full", "labels are in another order than texts",
+        "full", "labels are in another order than texts", tests=_TASKS,
     ),
     Mutant(
         "full", "bench/work.py", 'def batches(self, split: Split = "train",', 'def batches(self, split: Split = "test",',
@@ -96,7 +98,7 @@ MUTANTS = [
     Mutant(
         "full", "bench/tasks/texts.py", "order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded), generator)",
         "order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded) // 2, generator)",
-        "full", "it trains on the first half alone",
+        "full", "it trains on the first half alone", tests=_TASKS,
     ),
     # -- head
     Mutant(
@@ -118,11 +120,6 @@ MUTANTS = [
         "head", _HEAD, _EACH,
         "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n            parameter.register_hook(lambda gradient: gradient if gradient.dim() > 1 else gradient * 0)\n",
         "head", "the head's bias gets no gradient",
-    ),
-    Mutant(
-        "head", _ARCHITECTURE, "    inside = {id(parameter) for parameter in body(model).parameters()}\n    return",
-        "    inside = {id(parameter) for parameter in body(model).parameters()}\n    inside |= {id(parameter) for parameter in model.parameters() if parameter.dim() < 2}\n    return",
-        "head", "a head's biases are not found",
     ),
     # -- top_layers
     Mutant(
