@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bench.loop import Training
     from bench.method import Place
+    from bench.work import Work
 
 TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 """PEFT's name for each kind of task."""
@@ -170,6 +171,15 @@ def adapted(work: Training, layers: Mapping[str, Any], method: str, targets: Seq
         bool(right) and all(right),
         f"{sum(counts)} layers in {sum(right)} of {len(right)} blocks",
     )
+
+
+def told(work: Work) -> Claim:
+    """PEFT knows which task the model is for, as who loads the adapter asks."""
+    wanted = {"classification": "PeftModelForSequenceClassification", "causal_lm": "PeftModelForCausalLM"}.get(
+        work.task.kind, "PeftModel"
+    )
+    found = next((type(m).__name__ for m in work.model.modules() if type(m).__name__.startswith("PeftModel")), "none")
+    return Claim("PEFT knows the task", found == wanted, f"the model is a {found}")
 
 
 def dropouts(work: Training, layers: Mapping[str, Any], p: float) -> Claim:

@@ -151,6 +151,7 @@ class AdaLoRA(Trainer):
         yield Claim("they are those that the adapter will be saved with", pattern == [*ranks.values()], f"{pattern}")
         yield from _peft.adapted(work, layers, "ADALORA", self.targets)
         yield _peft.dropouts(work, layers, self.dropout)
+        yield _peft.told(work)
         yield _added.started(work, "updates began at zero: Λ was zero", ".lora_E.", 0.0)
         yield self._kept(work, layers)
         yield self._curve(work, begun, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,12 +131,49 @@ class Adapter(Trainer):
         yield Claim(
             "each adapter changes what goes through it", len(changed) == expected, f"{len(changed)} of {expected}"
         )
+        drawn = torch.Generator().manual_seed(work.seed)
+        points = 3 * torch.randn(256, generator=drawn)
+        exact = points * 0.5 * (1 + (points / 2**0.5).erf()) if self.placement == "houlsby" else points.clamp(min=0)
+        off = [adapter for adapter in adapters if not torch.allclose(adapter.activation(points), exact, atol=1e-6)]
         activation = "GELU" if self.placement == "houlsby" else "ReLU"
         yield Claim(
             f"behind its layer each gives the layer's output and, of {activation} between two layers, its own",
-            len(right) == expected,
-            f"{len(right)} of {expected}",
+            len(right) == expected and not off,
+            f"{len(right)} of {expected}, {len(off)} have another function between",
         )
+        yield self._gradient(work, adapters)
+
+    def _gradient(self, work: Work, adapters: list[Any]) -> Claim:
+        """The gradient against that of the formula in each adapter's place."""
+        import torch
+        from torch.nn import functional
+
+        from bench.loop import Training
+        from bench.work import evaluating
+        from methods import _gradients
+
+        assert isinstance(work, Training)
+
+        def formula(adapted: Any, *args: Any) -> torch.Tensor:
+            given, adapter = adapted.base_layer(*args), adapted.adapter
+            inside = functional.linear(given, adapter.down.weight, adapter.down.bias)
+            inside = functional.gelu(inside) if self.placement == "houlsby" else inside.clamp(min=0)
+            out: torch.Tensor = given + functional.linear(inside, adapter.up.weight, adapter.up.bias)
+            return out
+
+        around: list[Any] = [module for module in work.model.modules() if getattr(module, "adapter", None) in adapters]
+        found = []
+        with evaluating(work.model):
+            for by_formula in (False, True):
+                for module in around if by_formula else ():
+                    module.forward = functools.partial(formula, module)
+                work.loss(work.probe).backward()
+                found.append(_gradients.taken(work))
+        for module in around:
+            del module.forward
+        error = float((found[0] - found[1]).norm() / found[1].norm())
+        limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
+        return Claim("gradients go back through them by the formula", error <= limit, f"relative difference {error:.1e}")
 
     def _placed(self, work: Work) -> Claim:
         """In each block one is outside of attention, and for houlsby others are behind what ends one, by layers' names."""

@@ -77,6 +77,7 @@ class IA3(Trainer):
 
         assert isinstance(work, Training)
         yield from _peft.adapted(work, layers, "IA3", None)
+        yield _peft.told(work)
         yield _added.started(work, "factors began at 1", ".ia3_l.", 1.0)
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as TABLE
 

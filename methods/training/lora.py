@@ -133,6 +133,7 @@ class LoRA(Trainer):
         assert isinstance(work, Training)
         yield from _peft.adapted(work, layers, "LORA", self.targets)
         yield _peft.dropouts(work, layers, self.dropout)
+        yield _peft.told(work)
         if self.variant != "pissa":
             yield _added.started(work, "updates began at zero: B was zero", ".lora_B.", 0.0)
 
@@ -145,6 +146,8 @@ class LoRA(Trainer):
             weight = layer.base_layer.weight.T if layer.fan_in_fan_out else layer.base_layer.weight
             if not weight.is_floating_point() or weight.shape != (layer.out_features, layer.in_features):
                 return base + (layer(given) - base)  # packed weights are the magnitudes' claim alone
+            if "default" not in layer.lora_magnitude_vector:
+                return base * math.nan  # it learns no lengths
             whole = weight + scale * up.weight @ down.weight
             lengths = layer.lora_magnitude_vector["default"].weight / whole.norm(dim=1)
             bias = layer.base_layer.bias
@@ -202,6 +205,8 @@ def _magnitude_error(layer: Any) -> float:
 
     from bench.work import evaluating
 
+    if "default" not in layer.lora_magnitude_vector:
+        return math.inf
     magnitude = layer.lora_magnitude_vector["default"].weight.detach().float()
     with evaluating(layer), torch.no_grad():
         one = torch.eye(layer.in_features, device=magnitude.device)

@@ -169,6 +169,7 @@ class Peft(Trainer):
         yield Claim(
             "its arguments are those given", not off, f"{len(self.arguments) - len(off)} of {len(self.arguments)}"
         )
+        yield _peft.told(work)
         change = _change(work)
         yield Claim("switching it off changes the outputs", change > 0, f"relative difference {change:.1e}")
 

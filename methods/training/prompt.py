@@ -89,6 +89,7 @@ class Prompt(Trainer):
         yield Claim(f"the blocks see {self.n} more tokens", more == {self.n}, f"{sorted(more)} more than {length}")
         reached = 0 if gradient is None else int(gradient.any(-1).sum())
         yield Claim("the loss depends on each of them", reached == self.n, f"a gradient reaches {reached} of {self.n}")
+        yield _peft.told(work)
         yield from self._began(before, work)
 
     def _began(self, before: Snapshot, work: Training) -> Iterator[Claim]:
