@@ -52,14 +52,16 @@ def refuted(
     text: str,
     model: Path,
     folder: Path,
-    spoil: Callable[[Work], None],
+    spoil: Callable[[Work], None] = lambda done: None,
     *,
+    proven: str | None = None,
     first: Callable[[Work], None] = lambda done: None,
     **keys: Any,
 ) -> list[str]:
     """What evidence says does not hold, once `spoil` had its way with the work after the transform was applied.
 
-    All biases and norms are other than at first, where many are 0 or 1; `first` may change more before.
+    The evidence is that of `proven`, the same method with other arguments, where that is given. All biases and norms are
+    other than at first, where many are 0 or 1; `first` may change more before.
     """
     done = work(text, model, folder, **keys)
     with torch.no_grad():
@@ -71,7 +73,8 @@ def refuted(
     done.stage.base.apply(done)  # type: ignore[union-attr]
     with torch.no_grad():
         spoil(done)
-    return [claim.text for claim in done.stage.base.evidence(before, done) if not claim.holds]
+    (stage,) = recipe.parse(proven or text).stages
+    return [claim.text for claim in stage.base.evidence(before, done) if not claim.holds]
 
 
 def logits(model: torch.nn.Module, done: Work) -> torch.Tensor:
