@@ -494,3 +494,109 @@ def test_one_tensor_that_is_a_little_larger(name, tiny_bert, tmp_path):
         dict(done.model.named_parameters())[name].data.mul_(1.02)
 
     assert refuted("half", tiny_bert, tmp_path, spoil) == [NEAREST]
+
+
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+def merging(tiny, folder, spoil=lambda done: None, **lora):
+    """What the evidence of a merge says does not hold; the adapter is one that changes something everywhere."""
+    import peft
+
+    from bench import recipe
+
+    done = work("half", tiny, folder)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(init_lora_weights=False, task_type="SEQ_CLS", **lora)
+    done.model = peft.get_peft_model(done.model, config).eval()
+    (stage,) = recipe.parse("lora >> merge").stages[1:]
+    before = done.snapshot()
+    stage.base.apply(done)
+    with torch.no_grad():
+        spoil(done)
+    return [claim.text for claim in stage.base.evidence(before, done) if not claim.holds]
+
+
+FOLDED = "each weight is what it was plus its update, once, for every adapter that there was"
+PATH = "bert.encoder.layer.1.attention.self.query"
+
+
+def left_out(done):
+    weight = done.model.get_submodule(PATH).weight
+    weight.copy_(done.notes["merge"][f"base_model.model.{PATH}"].get_base_layer().weight)
+
+
+def doubled(done):
+    layer = done.notes["merge"][f"base_model.model.{PATH}"]
+    done.model.get_submodule(PATH).weight.add_(layer.get_delta_weight("default"))
+
+
+def coarse(done):
+    weight = done.model.get_submodule(PATH).weight
+    weight.copy_(weight.bfloat16())
+
+
+@PEFT_WARNS
+@pytest.mark.parametrize("lora", [{"r": 2}, {"r": 2, "use_dora": True}, {"r": 4, "use_rslora": True, "bias": "all"}])
+def test_a_merge_that_is_right(lora, tiny_bert, tmp_path):
+    targets = ["query", "dense", "word_embeddings"] if lora == {"r": 2} else None
+    assert merging(tiny_bert, tmp_path, target_modules=targets, **lora) == []
+
+
+@PEFT_WARNS
+@pytest.mark.parametrize("spoil", [left_out, doubled, coarse])
+def test_an_update_that_is_left_out_doubled_or_coarse(spoil, tiny_bert, tmp_path):
+    assert FOLDED in merging(tiny_bert, tmp_path, spoil, r=2)
+
+
+@PEFT_WARNS
+def test_a_merge_that_changes_something_else(tiny_bert, tmp_path):
+    def spoil(done):
+        done.model.bert.encoder.layer[0].output.dense.bias[0] += 1e-6
+
+    assert merging(tiny_bert, tmp_path, spoil, r=2) == ["nothing else changed"]
+
+
+def sparse(done):
+    from methods._sparse_linear import SparseLinear
+
+    return [module for module in done.model.modules() if isinstance(module, SparseLinear)]
+
+
+HELD = "they hold what was not zero, where it was, and nothing else"
+MULTIPLIED = "each of them multiplies by that, and adds its bias once"
+
+
+def swap_columns(done):
+    layer = sparse(done)[0]
+    layer.columns[:2] = layer.columns[:2].flip(0)
+
+
+def dense_again(done):
+    layer = sparse(done)[0]
+    plain = nn.Linear(layer.in_features, layer.out_features)
+    plain.weight, plain.bias = nn.Parameter(layer.unpacked()), layer.bias
+    name = next(name for name, module in done.model.named_modules() if module is layer)
+    done.model.set_submodule(name, plain)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda done: sparse(done)[0].values.mul_(1 + 1e-5), HELD),
+        (swap_columns, HELD),
+        (
+            lambda done: sparse(done)[0].register_forward_hook(lambda layer, args, output: output + layer.bias),
+            MULTIPLIED,
+        ),
+        (lambda done: setattr(sparse(done)[0], "bias", None), "nothing else changed"),
+        (dense_again, "each layer of which 0.5 or more is zero is sparse, and no other"),
+    ],
+)
+def test_storage_that_loses_something(spoil, said, tiny_bert, tmp_path):
+    def zeros(done):
+        for layer in block_linears(done.model).values():
+            layer.weight.data.mul_(torch.rand(layer.weight.shape) < 0.1)
+
+    assert said in refuted("sparse_storage", tiny_bert, tmp_path, spoil, first=zeros)
+    assert not refuted("sparse_storage", tiny_bert, tmp_path, first=zeros)

@@ -92,7 +92,6 @@ MUTANTS = [
     Mutant("onnx", _EXPORTED, "module = _Logits(work.model.eval())", "work.model.bert.encoder.layer[1].load_state_dict(work.model.bert.encoder.layer[0].state_dict()); module = _Logits(work.model.eval())", "onnx", "the first block twice"),
     Mutant("onnx", _EXPORTED, "module = _Logits(work.model.eval())", "work.model.bert.encoder.layer[1].output.dense.weight.data.copy_(work.model.bert.encoder.layer[0].output.dense.weight); module = _Logits(work.model.eval())", 'onnx("int8")', "a layer of another block"),
     Mutant("openvino", _OPENVINO, "compress_to_fp16=False", "compress_to_fp16=True", "openvino", "weights in float16"),
-    Mutant("openvino", _OPENVINO, 'HINTS = {"fp32": "f32"', 'HINTS = {"fp32": "bf16"', "openvino", "bfloat16 for float32"),
     Mutant("openvino", _OPENVINO, "in work.batches(shuffle=False)", 'in work.batches("test", shuffle=False)', 'openvino("int8", samples=16)', "calibrated on the test split"),
     Mutant("openvino", _OPENVINO, "number : number + 1, : batch.lengths[number]]", "number : number + 1]", 'openvino("int8", samples=16)', "calibrated with padding"),
     Mutant("openvino", _OPENVINO, "itertools.islice(items, samples)", "itertools.islice(items, 1)", 'openvino("int8", samples=16)', "calibrated on one item"),
