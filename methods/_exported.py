@@ -6,17 +6,34 @@ import abc
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from bench.evidence import Claim
+from bench.evidence import Claim, difference, projection
 
 if TYPE_CHECKING:
     from bench.evidence import Snapshot
     from bench.work import Work
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix in a runtime's file, rows and columns as there: what it multiplies by, in float32.
+
+    ``codes`` are its integers where it is quantized, in ``scales`` steps of different lengths.
+    """
+
+    values: torch.Tensor
+    codes: torch.Tensor | None = None
+    scales: int = 1
+
+    def turned(self) -> Matrix:
+        """Its rows for its columns."""
+        return Matrix(self.values.T, None if self.codes is None else self.codes.T, self.scales)
 
 
 class Exported(nn.Module):
@@ -43,6 +60,10 @@ class Exported(nn.Module):
     @abc.abstractmethod
     def run(self, opened: Any, feeds: dict[str, Any]) -> Any:
         """The logits, as NumPy has them."""
+
+    @abc.abstractmethod
+    def matrices(self) -> list[Matrix]:
+        """The weight matrices in the file. For evidence."""
 
     @property
     def opened(self) -> Any:
@@ -149,3 +170,47 @@ def same_outputs(before: Snapshot, work: Work, kind: type[Exported], limit: floa
     agree = float((work.after.logits.argmax(-1) == before.logits.argmax(-1)).float().mean())
     seen = f"cosine {cosine:.4f}, the same class for {agree:.0%}"
     yield Claim("its outputs are near the torch model's", cosine > 0.9, seen)
+
+
+def same_weights(before: Snapshot, work: Work, *, quantized: bool) -> Iterator[Claim]:
+    """Each matrix of a layer that was called is in the file: as it was, or in 8 bits with a scale for each output.
+
+    Tables of embeddings may have one scale.
+    """
+    stored = work.model.matrices() if isinstance(work.model, Exported) else []
+    wanted = {name: along for name, along in before.projections.items() if name.rpartition(".")[0] in before.inputs}
+    missing, coarse = [], []
+    far = longer = squares = 0.0
+    for name, expected in wanted.items():
+        shape = before.shapes[name]
+        # A file may have a weight turned round.
+        turned = [each for matrix in stored for each in (matrix, matrix.turned()) if tuple(each.values.shape) == shape]
+        fitting = [(difference(projection(matrix.values), expected), matrix) for matrix in turned]
+        off, found = min(fitting, key=lambda pair: pair[0], default=(1.0, None))
+        far = max(far, off)
+        if found is None or off > (0.1 if quantized else 1e-5):
+            missing.append(name)
+            continue
+        squares += off**2 * len(expected)
+        longer += float((projection(found.values) * expected).sum() / expected.square().sum() - 1) * len(expected)
+        if quantized and found.codes is not None and "Embedding" not in before.classes[name.rpartition(".")[0]]:
+            # A scale for each row, whose largest is the last code.
+            fine = found.scales == len(expected) and {*found.codes.abs().amax(1).tolist()} <= {0.0, 127.0}
+        else:
+            fine = quantized == (found.codes is not None)
+        if not fine:
+            coarse.append(name)
+    count = max(sum(map(len, wanted.values())), 1)
+    longer, noise = longer / count, squares**0.5 / count
+    yield Claim(
+        "each weight matrix is in the file, and is what it was",
+        bool(wanted) and not missing and abs(longer) <= 4 * noise + 1e-6,
+        f"{len(wanted) - len(missing)} of {len(wanted)}, to {far:.1g}; longer by {longer:.1g}"
+        + (f"; not {missing[0]}" if missing else ""),
+    )
+    what = "in 8 bits, a scale for each output of a layer" if quantized else "in float32"
+    yield Claim(
+        f"each of them is {what}",
+        bool(wanted) and not coarse,
+        f"{len(wanted) - len(coarse)} of {len(wanted)}" + (f"; not {coarse[0]}" if coarse else ""),
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from methods._exported import Exported
+from methods._exported import Exported, Matrix
 
 if TYPE_CHECKING:
     from bench.work import Work
@@ -54,6 +54,29 @@ class OnnxModel(Exported):
             if not name.endswith(("_scale", "_zero_point"))
         ]
         return torch.cat([torch.from_numpy(array) for array in flat])
+
+    def matrices(self) -> list[Matrix]:
+        """The initializers of two dimensions, with their scales and zero points."""
+        import onnx
+
+        arrays = {
+            weight.name: torch.from_numpy(onnx.numpy_helper.to_array(weight).copy())
+            for weight in self._graph().initializer
+            if weight.data_type in _WEIGHTS
+        }
+        found = []
+        for name, array in arrays.items():
+            if array.dim() != 2 or name.endswith("_scale"):
+                continue
+            if array.is_floating_point():
+                found.append(Matrix(array.float()))
+                continue
+            stem = name.removesuffix("_quantized")
+            scale, zero = arrays[f"{stem}_scale"], arrays[f"{stem}_zero_point"].float()
+            codes = array.float() - zero
+            # Scales are of columns, which are outputs: the file has weights turned round.
+            found.append(Matrix(codes * scale, codes, scale.numel()))
+        return found
 
     def _graph(self) -> Any:
         import onnx

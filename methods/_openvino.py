@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from methods._exported import Exported, quiet, trace
+from methods._exported import Exported, Matrix, quiet, trace
 
 if TYPE_CHECKING:
     from bench.work import Work
@@ -67,6 +67,50 @@ class OpenVinoModel(Exported):
             if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in _WEIGHTS and not scale:
                 flat.append(torch.from_numpy(node.get_data().astype("float32")).reshape(-1))
         return torch.cat([weight for weight in flat if weight.numel() > 1])
+
+    def matrices(self) -> list[Matrix]:
+        """The constants of two dimensions. Codes are followed by their scales, and where NNCF made inputs smaller by a
+        factor each, the weights that these meet are larger by it.
+        """
+        model = runtime().Core().read_model(self.content("xml"), self.content("bin"))
+        found = []
+        for node in model.get_ops():
+            kind = node.get_element_type().get_type_name() if node.get_type_name() == "Constant" else ""
+            if kind not in _WEIGHTS or len(node.get_output_shape(0)) != 2:
+                continue
+            values = torch.from_numpy(node.get_data().astype("float32"))
+            if kind == "f32":
+                found.append(Matrix(values))
+                continue
+            (user,) = _users(node)
+            while user.get_type_name() in ("Convert", "Subtract"):
+                (user,) = _users(user)
+            scale = _constant(user)
+            found.append(Matrix(values * scale * _smoothed(user), values, scale.numel()))
+        return found
+
+
+def _users(node: Any) -> list[Any]:
+    return [each.get_node() for output in node.outputs() for each in output.get_target_inputs()]
+
+
+def _constant(node: Any) -> torch.Tensor:
+    """The one input of `node` that is a constant."""
+    sources = [value.get_source_output().get_node() for value in node.inputs()]
+    (found,) = [source for source in sources if source.get_type_name() == "Constant"]
+    return torch.from_numpy(found.get_data().astype("float32"))
+
+
+def _smoothed(weight: Any) -> torch.Tensor | float:
+    """What the other factor of the product with `weight` was multiplied by, a number for each of its columns."""
+    for product in _users(weight):
+        if product.get_type_name() == "MatMul":
+            other = product.input(0).get_source_output().get_node()
+            while other.get_type_name() == "FakeQuantize":
+                other = other.input(0).get_source_output().get_node()
+            if "nncf_smooth_quant" in other.get_friendly_name():
+                return _constant(other).reshape(1, -1)
+    return 1.0
 
 
 _WEIGHTS = frozenset({"f32", "i8"})

@@ -237,8 +237,11 @@ def rounded(
     )
 
 
-def symmetric(weight: torch.Tensor, steps: float, low: int, high: int, least: float = 1e-30) -> torch.Tensor:
-    """Each row in steps of its largest magnitude's `steps`-th, or of `least`, to the nearest, from `low` to `high` steps."""
+def symmetric(weight: torch.Tensor, steps: float, low: int, high: int, least: float = 2**-23) -> torch.Tensor:
+    """Each row in steps of its largest magnitude's `steps`-th, to the nearest, from `low` to `high` steps.
+
+    No step is shorter than `least`: torch's quantizers have none shorter than float32's epsilon.
+    """
     step = (weight.abs().amax(1, keepdim=True) / steps).clamp(min=least)
     return (weight / step).round().clamp(low, high) * step
 

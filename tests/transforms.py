@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,35 @@ def applied(text: str, model: Path, folder: Path, **keys: Any) -> tuple[torch.nn
     false = [claim for claim in done.stage.base.evidence(before, done) if not claim.holds]
     assert not false, false
     return original, done
+
+
+def refuted(
+    text: str,
+    model: Path,
+    folder: Path,
+    spoil: Callable[[Work], None] = lambda done: None,
+    *,
+    proven: str | None = None,
+    first: Callable[[Work], None] = lambda done: None,
+    **keys: Any,
+) -> list[str]:
+    """What evidence says does not hold, once `spoil` had its way with the work after the transform was applied.
+
+    The evidence is that of `proven`, the same method with other arguments, where that is given. All biases and norms are
+    other than at first, where many are 0 or 1; `first` may change more before.
+    """
+    done = work(text, model, folder, **keys)
+    with torch.no_grad():
+        for parameter in done.model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    first(done)
+    before = done.snapshot()
+    done.stage.base.apply(done)  # type: ignore[union-attr]
+    with torch.no_grad():
+        spoil(done)
+    (stage,) = recipe.parse(proven or text).stages
+    return [claim.text for claim in stage.base.evidence(before, done) if not claim.holds]
 
 
 def logits(model: torch.nn.Module, done: Work) -> torch.Tensor:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.evidence import Claim
 from bench.method import Place, Transform, facts_after, standing
@@ -64,6 +64,7 @@ class Compiled(Transform):
         earlier = _graphs()
         after = work.after
         yield _compiled(_graphs() - earlier)
+        yield _inside(work)
         assert before.logits is not None
         assert after.logits is not None
         norm = torch.linalg.vector_norm
@@ -103,3 +104,34 @@ def _graphs() -> int:
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
+
+
+def _inside(work: Work) -> Claim:
+    """Of one forward pass: the compiler's own graphs are called, and every product is made in one of them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        work.probe_logits()
+    events = profiled.events() or ()
+    called = sum(_is_graph(event) for event in events)
+    products = [event for event in events if event.name.startswith(_PRODUCTS)]
+    inside = 0
+    for event in products:
+        above = event
+        while above is not None and not _is_graph(above):
+            above = above.cpu_parent
+        inside += above is not None
+    return Claim(
+        "each product of a forward pass is made in a graph of the compiler's",
+        called > 0 and inside == len(products),
+        f"{called} graphs called, {inside} of {len(products)} products in them",
+    )
+
+
+def _is_graph(event: Any) -> bool:
+    """How Inductor marks the call of what it compiled, where a profiler looks."""
+    return bool(event.name.startswith("## Call CompiledFxGraph"))
+
+
+_PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product", "aten::_efficient")
+"""How torch's products of matrices are called where a profiler looks."""

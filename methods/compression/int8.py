@@ -69,7 +69,7 @@ class Int8(Transform):
             work,
             self.name,
             "int8, a 127th of a row's largest a step",
-            lambda weight: _quantized.symmetric(weight.half().float(), 127, -127, 127),
+            lambda weight: _quantized.symmetric(weight.half().float(), 127, -127, 127, least=1e-30),
             noise=2 * torch.finfo(torch.float16).eps,
         )
         packed = [module for module in work.model.modules() if is_int8(module)]

@@ -111,7 +111,7 @@ class LowRank(Transform):
         wanted = {name: self._wanted(values) for name, values in singular.items()}
         # A product of two takes r·(in + out) weights.
         smaller = {name for name, rank in wanted.items() if rank * sum(originals[name].shape) < originals[name].numel()}
-        factored = {name for name in layers if f"{name}.weight" not in after.shapes}
+        factored = {name for name in originals if f"{name}.weight" not in after.shapes}
         yield Claim(
             "those layers are factored that get smaller by it, and no others",
             len(originals) == len(layers) and len(factored) > 0 and factored == smaller,

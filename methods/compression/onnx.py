@@ -40,10 +40,11 @@ class Onnx(_runtime.Runtime):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The runtime holds the model, answers as torch did, and its graph has the operators of the precision."""
-        from methods._exported import same_outputs
+        from methods._exported import same_outputs, same_weights
         from methods._onnx import OnnxModel
 
         yield from same_outputs(before, work, OnnxModel, 1e-4 if self.precision == "fp32" else None)
+        yield from same_weights(before, work, quantized=self.precision == "int8")
         found = work.model.operators() if isinstance(work.model, OnnxModel) else {}
         integer, quantizing = (found.get(name, 0) for name in ("MatMulInteger", "DynamicQuantizeLinear"))
         right = integer > 0 < quantizing if self.precision == "int8" else not integer and bool(found)

@@ -50,10 +50,11 @@ class OpenVino(_runtime.Runtime):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The runtime holds the model, answers as torch did, and computes in the precision that was asked for."""
-        from methods._exported import same_outputs
+        from methods._exported import same_outputs, same_weights
         from methods._openvino import OpenVinoModel
 
         yield from same_outputs(before, work, OpenVinoModel, 1e-4 if self.precision == "fp32" else None)
+        yield from same_weights(before, work, quantized=self.precision == "int8")
         yield self._precision(work.model)
 
     def served(self, model: torch.nn.Module) -> Iterator[Claim]:

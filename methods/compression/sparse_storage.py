@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Lt
 
-from bench.evidence import Claim, plain
+from bench.evidence import Claim, difference, plain, projection
 from bench.method import Place, Transform, standing
+from methods import _coverage
 from methods._quantized import casting
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from bench.evidence import Snapshot
     from bench.work import Work
+    from methods._sparse_linear import SparseLinear
 
 
 @dataclass(frozen=True)
@@ -79,27 +82,50 @@ class SparseStorage(Transform):
         """Layers with enough zeros hold what is not zero and nothing else, byte for byte, and the outputs are the same."""
         import torch
 
-        from bench.architecture import block_linears
         from methods._sparse_linear import SparseLinear
 
         after = work.after
         sparse = {
             plain(name): module for name, module in work.model.named_modules() if isinstance(module, SparseLinear)
         }
-        left = [name for name, layer in block_linears(work.model).items() if _zeros(layer.weight) >= self.threshold]
+        matrices = {name.removesuffix(".weight") for name in _coverage.matrices(before, work.model)}
+        zeros = {
+            name: 1 - before.nonzero[f"{name}.weight"] / prod(before.shapes[f"{name}.weight"]) for name in matrices
+        }
+        # A share that is the threshold but for rounding may count or not.
+        wanted = {name for name, share in zeros.items() if share >= self.threshold + 1e-6}
+        allowed = {name for name, share in zeros.items() if share >= self.threshold - 1e-6}
         yield Claim(
-            f"each layer of which {self.threshold:g} or more is zero is sparse",
-            bool(sparse) and not left,
-            f"{len(sparse)} sparse, {len(left)} left",
+            f"each layer of which {self.threshold:g} or more is zero is sparse, and no other",
+            bool(sparse) and wanted <= sparse.keys() <= allowed,
+            f"{len(wanted & sparse.keys())} of {len(wanted)}, {len(sparse.keys() - allowed)} others of {len(matrices)}",
         )
         counts = {name: (before.nonzero[f"{name}.weight"], module) for name, module in sparse.items()}
         exact = [
             name
             for name, (count, layer) in counts.items()
-            if int((layer.unpacked() != 0).sum()) == count == layer.values.numel()
+            if layer.values.numel() == layer.columns.numel() == count
+            and difference(projection(_dense(layer)), before.projections[f"{name}.weight"]) <= 2e-7
         ]
         yield Claim(
-            "they hold what was not zero, and nothing else", len(exact) == len(sparse), f"{len(exact)} of {len(sparse)}"
+            "they hold what was not zero, where it was, and nothing else",
+            0 < len(exact) == len(sparse),
+            f"{len(exact)} of {len(sparse)}",
+        )
+        others = before.digests.keys() - {f"{name}.weight" for name in sparse}
+        changed = others - before.same(after)
+        yield Claim("nothing else changed", not changed, f"{len(changed)} of {len(others)} other tensors changed")
+        off = [0.0]
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for layer in sparse.values():
+                inputs = torch.randn(4, layer.in_features, generator=generator).to(layer.values)
+                expected = inputs @ _dense(layer).T + (0 if layer.bias is None else layer.bias)
+                off.append(float((layer(inputs) - expected).norm() / expected.norm().clamp(min=1e-30)))
+        yield Claim(
+            "each of them multiplies by that, and adds its bias once",
+            max(off) <= 1e-5,
+            f"to {max(off):.1g} in {len(sparse)} layers",
         )
         sizes = [
             8 * count + 4 * (m.out_features + 1) - 4 * m.out_features * m.in_features for count, m in counts.values()
@@ -114,6 +140,17 @@ class SparseStorage(Transform):
         norm = torch.linalg.vector_norm
         error = float(norm(before.logits - after.logits) / norm(before.logits))
         yield Claim("the outputs are the dense model's to 1e-5", error <= 1e-5, f"relative difference {error:.1e}")
+
+
+def _dense(layer: SparseLinear) -> torch.Tensor:
+    """For evidence: the weight with its zeros, put together from the parts that the layer holds."""
+    import torch
+
+    counts = layer.rows.diff().long()
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    found = torch.zeros(layer.out_features, layer.in_features, dtype=layer.values.dtype, device=counts.device)
+    found[rows, layer.columns.long()] = layer.values
+    return found
 
 
 def _zeros(weight: torch.Tensor) -> float:

@@ -173,7 +173,9 @@ class Adapter(Trainer):
             del module.forward
         error = float((found[0] - found[1]).norm() / found[1].norm())
         limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
-        return Claim("gradients go back through them by the formula", error <= limit, f"relative difference {error:.1e}")
+        return Claim(
+            "gradients go back through them by the formula", error <= limit, f"relative difference {error:.1e}"
+        )
 
     def _placed(self, work: Work) -> Claim:
         """In each block one is outside of attention, and for houlsby others are behind what ends one, by layers' names."""

@@ -1,13 +1,16 @@
 """Compiling for inference, up to the process that serves."""
 
+import functools
 from dataclasses import replace
 
 import pytest
+import torch
 
 from bench import serve
 from bench.measure import clock
 from methods.compression.compiled import Compiled
 from tests import jobs, subjects
+from tests.transforms import refuted
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,17 @@ def test_compile_time_is_what_torch_calls_back_about():
         pass
     assert compiling.seconds == total
     assert len(callback_handler.start_callbacks) == started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", ["eager", "aot_eager", "head"])
+def test_what_runs_eagerly_is_found_out(spoil, tiny_bert, tmp_path, monkeypatch):
+    def compile_(self, model):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        (model.classifier.compile if spoil == "head" else functools.partial(model.compile, backend=spoil))(dynamic=True)
+
+    monkeypatch.setattr(Compiled, "_compile", compile_)
+    assert refuted("compiled", tiny_bert, tmp_path) == [
+        "each product of a forward pass is made in a graph of the compiler's"
+    ]

@@ -1,6 +1,7 @@
 """onnxruntime and OpenVINO against the torch model."""
 
 import importlib.util
+import itertools
 import pickle
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 
 from bench import checkpoint, plan, serve
 from tests import jobs, subjects
+from tests.transforms import refuted, work
 
 HERE = [name for name in ("onnx", "openvino") if importlib.util.find_spec({"onnx": "onnxruntime"}.get(name, name))]
 WITH_BF16 = replace(subjects.HERE, cpu_features=("avx512_bf16",))
@@ -100,3 +102,68 @@ def test_bfloat16_needs_a_cpu_that_has_it(monkeypatch):
     assert any("no instructions for bfloat16" in reason for reason in cell.refused)
     (cell,) = subjects.make_plan(monkeypatch, {"it": 'openvino("bf16")'}, WITH_BF16).cells
     assert not cell.refused
+
+
+# -- what is in the file -----------------------------------------------------------------------------------------------
+
+KEPT = "each weight matrix is in the file, and is what it was"
+FINE = "each of them is in 8 bits, a scale for each output of a layer"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", HERE)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_other_weights_than_those_that_there_were(method, precision, tiny_bert, tmp_path, monkeypatch):
+    """Exported after they had moved a little, by little enough for the outputs to be near."""
+    from methods import _exported
+
+    trace = _exported.trace
+
+    def moved(work):
+        with torch.no_grad():
+            for weight in work.model.parameters():
+                weight.mul_(1.00002 if precision == "fp32" else 1.004)
+        return trace(work)
+
+    for module in ("_exported", f"_{method}"):
+        monkeypatch.setattr(f"methods.{module}.trace", moved, raising=False)
+    text = f"{method}('{precision}')" if method == "onnx" else f"{method}('{precision}', samples=16)"
+    found = refuted(text, tiny_bert, tmp_path)
+    assert KEPT in found, found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("onnx" not in HERE, reason="needs onnxruntime")
+@pytest.mark.parametrize(
+    "options", [{"per_channel": False}, {"reduce_range": True}, {"op_types_to_quantize": ["MatMul"]}]
+)
+def test_eight_bits_of_another_kind(options, tiny_bert, tmp_path, monkeypatch):
+    from onnxruntime import quantization
+
+    quantize = quantization.quantize_dynamic
+    monkeypatch.setattr(quantization, "quantize_dynamic", lambda *files, **given: quantize(*files, **(given | options)))
+    assert refuted('onnx("int8")', tiny_bert, tmp_path) == [FINE]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("openvino" not in HERE, reason="needs openvino")
+def test_ranges_are_found_on_training_items_without_their_padding(tiny_bert, tmp_path, monkeypatch):
+    import nncf
+
+    seen = []
+    quantize = nncf.quantize
+
+    def look(model, calibration, **options):
+        seen.extend(calibration.get_inference_data())
+        return quantize(model, calibration, **options)
+
+    monkeypatch.setattr(nncf, "quantize", look)
+    done = work("openvino('int8', samples=24)", tiny_bert, tmp_path)
+    expected = [
+        batch.inputs["input_ids"][number, : batch.lengths[number]]
+        for batch in itertools.islice(done.batches(shuffle=False), 2)
+        for number in range(batch.samples)
+    ][:24]
+    done.stage.base.apply(done)
+    assert [item["input_ids"][0].tolist() for item in seen] == [ids.tolist() for ids in expected]
+    assert all(item["attention_mask"].all() for item in seen)

@@ -13,6 +13,7 @@ _EXPORTED = "methods/_exported.py"
 
 _FOLD = "work.model = work.model.merge_and_unload()  # type: ignore[operator]"
 _ADAPTED = "a = [m for m in work.model.modules() if hasattr(m, 'lora_B') and len(m.lora_B)]\n        "
+_EACH = "in work.model.named_parameters():\n            if parameter.is_floating_point():\n                if"
 _CAST = "parameter.data = parameter.data.to(dtype)"
 _CSR = "magnitude(0.9) >> sparse_storage"
 _COMPILE = "model.compile(dynamic=True, mode=self.mode)"
@@ -49,8 +50,8 @@ MUTANTS = [
     _merge(_adapters("a[0].lora_A['default'].weight.data.copy_(a[0].lora_A['default'].weight.flip(0))"), "an update of other rows"),
     # -- 16 bits
     _half("if parameter.is_floating_point():", "if parameter.is_floating_point() and parameter.dim() > 1:", "norms and biases left out"),
-    _half("for parameter in work.model.parameters():", "for parameter in list(work.model.parameters())[:-2]:", "the head left out"),
-    _half("for parameter in work.model.parameters():", "for parameter in list(work.model.parameters())[::2]:", "half of the model"),
+    _half(_EACH, _EACH.replace("work.model.named_parameters()", "list(work.model.named_parameters())[:-2]"), "the head left out"),
+    _half(_EACH, _EACH.replace("work.model.named_parameters()", "list(work.model.named_parameters())[::2]"), "half of the model"),
     _half(_CAST, "parameter.data = parameter.data.bfloat16().to(dtype)", "float16 by way of bfloat16", 'half("fp16")'),
     _half(_CAST, "import torch; parameter.data = (parameter.data.contiguous().view(torch.int32) & -65536).view(torch.float32).to(dtype)", "cut off, not rounded"),
     _half(_CAST, "parameter.data = parameter.data.flip(0).to(dtype)", "rows in the wrong order"),
@@ -58,8 +59,8 @@ MUTANTS = [
     _half(_CAST, "parameter.data = parameter.data.clamp(-0.05, 0.05).to(dtype) if parameter.dim() > 1 else parameter.data.to(dtype)", "large weights clipped"),
     _half(_CAST, "parameter.data = (parameter.data.round(decimals=2) if parameter.dim() == 1 else parameter.data).to(dtype)", "biases rounded further", "full >> half"),
     _half('return torch.bfloat16 if self.dtype == "bf16" else torch.float16', 'return torch.float16 if self.dtype == "bf16" else torch.bfloat16', "the other type"),
-    _half(_CAST, f"{_CAST}\n        for buffer in work.model.buffers():\n            buffer.data = buffer.data.to(dtype) if buffer.is_floating_point() else buffer.data", "buffers too"),
-    _half("        dtype = self._dtype()\n        for parameter", "        dtype = self._dtype()\n        work.model.register_forward_pre_hook(lambda module, args: module.float() and None)\n        for parameter", "computes in 32 bits"),
+    _half(_CAST, f"{_CAST}\n                for buffer in work.model.buffers():\n                    buffer.data = buffer.data.to(dtype) if buffer.is_floating_point() else buffer.data", "buffers too"),
+    _half("aside = work.notes[self.name] = {}", "aside = work.notes[self.name] = {}\n        work.model.register_forward_pre_hook(lambda module, args: module.float() and None)", "computes in 32 bits"),
     # -- without zeros
     _storage(_STORAGE, "if _zeros(layer.weight) >= self.threshold:\n                work", "if _zeros(layer.weight) > 0.91:\n                work", "few layers"),
     _storage(_STORAGE, "return float((weight == 0).float().mean())", "return float((weight == 0).float().mean()) - 0.42", "another threshold"),
@@ -91,7 +92,6 @@ MUTANTS = [
     Mutant("onnx", _EXPORTED, "module = _Logits(work.model.eval())", "work.model.bert.encoder.layer[1].load_state_dict(work.model.bert.encoder.layer[0].state_dict()); module = _Logits(work.model.eval())", "onnx", "the first block twice"),
     Mutant("onnx", _EXPORTED, "module = _Logits(work.model.eval())", "work.model.bert.encoder.layer[1].output.dense.weight.data.copy_(work.model.bert.encoder.layer[0].output.dense.weight); module = _Logits(work.model.eval())", 'onnx("int8")', "a layer of another block"),
     Mutant("openvino", _OPENVINO, "compress_to_fp16=False", "compress_to_fp16=True", "openvino", "weights in float16"),
-    Mutant("openvino", _OPENVINO, 'HINTS = {"fp32": "f32"', 'HINTS = {"fp32": "bf16"', "openvino", "bfloat16 for float32"),
     Mutant("openvino", _OPENVINO, "in work.batches(shuffle=False)", 'in work.batches("test", shuffle=False)', 'openvino("int8", samples=16)', "calibrated on the test split"),
     Mutant("openvino", _OPENVINO, "number : number + 1, : batch.lengths[number]]", "number : number + 1]", 'openvino("int8", samples=16)', "calibrated with padding"),
     Mutant("openvino", _OPENVINO, "itertools.islice(items, samples)", "itertools.islice(items, 1)", 'openvino("int8", samples=16)', "calibrated on one item"),

@@ -13,6 +13,7 @@ _LOW = ("low_rank", "methods/compression/low_rank.py")
 _ORDER = "list(range(layer.out_features)))).argsort().tolist()"
 _TAYLOR = '    if importance == "taylor":\n        _statistics.gradients(work, SAMPLES)\n        return torch_pruning.importance.GroupTaylorImportance()  # type: ignore[no-any-return]\n'
 _PROSE = {"task": "prose"}
+_RANK = 'singular values."""\n        if self.rank is not None:\n            return min(self.rank, len(singular))'
 
 
 def _importance(method: str, recipe: str) -> list[Mutant]:
@@ -32,7 +33,7 @@ def _importance(method: str, recipe: str) -> list[Mutant]:
         Mutant(method, _STATISTICS, 'work.batches("train")', 'work.batches("test")', taylor, "gradients of the test split"),
         Mutant(method, _STATISTICS, "work.task.criterion(work.outputs(batch), batch).backward()", "work.outputs(batch).logits.sum().backward()", taylor, "gradients of the logits"),
         Mutant(method, _STRUCTURED, "torch.rand(len(group[0].idxs), generator=generator)", "torch.arange(float(len(group[0].idxs)))", recipe.replace(")", ', "random")'), "the first go, not drawn"),
-        Mutant(method, _STRUCTURED, 'if importance == "random":\n        generator', "if False:\n        generator", recipe.replace(")", ', "random")'), "random is l2"),
+        Mutant(method, _STRUCTURED, 'if importance == "random":\n        generator = torch.Generator().manual_seed(work.seed)\n        return', "if False:\n        generator = torch.Generator()\n        return", recipe.replace(")", ', "random")'), "random is l2"),
     ]  # fmt: skip
 
 
@@ -79,7 +80,7 @@ MUTANTS = [
     Mutant(*_DROP, "set(candidates[-self.n :])", "set(candidates[: self.n])", "drop_layers(1)", "the first go"),
     Mutant(*_DROP, 'range(count) if self.by == "last"', 'range(count - 1) if self.by == "last"', "drop_layers(1)", "the last stays"),
     Mutant(*_DROP, "range(1, count, 2)", "range(0, count, 2)", 'drop_layers(1, "every_other")', "every other from the first"),
-    Mutant(*_DROP, 'range(count) if self.by == "last"', "range(count) if True", 'drop_layers(1, "similarity", samples=16)', "the last whatever is asked for", model="llama", keys=_PROSE),
+    Mutant(*_DROP, 'if self.by == "similarity":\n            return set(', "if False:\n            return set(", 'drop_layers(1, "similarity", samples=16)', "the last whatever is asked for", model="llama", keys=_PROSE),
     Mutant(*_DROP, "key=lambda number: influence[number])", "key=lambda number: -influence[number])", 'drop_layers(1, "similarity", samples=16)', "those that change most go"),
     Mutant(*_DROP, "torch.cosine_similarity(inputs, outputs, dim=-1)", "torch.cosine_similarity(inputs, outputs, dim=-1).abs().neg()", 'drop_layers(1, "similarity", samples=16)', "similarity with its sign turned"),
     Mutant(*_DROP, "torch.cosine_similarity(inputs, outputs, dim=-1)", "outputs.norm(dim=-1) / inputs.norm(dim=-1)", 'drop_layers(1, "similarity", samples=16)', "lengths for cosines", model="llama", keys=_PROSE),
@@ -96,8 +97,8 @@ MUTANTS = [
         "low_rank(4)", "the smallest singular values",
     ),
     Mutant(*_LOW, "root = singular[:rank].sqrt()\n            down = _linear(root[:, None] * right[:rank], None)\n            up = _linear(left[:, :rank] * root,", "root = singular[:rank]\n            down = _linear(right[:rank], None)\n            up = _linear(left[:, :rank] * root,", "low_rank(4)", "all of the size in one factor"),
-    Mutant(*_LOW, "singular values.\"\"\"\n        if self.rank is not None:\n            return min(self.rank, len(singular))", "singular values.\"\"\"\n        if self.rank is not None:\n            return max(1, self.rank - 1)", "low_rank(4)", "a rank less than asked for"),
-    Mutant(*_LOW, "singular values.\"\"\"\n        if self.rank is not None:\n            return min(self.rank, len(singular))", "singular values.\"\"\"\n        if self.rank is not None:\n            return min(self.rank, len(singular)) // 2", "low_rank(4)", "half the rank"),
+    Mutant(*_LOW, _RANK, _RANK.replace("min(self.rank, len(singular))", "max(1, self.rank - 1)"), "low_rank(4)", "a rank less than asked for"),
+    Mutant(*_LOW, _RANK, _RANK + " // 2", "low_rank(4)", "half the rank"),
     Mutant(*_LOW, "singular.double().square().cumsum(0)", "singular.double().cumsum(0)", "low_rank(energy=0.5)", "singular values, not their squares"),
     Mutant(*_LOW, "(kept < self.energy * kept[-1]).sum()) + 1", "(kept < self.energy * kept[-1]).sum()) + 2", "low_rank(energy=0.3)", "a rank more than needed"),
     Mutant(*_LOW, "(kept < self.energy * kept[-1])", "(kept < self.energy**2 * kept[-1])", "low_rank(energy=0.5)", "the energy squared"),
