@@ -62,6 +62,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
 
     try:
         from bench import serve, stage
+        from bench.execute import imports
         from bench.models import open_model
 
         torch.set_num_threads(job.machine.threads)
@@ -70,6 +71,8 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         if job.what == "make":
             open_model(job.model, job.base).make(progress)
             return "ok", "", {}
+        types = [open_model(job.model, job.base).model_type()]
+        imports.of(recipe.parse(job.recipe).stages, types, job.machine.device).all()
         group = meet() if meet else None
         measured = stage.run(job, progress, group) if job.what == "stage" else serve.run(job, progress)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
