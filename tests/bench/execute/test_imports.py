@@ -38,23 +38,25 @@ for name in ("_cuda_getCurrentRawStream", "_cuda_getCurrentStream", "_cuda_getDe
     if not hasattr(torch._C, name):
         setattr(torch._C, name, lambda *args: 0)
 import bench.execute.preload
+from bench.execute import imports
 
-print(json.dumps({"calls": calls, "modules": sorted(sys.modules)}))
+found = {}
+for name, held in json.loads(os.environ["HELD"]).items():
+    imports.read(held).hold()
+    found[name] = [calls[:], sorted(sys.modules)]
+print(json.dumps(found))
 """
 
 
 def preloaded(held):
-    """The calls that ask CUDA for its devices while the fork server's preload is imported, and the modules then there."""
-    done = subprocess.run(
-        [sys.executable, "-c", RECORDER],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=200,
-        env={**os.environ, "METHODBENCH_IMPORTS": held.spell(), "METHODBENCH_PATH": json.dumps(sys.path)},
-    )
+    """For each that the fork server is to hold, in turn, all calls so far that ask CUDA for its devices, and all modules."""
+    spelled = {name: one.spell() for name, one in held.items()}
+    first = {"METHODBENCH_IMPORTS": next(iter(spelled.values())), "METHODBENCH_PATH": json.dumps(sys.path)}
+    command = [sys.executable, "-c", RECORDER]
+    environment = {**os.environ, **first, "HELD": json.dumps(spelled)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200, env=environment)
     found = json.loads(done.stdout.splitlines()[-1])
-    return found["calls"], set(found["modules"])
+    return {name: (calls, set(modules)) for name, (calls, modules) in found.items()}
 
 
 def of_suite(file, device):
@@ -64,30 +66,24 @@ def of_suite(file, device):
     return imports.of(stages, {open_model(model, file.parent).model_type() for model in checked.models}, device)
 
 
-SUITES = {name: of_suite(file, "cuda") for name, file in catalogue.suites().items()}
+def test_on_a_gpu_no_suite_has_the_server_ask_cuda():
+    suites = {name: of_suite(file, "cuda") for name, file in catalogue.suites().items()}
+    assert len(suites) >= 8
+    for name, (calls, modules) in preloaded(suites).items():
+        assert (name, calls) == (name, [])
+        # What is heavy and does not ask is there all the same.
+        assert {"transformers.models.auto.tokenization_auto", "torch._dynamo", "bench.stage"} <= modules
+        for model_type in suites[name].model_types:
+            assert f"transformers.models.{model_type}.configuration_{model_type}" in modules
 
 
-@pytest.mark.parametrize("name", SUITES)
-def test_on_a_gpu_no_suite_has_the_server_ask_cuda(name):
-    calls, modules = preloaded(SUITES[name])
-    assert calls == []
-    # What is heavy and does not ask is there all the same.
-    assert {"transformers.models.auto.tokenization_auto", "torch._dynamo", "bench.stage"} <= modules
-    for model_type in SUITES[name].model_types:
-        assert f"transformers.models.{model_type}.configuration_{model_type}" in modules
-
-
-@pytest.mark.parametrize("package", ["bitsandbytes", "peft", "torchao"])
-def test_the_recorder_sees_what_asks_cuda(package):
-    calls, modules = preloaded(imports.Imports((package,)))
-    assert "_cuda_getDeviceCount" in calls
-    assert package in modules
-
-
-def test_on_a_cpu_the_server_holds_what_the_methods_and_models_need():
-    _, modules = preloaded(imports.Imports(("peft", "no_such_package", "torch_pruning"), ("bert", "deberta-v2")))
-    assert {"peft", "torch_pruning"} <= modules
+def test_on_a_cpu_the_server_holds_what_the_methods_and_models_need_whatever_it_asks():
+    held = imports.Imports(("peft", "no_such_package", "torch_pruning"), ("bert", "deberta-v2"))
+    calls, modules = preloaded({"cpu": held})["cpu"]
+    assert {"peft", "torch_pruning", "bitsandbytes", "torchao"} <= modules
     assert {f"transformers.models.{name}.modeling_{name}" for name in ("bert", "deberta_v2")} <= modules
+    # So the recorder sees what it is there to see.
+    assert {"_cuda_getDeviceCount", "get_device_capability"} <= set(calls)
 
 
 def test_what_is_needed_is_that_of_all_methods_and_of_those_in_their_arguments():
