@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from bench.execute.base import Executor
     from bench.execute.cluster import Cluster
+    from bench.execute.imports import Imports
     from bench.parallel import Lacks
     from bench.plan import Node, Plan
     from bench.slots import Slots
@@ -214,7 +215,7 @@ def run_(
         _fail(f"--jobs {jobs}: it is a whole number of at least 1, or auto")
     side_by_side = None if jobs == "auto" else int(jobs)
     from bench import parallel
-    from bench.plan import needs
+    from bench.execute import imports
     from bench.record import Store
     from bench.run import run
     from bench.watch import watcher
@@ -225,11 +226,10 @@ def run_(
     _say_refused(whole, names)
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
-    preload = {name for node in nodes for method in node.stage.methods for name in needs(method)}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is under nohup
         signal.signal(signal.SIGINT, _interrupt)
-    types = sorted({node.subject.model.model_type() for node in nodes})
-    held = [*sorted(preload), *(f"transformers.models.{model_type}" for model_type in types)]
+    types = {node.subject.model.model_type() for node in nodes}
+    held = imports.of((node.stage for node in nodes), types, whole.machine.device)
     executor, room = _executor(cluster, held, side_by_side, whole)
     try:
         with store.lock(_say), watcher(whole) as watching:
@@ -396,15 +396,15 @@ def _say(text: str, error: bool = False) -> None:
     print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def _executor(cluster: Cluster | None, preload: list[str], jobs: int | None, whole: Plan) -> tuple[Executor, Slots]:
+def _executor(cluster: Cluster | None, held: Imports, jobs: int | None, whole: Plan) -> tuple[Executor, Slots]:
     """What runs the stages, and room for how many side by side."""
     from bench.slots import Slots, slots
 
     if cluster is None:
         from bench.execute.forkserver import ForkServer
 
-        return ForkServer(preload), slots(whole.machine, jobs)
-    cluster.preload = preload
+        return ForkServer(held), slots(whole.machine, jobs)
+    cluster.held = held
     return cluster, Slots(cluster.room(whole.machine) if jobs is None else jobs)
 
 

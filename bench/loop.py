@@ -83,6 +83,7 @@ class Training(Work):
         self.tokens: list[int] = []
         self.samples: list[int] = []
         self.data_seconds = 0.0
+        self.largest: Batch | None = None
         self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
         self.compute_dtype = torch.float32
         self.figures: dict[str, float] = {}
@@ -128,8 +129,11 @@ class Training(Work):
         for begin in self._overriding("on_start"):
             begin(self)
 
-    def run(self) -> None:
-        """Train for the budget's steps.
+    def run(self, after_first: Callable[[], None] = lambda: None) -> None:
+        """Train for the budget's steps. ``largest`` is then the batch that takes most memory.
+
+        Args:
+            after_first: called after the first step, outside the clock.
 
         Raises:
             Diverged: the loss is not finite.
@@ -151,6 +155,7 @@ class Training(Work):
             for change in on_batch:
                 batch = change(self, batch)
             self.data_seconds += time.perf_counter() - asked
+            self.largest = max(self.largest or batch, batch, key=_elements)
             clock.start()
             loss = gradients(batch, _ONE)
             update()
@@ -165,6 +170,8 @@ class Training(Work):
             self.progress("train", self.step + 1, self.steps)
             for call in between_steps:
                 call(self)
+            if step == 0:
+                after_first()
             if self.stop:
                 break
 
@@ -214,6 +221,11 @@ class Training(Work):
     def _look(self, loss: torch.Tensor) -> None:
         if not math.isfinite(value := float(loss)):
             raise Diverged(f"the loss is {value} at step {self.step + 1} of {self.steps}")
+
+
+def _elements(batch: Batch) -> int:
+    """Those of the inputs, padding included."""
+    return sum(tensor.numel() for tensor in batch.inputs.values())
 
 
 class NothingToTrain(Exception):

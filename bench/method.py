@@ -161,7 +161,9 @@ class Method(abc.ABC):
     kind: ClassVar[Kind]
     paper: ClassVar[str]  # where the method is described: a paper's or a documentation page's address
     example: ClassVar[str]  # a recipe that runs
-    needs: ClassVar[tuple[str, ...]] = ()  # packages imported inside the hooks, by import name
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Packages imported inside the hooks, by import name; of one that is always there, the part that is imported late.
+    They are imported before memory is measured."""
     breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
     gives: ClassVar[frozenset[Fact]] = frozenset()
     takes: ClassVar[frozenset[Fact]] = frozenset()

@@ -283,7 +283,8 @@ _TABLE = [
     Metric(
         "train_peak_bytes", "Training memory", "B", "lower", "memory",
         "peak bytes while training above what the process held before the model was loaded, weights included: on a GPU "
-        "the allocator's peak, on a CPU the kernel's resident high-water mark; the highest of all training stages",
+        "the allocator's peak, on a CPU the kernel's resident high-water mark over the first step and one more on the largest "
+        "batch, without freed memory that malloc would keep; the highest of all training stages",
         lambda path: _max(path, "training", "peak_bytes"),
     ),
     Metric(

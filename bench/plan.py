@@ -209,7 +209,9 @@ def refusals(
             steps=suite.budget.steps,
         )
         for method in stage.methods:
-            missing = [package for package in needs(method) if importlib.util.find_spec(package) is None]
+            # Of a dotted name, only the first part: looking for the rest would import it.
+            tops = {package.partition(".")[0] for package in needs(method)}
+            missing = sorted(package for package in tops if importlib.util.find_spec(package) is None)
             reasons += [
                 f"{method.name}: needs the package {name}: pip install {name}" for name in map(_distribution, missing)
             ]
@@ -331,7 +333,7 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
 
 
 def _distribution(package: str) -> str:
-    return package.replace("_", "-")
+    return package.partition(".")[0].replace("_", "-")
 
 
 def _depth_first(nodes: dict[str, Node]) -> dict[str, Node]:

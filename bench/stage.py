@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 import torch
 
-from bench import architecture, checkpoint, evidence, recipe
+from bench import architecture, checkpoint, evidence, recipe, structure
 from bench.evidence import Claim, Snapshot, named_tensors, of_training, plain, whole_numel
 from bench.execute.base import Job, Progress
 from bench.loop import Training
@@ -41,14 +41,18 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     group = group or Group()
     seconds = Stopwatch()
     stages = recipe.parse(job.recipe).stages
+    source, task = open_model(job.model, job.base), open_task(job.task, job.base)
+    if job.input is None:
+        # Where no one has looked at the model yet, as on another machine, this does, and imports what it takes.
+        structure.of(source, job.model, job.base, *task.model_options())
     peak = memory.Peak(torch.device(job.machine.device), stages[-1].gpus_each)
-    task = open_task(job.task, job.base)
 
     progress("load", 0, 1)
     seed_everything(job.seed)
     with seconds("load"):
-        model, tokenizer = _load(job, task)
+        model, tokenizer = checkpoint.load(job.input) if job.input is not None else source.load(*task.model_options())
         model.to(job.machine.device)
+        memory.touch(model)
     # Each stage draws its own order of data; the same one for all recipes that share the seed.
     seed = job.seed * 1000 + len(stages)
     common: dict[str, Any] = {
@@ -96,7 +100,6 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
         # else of it is worth a figure, or may be one at all.
         return {**measured, "seconds": seconds.total}
 
-    source = open_model(job.model, job.base)
     if job.measure.quality and source.pretrained:
         progress("evaluate", 0, 1)
         with seconds("evaluate"):
@@ -196,12 +199,6 @@ def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) 
     return None if whole == 0 and trained_since else uncompressed_model(job, task)
 
 
-def _load(job: Job, task: Task) -> tuple[torch.nn.Module, Any]:
-    if job.input is not None:
-        return checkpoint.load(job.input)
-    return open_model(job.model, job.base).load(*task.model_options())
-
-
 def _train(
     training: Training, job: Job, peak: memory.Peak, seconds: Stopwatch
 ) -> tuple[Training, Snapshot, dict[str, Any]]:
@@ -217,8 +214,7 @@ def _train(
     contention = trust.Contention()
     with seconds("train"), contention:
         peak.start()
-        training.run()
-        peak_bytes = peak.stop()
+        training.run(after_first=peak.pause)
     result: dict[str, Any] = {
         "step_seconds": training.clock.seconds(),
         "tokens": training.tokens,
@@ -230,13 +226,29 @@ def _train(
         "data_seconds": training.data_seconds,
         "figures": training.figures,
     }
-    if job.measure.memory:
-        result["peak_bytes"] = peak_bytes
-        result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
     with seconds("count"):
+        if job.measure.memory:
+            result["peak_bytes"] = _peak(training, peak)
+            result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
         _count(training, job, result)
         _together(training, result)
     return training, before, {"training": result, "trust": {"training": contention.result()}}
+
+
+def _peak(training: Training, peak: memory.Peak) -> int | None:
+    """The peak of the training. On a CPU, of its first step and of one more, on its largest batch, that is not taken.
+
+    The first has what an update takes; the other what it then left, and most activations.
+    """
+    if peak.paused:
+        assert training.largest is not None
+        training.model.train()
+        with torch.random.fork_rng():
+            peak.resume()
+            training.gradients(training.largest, 1.0)
+            peak.pause()
+            training.optimizer.zero_grad(set_to_none=True)
+    return peak.stop()
 
 
 def _count(training: Training, job: Job, result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench import checkpoint, machine
 from bench.execute.base import Job, Outcome, Progress, Share, threads_each
 from bench.execute.forkserver import ForkServer
+from bench.execute.imports import NOTHING, Imports
 from bench.execute.ranks import GRACE
 from bench.execute.worker import GONE
 from bench.machine import Machine
@@ -73,7 +74,7 @@ class Cluster:
     """Runs jobs on the machines of a Ray cluster: of the one that ``RAY_ADDRESS`` names or that runs here, or else of a
     new one, of this machine alone.
 
-    A job whose machine or process is lost is tried once more, and then ``failed``. ``preload`` is as ForkServer's.
+    A job whose machine or process is lost is tried once more, and then ``failed``. ``held`` is as ForkServer's.
 
     Raises:
         ConnectionError: there is no cluster at ``RAY_ADDRESS``.
@@ -83,7 +84,7 @@ class Cluster:
         import ray
 
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        self.preload: Sequence[str] = ()
+        self.held = NOTHING
         self._through = through
         self._stored: dict[Path, Any] = {}
         self._running: set[Any] = set()
@@ -202,7 +203,7 @@ class Cluster:
         task = self._do.options(num_cpus=takes["CPU"], num_gpus=takes.get("GPU", 0), **where)
         files = self._files(job) if self._through == "object-store" else {}
         names = list(files) if self._through == "object-store" else None
-        started = task.remote(job, tuple(self.preload), timeout, names, *files.values())
+        started = task.remote(job, self.held, timeout, names, *files.values())
         self._running.add(started)
         if self._stopped.is_set():
             ray.cancel(started, force=True)
@@ -318,7 +319,7 @@ def _said(resources: Mapping[str, int]) -> str:
 
 
 def _do(
-    job: Job, preload: tuple[str, ...], timeout: float | None, names: list[str] | None, *files: bytes
+    job: Job, held: Imports, timeout: float | None, names: list[str] | None, *files: bytes
 ) -> Iterator[Visit | Answer]:
     """On the machine that was chosen: do `job`, and send back what it left, where the checkpoints `names` were sent along.
 
@@ -347,7 +348,7 @@ def _do(
                 there: dict[str, Any] = {name: checkpoint.path(Path(folder), name)}
                 moved = replace(moved, **there)
                 checkpoint.write(there[name], content)
-        outcome = _server(preload).run(moved, timeout, lambda what, done, of: None)
+        outcome = _server(held).run(moved, timeout, lambda what, done, of: None)
         here = machine.look(job.machine.device, job.machine.threads)
         measured = {**outcome.measured, "environment": machine.environment(here, job.base)}
         left = names is not None and job.what == "stage" and first and outcome.status == "ok"
@@ -356,6 +357,6 @@ def _do(
 
 
 @functools.cache
-def _server(preload: tuple[str, ...]) -> ForkServer:
+def _server(held: Imports) -> ForkServer:
     """This machine's, which stays for the next job."""
-    return ForkServer(preload)
+    return ForkServer(held)

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -21,16 +21,17 @@ from typing import Any
 
 from bench.execute import worker
 from bench.execute.base import Job, Outcome, Progress, Status
+from bench.execute.imports import NOTHING, Imports
 
-LOG_TAIL = 4000
+LOG_TAIL = 10_000
 """Characters of a failed job's output that its record keeps."""
 
 
 class ForkServer:
-    """Runs each job in a process of its own. `preload` are modules to hold besides torch and transformers."""
+    """Runs each job in a process of its own. `held` is what the jobs will need, so that the server has it already."""
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
-        self._context = prepared(preload)
+    def __init__(self, held: Imports = NOTHING) -> None:
+        self._context = prepared(held)
         self._starting = threading.Lock()
         self._running: set[ForkServerProcess] = set()
         self._accompanied: set[ForkServerProcess] = set()
@@ -77,13 +78,13 @@ class ForkServer:
         """The server ends by itself with this process."""
 
 
-def prepared(preload: Sequence[str] = ()) -> ForkServerContext:
-    """Where to make processes that have torch, transformers and `preload` imported already."""
+def prepared(held: Imports = NOTHING) -> ForkServerContext:
+    """Where to make processes that have torch, transformers and `held` imported already."""
     # Read by bench.execute.preload; Python 3.11 does not hand the path on by itself.
     os.environ["METHODBENCH_PATH"] = json.dumps(sys.path)
     # A module of the user's folder must not shadow ours: no working directory on
     # the path (`python -P`). No hub is asked for a local model.
-    os.environ["METHODBENCH_PRELOAD"] = ",".join(preload)
+    os.environ["METHODBENCH_IMPORTS"] = held.spell()
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
 import json
 import os
 import sys
@@ -20,14 +18,13 @@ with Path(os.devnull).open("w") as nothing:
         import torch  # noqa: F401
 
         from bench import registry
+        from bench.execute import imports
 
         registry.methods()
         registry.tasks()
         registry.models()
-        for module in filter(None, os.environ.get("METHODBENCH_PRELOAD", "").split(",")):
-            # What cannot be imported fails in the job that needs it, with its own traceback.
-            with contextlib.suppress(Exception):
-                importlib.import_module(module)
+        text = os.environ.get("METHODBENCH_IMPORTS")
+        (imports.read(text) if text else imports.Imports()).hold()
     finally:
         os.dup2(kept, 2)
         os.close(kept)

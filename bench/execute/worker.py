@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import os
 import signal
 import sys
@@ -63,6 +62,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
 
     try:
         from bench import serve, stage
+        from bench.execute import imports
         from bench.models import open_model
 
         torch.set_num_threads(job.machine.threads)
@@ -71,7 +71,8 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         if job.what == "make":
             open_model(job.model, job.base).make(progress)
             return "ok", "", {}
-        _import_before(job)
+        types = [open_model(job.model, job.base).model_type()]
+        imports.of(recipe.parse(job.recipe).stages, types, job.machine.device).all()
         group = meet() if meet else None
         measured = stage.run(job, progress, group) if job.what == "stage" else serve.run(job, progress)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
@@ -93,29 +94,6 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         if left_alone(error):
             return "failed", f"{GONE}: {text}", {}
         return "failed", f"{type(error).__name__}: {text}", {}
-
-
-def _import_before(job: Job) -> None:
-    """Import what the job will import, before its memory is first looked at.
-
-    Else the libraries that nothing else in the suite has asked for would count as the stage's own memory.
-    """
-    from bench.models import open_model
-    from bench.plan import needs
-
-    methods = [method for stage in recipe.parse(job.recipe).stages for method in stage.methods]
-    kind = open_model(job.model, job.base).model_type()
-    modeling = f"transformers.models.{kind.replace('-', '_')}.modeling_{kind.replace('-', '_')}"
-    libraries = dict.fromkeys(name for method in methods for name in needs(method))
-    for name in (
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto",
-        modeling,
-        *libraries,
-    ):
-        # What cannot be imported fails where it is used, with its own words.
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -34,6 +34,7 @@ class Compiled(Transform):
     name = "compiled"
     paper = "https://docs.pytorch.org/assets/pytorch2-2.pdf"
     example = "full >> compiled"
+    needs = ("torch._inductor.compile_fx",)
     on_halves = True
     takes = frozenset({"inference_only"})
     gives = frozenset({"inference_only"})

@@ -85,7 +85,6 @@ class DynamicInt8(Transform):
             work,
             self.name,
             "int8, a 127.5th of a row's largest a step",
-            # torch's observers take no step smaller than the rounding of float32 at 1.
             lambda weight: _quantized.symmetric(weight, 127.5, -128, 127),
             # Its activations are rounded, so its answers would not tell.
             read=lambda layer, weight: layer.weight().dequantize(),

@@ -38,6 +38,7 @@ class Compile(Modifier):
     name = "compile"
     paper = "https://doi.org/10.1145/3620665.3640366"
     example = "full + compile"
+    needs = ("torch._inductor.compile_fx",)
     order = 100  # after all that wraps or changes the model
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"

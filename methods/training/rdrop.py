@@ -102,10 +102,13 @@ class RDrop(Modifier):
             alike = float(loss(first, first) - loss(second, second))
             once = float(criterion(_Outputs(first), work.probe) - criterion(_Outputs(second), work.probe))
         pair = [each.clone().requires_grad_() for each in (first, second)]
-        slopes = torch.autograd.grad(loss(*pair), pair)
+        slopes = torch.autograd.grad(loss(*pair), pair, allow_unused=True, materialize_grads=True)
         # Of two that are the same the divergence has no gradient, so this is what else there is.
         same = [each.clone().requires_grad_() for each in (first, second)]
-        others = [torch.autograd.grad(loss(each, each), each)[0] / 2 for each in same]
+        others = [
+            torch.autograd.grad(loss(each, each), each, allow_unused=True, materialize_grads=True)[0] / 2
+            for each in same
+        ]
         work.criterion = criterion
         one, two = (
             work.task.logits(_Outputs(logits), work.probe).double().log_softmax(-1) for logits in (first, second)

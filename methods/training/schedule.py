@@ -30,6 +30,7 @@ class Schedule(Modifier):
     name = "schedule"
     paper = "https://arxiv.org/abs/1608.03983"
     example = 'full + schedule("linear", warmup=0.1)'
+    needs = ("transformers.optimization",)
     across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     schedule: Literal["linear", "cosine", "constant"]

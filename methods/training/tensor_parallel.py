@@ -166,7 +166,7 @@ class TensorParallel(Modifier):
             if parameter in dims:
                 parts = [torch.empty_like(own) for _ in range(group.size())]
                 dist.all_gather(parts, own, group=group)
-                own = torch.cat(parts, dims[parameter])  # type: ignore[index]
+                own = torch.cat(parts, dims[parameter])
             found.append(own.flatten())
         work.optimizer.zero_grad(set_to_none=True)
         return torch.cat(found)

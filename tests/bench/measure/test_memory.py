@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import sys
 import weakref
 from pathlib import Path
@@ -342,6 +343,83 @@ def test_a_baseline_uses_up_no_seed() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
+def used(rounds: int) -> int:
+    """Take and free blocks of many sizes, as steps with batches of many lengths do; the most bytes held at one time."""
+    draw = random.Random(0)
+    held: list[torch.Tensor] = []
+    most = 0
+    for _ in range(rounds):
+        for _ in range(20):
+            held.append(torch.ones(draw.randrange(32 * 1024, MB)))
+            most = max(most, sum(each.nbytes for each in held))
+        draw.shuffle(held)
+        del held[draw.randrange(15) :]
+    return most
+
+
+@linux
+@pytest.mark.parametrize("rounds", [8, 40])
+def test_a_peak_is_what_was_held_however_often_memory_was_taken_and_freed(rounds: int) -> None:
+    peak = Peak(torch.device("cpu"))
+    peak.start()
+    most = used(rounds)
+    assert peak.stop() == pytest.approx(most, rel=0.03)
+
+
+@linux
+def test_what_is_held_in_a_pause_shows_no_more_than_its_leftovers() -> None:
+    peak = Peak(torch.device("cpu"))
+    peak.start()
+    before = torch.ones(8 * MB)
+    del before
+    peak.pause()
+    assert peak.paused
+    torch.ones(64 * MB)
+    # The heap is full of holes now, and small things lie between them.
+    between = []
+    for _ in range(400):
+        large = torch.ones(MB // 16)
+        between.append(torch.ones(1000))
+        del large
+    used(8)
+    peak.resume()
+    most = used(8)
+    found = peak.stop()
+    leftovers = sum(each.nbytes for each in between)
+    assert found == pytest.approx(max(32 * MB, most + leftovers), rel=0.03)
+
+
+@linux
+def test_a_phase_of_pauses_alone_has_the_peak_before() -> None:
+    peak = Peak(torch.device("cpu"))
+    peak.start()
+    torch.ones(8 * MB)
+    peak.pause()
+    torch.ones(16 * MB)
+    assert peak.stop() == pytest.approx(32 * MB, rel=0.05)
+
+
+@linux
+def test_weights_that_are_mapped_from_a_file_are_held_once_touched(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(4096, 4096)}, tmp_path / "weights.pt")
+    model = nn.Linear(4096, 4096, bias=False, device="meta")
+    peak = Peak(torch.device("cpu"))
+    peak.start()
+    model.load_state_dict(torch.load(tmp_path / "weights.pt", mmap=True), assign=True)
+    lazy = peak.stop()
+    peak.start()
+    memory.touch(model)
+    assert lazy is not None
+    assert lazy < 8 * MB
+    assert peak.stop() == pytest.approx(64 * MB, rel=0.05)
+
+
+def test_touching_reads_every_kind_of_weight() -> None:
+    memory.touch(nn.Linear(2, 2, device="meta"))
+    memory.touch(Holder(torch.eye(3).to_sparse_coo()))
+    memory.touch(bitsandbytes().nn.Linear4bit(64, 32).to("cpu"))
+
+
 @pytest.mark.parametrize("missing", ["_CLEAR_REFS", "_STATUS"])
 def test_where_the_kernel_has_no_mark_there_is_none_and_a_reason(
     missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -398,6 +476,13 @@ def test_cuda_peak_is_the_allocators_above_the_baseline(monkeypatch: pytest.Monk
     assert peak.stop() == 350
     peak.start()
     assert peak.stop() == 300
+    peak.start()
+    peak.pause()
+    allocator.take(device, 500)  # marks take no time, so nothing goes by unseen
+    allocator.take(device, -500)
+    assert not peak.paused
+    peak.resume()
+    assert peak.stop() == 800
 
 
 def test_of_several_gpus_the_one_that_held_most_counts(monkeypatch: pytest.MonkeyPatch) -> None:
