@@ -31,7 +31,7 @@ class OpenVino(_runtime.Runtime):
     name = "openvino"
     paper = "https://docs.openvino.ai"
     example = 'full >> openvino("bf16")'
-    needs = ("openvino", "nncf")
+    needs = ("openvino", "nncf", "torch._inductor.compile_fx")
 
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     samples: Samples = 300
