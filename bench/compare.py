@@ -135,7 +135,7 @@ class Row:
 
     ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
-    trained together in the last training.
+    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name.
     """
 
     name: str
@@ -149,6 +149,7 @@ class Row:
     correct: Mapping[int, Sequence[float]] = field(repr=False)
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
 
     @property
@@ -390,6 +391,12 @@ def _row(
         },
         chain=_chain(paths, known),
         processes=_processes(paths, known),
+        absent={
+            name: str(reason)
+            for path in paths.values()
+            for node in path
+            for name, reason in (node.get("absent") or {}).items()
+        },
     )
 
 
@@ -526,6 +533,11 @@ def _warnings(rows: Sequence[Row], base: Row | None, reference: str, nodes: Mapp
                 f"Records of different environments are compared: {what} is {' and '.join(sorted(values))}. "
                 "Do not trust ratios between them."
             )
+    absent: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, reason in row.absent.items():
+            absent.setdefault((_title(name), reason.replace("`", "'")), []).append(_quoted(row.name))
+    found += [f"Not measured: {title} of {_shortened(names)}: {why}." for (title, why), names in absent.items()]
     busy = [_quoted(row.name) for row in rows if row.contended]
     if busy:
         found.append(
@@ -533,6 +545,14 @@ def _warnings(rows: Sequence[Row], base: Row | None, reference: str, nodes: Mapp
             "Run them again on a quiet machine."
         )
     return found
+
+
+def _title(name: str) -> str:
+    """What readers call the metric `name`, or the family of metrics."""
+    try:
+        return metrics.metric(name).title
+    except KeyError:
+        return name.replace("_", " ").capitalize()
 
 
 def _settings(nodes: Iterable[Record]) -> dict[str, set[str]]:

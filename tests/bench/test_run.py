@@ -150,12 +150,30 @@ def test_what_stands_on_a_failure_does_not_run(start):
     assert len(result.statuses) == 3
 
 
+@pytest.mark.parametrize("status", ["oom", "timeout"])
+def test_inference_that_cannot_be_measured_is_absent_and_the_rest_stays(start, status):
+    def answer(job):
+        if job.what == "serve":
+            return Outcome(status, "big", measured={"inference": {"load_peak_bytes": 5}})
+        return Outcome("ok", measured={"absent": {"quality": "why"}, "size": {"bytes": 3}})
+
+    result, _, store = start(answer, recipes={"full": "full"})
+    (record,) = store.read().nodes.values()
+    assert (record["status"], record["reason"], record["size"]) == ("ok", "", {"bytes": 3})
+    reason = f"in process 1 of 1: {status}: big"
+    names = ["latency_1x16", "latency_8x64", "inference_peak_bytes"]
+    assert record["absent"] == {"quality": "why", **dict.fromkeys(names, reason)}
+    assert result.ok
+
+
 def test_a_failure_while_serving_fails_the_node(start):
     result, _, store = start(
-        lambda job: Outcome("oom", "big") if job.what == "serve" else Outcome("ok"), recipes={"full": "full"}
+        lambda job: Outcome("failed", "no") if job.what == "serve" else Outcome("ok", measured={"size": {"bytes": 3}}),
+        recipes={"full": "full"},
     )
     (record,) = store.read().nodes.values()
-    assert (record["status"], record["reason"]) == ("oom", "while measuring inference: big")
+    assert (record["status"], record["reason"]) == ("failed", "while measuring inference: no")
+    assert record["size"] == {"bytes": 3}
     assert not result.ok
     assert checkpoint.present(store.folder) == set()
 
