@@ -80,6 +80,7 @@ class Training(Work):
         self.step = 0
         self.stop = False
         self.losses: list[torch.Tensor] = []
+        self._looked = 0
         self.tokens: list[int] = []
         self.samples: list[int] = []
         self.data_seconds = 0.0
@@ -142,7 +143,7 @@ class Training(Work):
         on_batch = self._overriding("on_batch")
         on_step = self._overriding("on_step")
         between_steps = self._overriding("between_steps")
-        # Reading a loss waits for a GPU, so there it is looked at now and then; on a CPU at once.
+        # Reading a loss waits for a GPU, so there they are looked at now and then, together; on a CPU at once.
         look_every = 1 if self.device.type == "cpu" else 20
         clock, gradients, update = self.clock, self.gradients, self.update
         self.model.train()
@@ -166,13 +167,14 @@ class Training(Work):
             self.tokens.append(batch.tokens)
             self.samples.append(batch.samples)
             if self.step % look_every == 0 or self.step == self.steps - 1:
-                self._look(loss)
+                self._look()
             self.progress("train", self.step + 1, self.steps)
             for call in between_steps:
                 call(self)
             if step == 0:
                 after_first()
             if self.stop:
+                self._look()
                 break
 
     def finish(self) -> None:
@@ -189,7 +191,7 @@ class Training(Work):
     def _gradients(self, batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
         loss = self.loss(batch)
         # `scale` is the gradient of what is minimised by the loss: no extra operation where it is 1.
-        loss.backward(None if scale is _ONE else torch.as_tensor(scale, dtype=loss.dtype, device=loss.device))
+        loss.backward(None if scale is _ONE else _like(loss, scale))
         return loss.detach()
 
     def _update(self) -> None:
@@ -218,9 +220,21 @@ class Training(Work):
             getattr(method, hook) for method in self.methods if getattr(type(method), hook) is not getattr(Method, hook)
         ]
 
-    def _look(self, loss: torch.Tensor) -> None:
-        if not math.isfinite(value := float(loss)):
-            raise Diverged(f"the loss is {value} at step {self.step + 1} of {self.steps}")
+    def _look(self) -> None:
+        """Look at the losses since the last look; waits for the device once."""
+        new = self.losses[self._looked :]
+        values = torch.stack(new).tolist() if len(new) > 1 else map(float, new)
+        for step, value in enumerate(values, start=self._looked + 1):
+            if not math.isfinite(value):
+                raise Diverged(f"the loss is {value} at step {step} of {self.steps}")
+        self._looked = len(self.losses)
+
+
+def _like(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """`scale` as a loss's gradient. A number is written there by the device itself: it would wait for a copy."""
+    if isinstance(scale, torch.Tensor):
+        return scale.to(loss.device, loss.dtype)
+    return torch.full_like(loss, scale, requires_grad=False)
 
 
 def _elements(batch: Batch) -> int:
