@@ -24,6 +24,7 @@ No method is named here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from typing import Any
 
 import torch
 
+from bench import mask
 from bench.measure.clock import StepClock, step_clock
 from bench.method import Method, Trainer, Transform, standing
 from bench.parallel import Group
@@ -58,6 +60,7 @@ class Training(Work):
     what an optimizer is made of; ``optimizer_options`` go to the optimizer, whichever is made
     (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in;
     ``figures`` go into the record, and :mod:`bench.metrics` names them. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    ``mask_is_idle`` is whether batches without padding go without a mask.
     ``group`` is the processes that train together, ``forward`` what the loss calls, which is the model or something
     around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
     micro-batch of the same step follows, and gradients need not be exchanged yet. ``beside`` holds models that train beside ``model``, by a hook that sees to it.
@@ -70,6 +73,7 @@ class Training(Work):
         super().__init__(**work)
         self.group = group or Group()
         self.forward: Callable[..., Any] | None = None
+        self.mask_is_idle = False
         self.exact = True
         self.more_to_come = False
         trainer = self.stage.base
@@ -126,6 +130,9 @@ class Training(Work):
         self.loss: ComputeLoss = self._wrapped("on_loss", self._loss)
         self.gradients: ComputeGradients = self._wrapped("on_gradients", self._gradients)
         self.update: Update = self._wrapped("on_update", self._update)
+        # Looking into a mask makes the host wait for a GPU, not for a CPU.
+        if self.device.type != "cpu" and self.forward is None:
+            self.mask_is_idle = mask.idle(self.model, self.probe)
         self.model.train()
         for begin in self._overriding("on_start"):
             begin(self)
@@ -139,6 +146,10 @@ class Training(Work):
         Raises:
             Diverged: the loss is not finite.
         """
+        with mask.unasked(self.model) if self.mask_is_idle else contextlib.nullcontext():
+            self._run(after_first)
+
+    def _run(self, after_first: Callable[[], None]) -> None:
         batches = self.batches()
         on_batch = self._overriding("on_batch")
         on_step = self._overriding("on_step")
@@ -186,6 +197,8 @@ class Training(Work):
     # -- the step, before any hook ---------------------------------------------------------------------------------
 
     def _loss(self, batch: Batch) -> torch.Tensor:
+        if self.mask_is_idle and not batch.padded:
+            return self.criterion(self.model(**mask.without(batch.inputs)), batch)
         return self.criterion((self.forward or self.model)(**batch.inputs), batch)
 
     def _gradients(self, batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench import evidence
+from bench.tasks.base import on_device
 
 if TYPE_CHECKING:
     from bench.evidence import Snapshot
@@ -65,7 +66,7 @@ class Work:
             max_length=self.budget.max_length,
             generator=generator,
         )
-        return (batch.to(self.device) for batch in batches)
+        return on_device(batches, self.device)
 
     @functools.cached_property
     def probe(self) -> Batch:

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import machine, recipe
+from bench import machine, mask, recipe
 from bench.loop import Diverged, Training, _like
 from bench.measure.clock import WallClock
 from bench.metrics import METRICS
 from bench.models import open_model
 from bench.suite import Budget
 from bench.tasks import open_task
+from bench.tasks.base import Batch
 from tests import jobs
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)
@@ -168,6 +169,32 @@ def test_a_training_that_stops_early_is_looked_at(make):
     training._overriding = lambda hook: [lambda it: setattr(it, "stop", it.step == 3)] * (hook == "between_steps")
     with pytest.raises(Diverged, match="step 2 of 6"):
         training.run()
+
+
+def test_batches_without_padding_go_without_a_mask_that_is_idle(make):
+    training, plain = no_dropout(make()), no_dropout(make())
+    for each in (training, plain):
+        each.prepare()
+    assert not training.mask_is_idle, "a CPU need not wait to look into it"
+    given = []
+    training.model.register_forward_pre_hook(lambda *call: given.append(set(call[-1])), with_kwargs=True)
+    training.mask_is_idle = mask.idle(training.model, training.probe)
+    assert training.mask_is_idle
+    given.clear()
+    batch = next(training.batches())
+    longest = [item for item in range(batch.samples) if batch.lengths[item] == max(batch.lengths)]
+    whole = Batch(
+        {name: tensor[longest] for name, tensor in batch.inputs.items()},
+        batch.labels[longest],
+        *(tuple(of[item] for item in longest) for of in (batch.lengths, batch.terms, batch.items)),
+    )
+    assert batch.padded
+    assert not whole.padded
+    losses = [[float(each.gradients(part, 1.0)) for part in (batch, whole)] for each in (training, plain)]
+    assert losses[0] == losses[1]
+    assert [("attention_mask" in names) for names in given] == [True, False]
+    for ours, theirs in zip(training.parameters, plain.parameters, strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
 
 
 def test_a_scale_is_written_on_the_device_and_never_copied_there(make):
