@@ -93,6 +93,8 @@ def run(
 
     waiting = [chosen.nodes[id_] for id_ in todo]
     room = room or slots(whole.machine, 1)
+    # What is compared is paired by seed, so that it is on one card; other seeds and subjects may be on others meanwhile.
+    homes = {key: number for number, key in enumerate(dict.fromkeys(map(_pairing, whole.cells)))}
     running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
     with _threads(executor, room.jobs) as threads:
         while waiting or running:
@@ -101,7 +103,10 @@ def run(
                 if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
                     statuses[node.id] = ended[0]
                     waiting.remove(node)
-                elif not node.stands_on & unfinished and (gpus := room.take(node.gpus)) is not None:
+                elif (
+                    not node.stands_on & unfinished
+                    and (gpus := room.take(node.gpus, homes[_pairing(node)])) is not None
+                ):
                     waiting.remove(node)
                     running[threads.submit(measured, node, gpus)] = node, gpus
             assert running or not waiting, "planning allowed what there is no room for"
@@ -119,6 +124,10 @@ def run(
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
     return Result(statuses, tuple(refused))
+
+
+def _pairing(of: Node | Cell) -> tuple[str, str, int]:
+    return of.subject.model.name, of.subject.task.name, of.seed
 
 
 @contextlib.contextmanager

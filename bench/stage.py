@@ -47,6 +47,8 @@ def run(
     measured = {} if measured is None else measured
     seconds = Stopwatch()
     measured["seconds"] = seconds.total
+    if job.machine.device == "cuda":
+        measured["gpus"] = _cards()
     stages = recipe.parse(job.recipe).stages
     source, task = open_model(job.model, job.base), open_task(job.task, job.base)
     if job.input is None:
@@ -158,6 +160,12 @@ def _new_weights_train(training: Training) -> Iterator[Claim]:
         yield Claim(text, new <= trained, f"{len(new & trained)} of {len(new)} tensors")
 
 
+def _cards() -> list[dict[str, str]]:
+    """The GPUs that the stage has, by what tells them from others of their kind."""
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [{"name": card.name, "uuid": str(card.uuid)} for card in found]
+
+
 def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:
     """How good `model` is at the task that it is not to forget."""
     assert job.measure.retain is not None
@@ -224,7 +232,7 @@ def _train(
     # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
     # Who holds another slice of the batch drops other things.
     seed_everything(training.seed + 2**20 * training.group.slice)
-    contention = trust.Contention(training.device)
+    contention = trust.Contention(training.device, training.stage.gpus_each)
     with seconds("train"), contention:
         peak.start()
         training.run(after_first=peak.pause)

@@ -487,3 +487,12 @@ def test_what_could_not_be_measured_is_said_with_its_reason_and_the_rest_is_ther
     row = rows(records)["lora r=8"]
     assert row.ok
     assert row.figures["accuracy"]
+
+
+def test_what_ran_on_another_card_than_the_reference_is_said():
+    records = synthetic.records()
+    for node in records.nodes.values():
+        other = node["recipe"] == "ia3" and node["seed"] == 1
+        node["gpus"] = [{"name": "H100", "uuid": f"card-{node['seed'] + 5 * other}"}]
+    (said,) = [text for text in only(records).warnings if "card" in text]
+    assert said.startswith("Not on the card of the reference `full` for each seed: `ia3`.")

@@ -285,6 +285,20 @@ def test_no_two_nodes_share_a_gpu(start, monkeypatch):
     assert {gpu for gpus in given.values() for gpu in gpus} <= {"4", "5", "6"}
 
 
+def test_what_is_compared_is_on_one_card_and_other_seeds_are_on_others(start, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    here = dataclasses.replace(HERE, device="cuda", gpus=3)
+    recipes = {f"lr{n}": f"full(lr={n})" for n in range(1, 5)} | {"int8": "full >> magnitude(0.5)"}
+    _, executor, store = start(recipes=recipes, machine=here, seeds=[0, 1], jobs=None, names=set(recipes) - {"lr4"})
+    cards = {seed: {job.gpus for job in executor.jobs if job.seed == seed} for seed in (0, 1)}
+    assert cards == {0: {("4",)}, 1: {("5",)}}
+    # What is run later is compared with it.
+    whole = make_plan(monkeypatch, recipes, machine=here, seeds=[0, 1])
+    later = Fake(lambda job: Outcome("ok"))
+    run(whole, set(recipes), store, later, Silent(), room=slots(here, 1))
+    assert {(job.seed, job.gpus) for job in later.jobs} == {(0, ("4",)), (1, ("5",))}
+
+
 def test_where_all_is_to_end_the_jobs_end_first(start, monkeypatch):
     stopped = threading.Event()
     monkeypatch.setattr(Fake, "stop", lambda self: stopped.set())

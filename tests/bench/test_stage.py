@@ -1,12 +1,13 @@
 """One stage after the other on a tiny model, in this process."""
 
 import weakref
+from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
 
-from bench import checkpoint
+from bench import checkpoint, stage
 from bench.loop import Training
 from bench.stage import seed_everything
 from bench.suite import SEEDS
@@ -175,6 +176,14 @@ def test_what_trained_is_let_go_of_before_evaluation(tiny_bert, tmp_path, monkey
     monkeypatch.setattr(Classification, "evaluate", evaluate)
     assert jobs.run("full", tiny_bert, tmp_path)[0] == "ok"
     assert alive == [None]
+
+
+def test_the_cards_of_a_stage_are_known_by_what_tells_them_apart(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name="NVIDIA H100", uuid=f"aaaa-{index}")
+    )
+    assert stage._cards() == [{"name": "NVIDIA H100", "uuid": f"aaaa-{index}"} for index in (0, 1)]
 
 
 def test_pruned_and_healed_then_quantized_goes_through(tiny_bert, tmp_path):
