@@ -11,7 +11,7 @@ import functools
 import operator
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -146,10 +146,10 @@ def judge(before: Reading, after: Reading) -> dict[str, Any]:
         hot = _difference(before.gpu.hot if before.gpu else None, after.gpu.hot)
         figures |= {"gpu_clock_mhz": after.gpu.clock_mhz, "gpu_slowed": after.gpu.slowed}
         figures["gpu_hot_seconds"] = hot
-        others = [reading.others for reading in (before.gpu, after.gpu) if reading and reading.others is not None]
-        figures["gpu_other_processes"] = max(others, default=None)
-        if any(others):
-            reasons.append(f"other processes are on the GPU ({max(others)})")
+        others = _most(reading.others for reading in (before.gpu, after.gpu) if reading)
+        figures["gpu_other_processes"] = others
+        if others:
+            reasons.append(f"other processes are on the GPU ({others})")
         slowed = [text for bit, text in _SLOWED.items() if (after.gpu.slowed or 0) & bit]
         if slowed:
             reasons.append(f"the GPU's clock was held down ({', '.join(slowed)})")
@@ -170,6 +170,10 @@ def _thread_seconds(
         total_ran += ran - ran_before
         total_waited += waited - waited_before
     return total_ran, total_waited
+
+
+def _most(values: Iterable[float | None]) -> Any:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _difference(before: float | None, after: float | None) -> float | None:
@@ -316,8 +320,8 @@ class _Gpus:
         return GpuReading(
             clock_mhz=min((reading.clock_mhz for reading in each if reading.clock_mhz is not None), default=None),
             slowed=functools.reduce(operator.or_, slowed) if slowed else None,
-            hot=max((reading.hot for reading in each if reading.hot is not None), default=None),
-            others=max((reading.others for reading in each if reading.others is not None), default=None),
+            hot=_most(reading.hot for reading in each),
+            others=_most(reading.others for reading in each),
         )
 
     def _read(self, handle: Any) -> GpuReading:
