@@ -208,8 +208,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     ours = _taken((args, kwargs), tensors)
     wanted = kwargs.get("device")
     # A number of the CPU goes with any GPU, as with CUDA, and so do places in a tensor.
-    placed = [args[0], *args[2:]] if name in _INDEXED else tensors
-    places = {t.device for t in placed if isinstance(t, torch.Tensor) and (t.dim() or isinstance(t, OnGpu))}
+    free = {id(each) for each in args[1] if not isinstance(each, OnGpu)} if name in _INDEXED else ()
+    places = {t.device for t in tensors if (t.dim() or isinstance(t, OnGpu)) and id(t) not in free}
     if len(places) > 1 and name not in ("_to_copy", "copy_"):
         found = sorted(map(str, places))
         raise RuntimeError(f"Expected all tensors to be on the same device, but {name} found {found}")

@@ -118,6 +118,9 @@ def test_cuda_graphs_recorded_inside_the_clock_are_found_out(second, holds, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # torch's compiler, of other parts of torch, at its first import
 @pytest.mark.parametrize("spoil", ["eager", "aot_eager", "head"])
 def test_what_runs_eagerly_is_found_out(spoil, tiny_bert, tmp_path, monkeypatch):
     def compile_(self, model):
