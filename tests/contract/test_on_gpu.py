@@ -102,7 +102,7 @@ def gpu(request, tmp_path_factory):
         one.close()
 
 
-@pytest.mark.parametrize(("model", "name", "text"), tried())
+@pytest.mark.parametrize(("model", "name", "text"), list(tried()))
 def test_it_works_on_a_gpu_and_only_who_is_named_waits_for_it(model, name, text, gpu):
     device, refused = gpu(model)
     if refused[text]:
