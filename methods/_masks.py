@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, digest, plain, whole
@@ -180,6 +180,63 @@ def restore(held: Masks) -> None:
             weight.mul_(mask)
 
 
+def smallest(weights: Sequence[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """Of each of `weights`, True at those among the `count` that are nearest to zero of all; of equal ones the first.
+
+    What torch sorts or selects from in one piece may have no more than 2³¹ numbers on a GPU. So the threshold is found in
+    two passes over pieces: numbers without a sign are in the order of their bits, of which the first pass counts the upper
+    half and the second the lower, where the upper is the threshold's. Nothing waits for a GPU.
+    """
+    import torch
+
+    if not weights:
+        return
+    device = weights[0].device
+    threshold = torch.zeros((), dtype=torch.int32, device=device)
+    left = torch.full((), count, dtype=torch.long, device=device)
+    for shift in (_HALF_BITS, 0):
+        threshold, left = _narrowed(weights, threshold, left, shift)
+    for weight in weights:
+        found = []
+        for bits in _bits(weight):
+            equal = bits == threshold
+            rank = equal.cumsum(0)
+            found.append((bits < threshold) | (equal & (rank <= left)))
+            left = left - rank[-1]
+        yield torch.cat(found).view_as(weight)
+
+
+def _narrowed(
+    weights: Sequence[torch.Tensor], start: torch.Tensor, left: torch.Tensor, shift: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The threshold's bits down to the one at `shift`, of which `start` are those before, and how many of the `left`
+    smallest begin with them all."""
+    import torch
+
+    counts = torch.zeros(2**_HALF_BITS, dtype=torch.long, device=start.device)
+    for weight in weights:
+        for bits in _bits(weight):
+            inside = torch.ones_like(bits) if shift else (bits >> _HALF_BITS) == (start >> _HALF_BITS)
+            counts.scatter_add_(0, ((bits >> shift) & (2**_HALF_BITS - 1)).long(), inside.long())
+    upto = counts.cumsum(0)
+    # The first that has all that are left; beyond the last where they are more than there are.
+    place = (upto < left).sum().clamp(max=len(upto) - 1)
+    return start | (place << shift).int(), left - (upto - counts).gather(0, place.view(1)).squeeze(0)
+
+
+def _bits(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The bits of the sizes, as whole numbers in the same order, in pieces."""
+    import torch
+
+    for piece in weight.detach().flatten().split(_PIECE):
+        yield piece.abs().float().view(torch.int32)
+
+
+_HALF_BITS = 16
+_PIECE = 2**24
+"""Numbers at a time: what is made of them takes some 500 MB."""
+
+
 def zero_lowest(layer: nn.Linear, scores: torch.Tensor, cut: int) -> None:
     """Set, in each row of `scores` ``[groups, members]``, the weights of the `cut` lowest to zero."""
     import torch
@@ -273,18 +330,30 @@ def unchanged(work: Work, originals: Mapping[str, torch.Tensor]) -> Claim:
     )
 
 
-def lowest(what: str, groups: Iterable[tuple[torch.Tensor, torch.Tensor]], slack: float = 1e-5) -> Claim:
+def lowest(
+    what: str, groups: Iterable[tuple[torch.Tensor, torch.Tensor]], slack: float = 1e-5, *, joined: bool = False
+) -> Claim:
     """That no weight was zeroed that scored more than one that was kept in its group, beyond `slack` of the score.
 
-    `groups` are pairs ``[groups, members]``: the scores, and True where the weight is zero.
+    `groups` are pairs ``[groups, members]``: the scores, and True where the weight is zero. Where `joined` they are parts
+    of one group.
     """
+    import torch
+
     wrong = total = members = 0
+    ends = []
     for scores, zero in groups:
         highest = scores.masked_fill(~zero, 0.0).amax(1)
         kept = scores.masked_fill(zero, float("inf")).amin(1)
+        members += scores.numel()
+        if joined:
+            ends.append((highest.amax().float(), kept.amin().float()))
+            continue
         wrong += int((highest > kept * (1 + slack)).sum())
         total += len(scores)
-        members += scores.numel()
+    if ends:
+        tops, bottoms = map(torch.stack, zip(*ends, strict=True))
+        wrong, total = int(tops.max() > bottoms.min() * (1 + slack)), 1
     return Claim(
         f"{what} are zero", total > 0 and not wrong, f"not so in {wrong:,} of {total:,} groups of {members:,} weights"
     )

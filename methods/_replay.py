@@ -47,7 +47,8 @@ def sums(
         seen = _Inputs(measure)
         try:
             for path in paths:
-                work.model.set_submodule(path, seen.watch(path, _plain(originals[path], modules[path].bias)))
+                layer = _plain(originals[path].to(work.device), modules[path].bias)
+                work.model.set_submodule(path, seen.watch(path, layer))
             with evaluating(work.model), torch.no_grad():
                 for batch in calibration(work, samples):
                     seen.real = tokens(work, batch)

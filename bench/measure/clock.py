@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
 import torch
@@ -105,3 +106,22 @@ class Compiling:
 
     def _stop(self, _: object) -> None:
         self.seconds += time.perf_counter() - self._started
+
+
+_running = 0
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Inside, samples are timed: what must be done before can ask."""
+    global _running
+    _running += 1
+    try:
+        yield
+    finally:
+        _running -= 1
+
+
+def runs() -> bool:
+    """Whether samples are being timed."""
+    return _running > 0

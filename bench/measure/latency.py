@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench import signature
+from bench.measure import clock
 from bench.suite import NEW_TOKENS
 from bench.work import evaluating
 
@@ -93,9 +94,10 @@ def measure(
     # pass is given many of them.
     loops = [max(1, math.ceil(min_seconds / max(min(of), min_seconds / 10_000))) for of in warmups]
     values: list[list[float]] = [[] for _ in passes]
-    for turn in range(samples):
-        for which in range(len(passes))[:: 1 if turn % 2 == 0 else -1]:
-            values[which].append(timed(passes[which], loops[which]))
+    with clock.running():
+        for turn in range(samples):
+            for which in range(len(passes))[:: 1 if turn % 2 == 0 else -1]:
+                values[which].append(timed(passes[which], loops[which]))
     return [Samples(*of) for of in zip(loops, map(tuple, warmups), map(tuple, values), strict=True)]
 
 

@@ -25,7 +25,8 @@ class Compiled(Transform):
     """Compile the model for inference with ``torch.compile``.
 
     Sizes are compiled as unknowns (``dynamic=True``), so that one graph serves all lengths and no shape that is measured
-    has an advantage over the next. A compiled model cannot be stored: the processes that measure inference compile it
+    has an advantage over the next. On a GPU, "reduce-overhead" and "max-autotune" record CUDA graphs, before the clock
+    starts; decoders are refused these, for a graph's next pass overwrites the cache. A compiled model cannot be stored: the processes that measure inference compile it
     anew, from empty caches, and the time of that is a figure of its own. On a CPU the compiler's code stays in the
     process and counts in inference memory. Documentation:
     https://docs.pytorch.org/docs/stable/generated/torch.compile.html
@@ -44,6 +45,11 @@ class Compiled(Transform):
     def problems(self, place: Place) -> Iterator[str]:
         """Kernels are built by the machine's own compiler, for torch's own operators."""
         yield from _compiler.problems(place, self.mode)
+        if place.task == "causal_lm" and _compiler.records(place.machine.device, self.mode):
+            yield (
+                f'mode "{self.mode}" records CUDA graphs, of which each pass overwrites what the one before it gave, '
+                "and that is the cache of keys and values that the next token is made from; leave the mode out"
+            )
         if "exported" in place.facts:
             yield "another runtime than torch runs the model, which compiles it in its own way"
         if any(stage.base.name == "sparse_storage" for stage in standing(place.before)):
@@ -57,6 +63,7 @@ class Compiled(Transform):
         """Compile again, with nothing in the compiler's cache."""
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         self._compile(model)
+        model.recordings = _compiler.Recordings()  # type: ignore[assignment]
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """A forward pass runs compiled graphs, and gives what eager code gives."""
@@ -79,8 +86,13 @@ class Compiled(Transform):
         yield Claim("no weight changed", same, f"{len(before.changed(after))} changed")
 
     def served(self, model: torch.nn.Module) -> Iterator[Claim]:
-        """What was measured ran compiled graphs."""
+        """What was measured ran compiled graphs, and CUDA's were recorded before."""
+        from bench.work import device_of
+
         yield _compiled(_graphs())
+        if _compiler.records(device_of(model).type, self.mode):
+            found = getattr(model, "recordings", None)
+            yield _compiler.recorded(found, found.late if found else 0)
 
     def _compile(self, model: torch.nn.Module) -> None:
         import torch

@@ -53,15 +53,11 @@ class Magnitude(_masks.Pruning):
 
     def prune(self, work: Work, amount: float) -> None:
         """Find the smallest and zero them."""
-        import torch
-
         for part in self._parts(_masks.layers(work.model)):
             weights = [layer.weight for layer in part.values()]
-            sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
-            kept = torch.ones_like(sizes, dtype=torch.bool)
-            kept[sizes.topk(round(amount * len(sizes)), largest=False).indices] = False
-            masks = torch.split(kept, [weight.numel() for weight in weights])
-            _masks.restore([(weight, mask.view_as(weight)) for weight, mask in zip(weights, masks, strict=True)])
+            count = round(amount * sum(weight.numel() for weight in weights))
+            for weight, zero in zip(weights, _masks.smallest(weights, count), strict=True):
+                _masks.restore([(weight, ~zero)])
 
     def pattern(self, work: Work) -> Iterator[Claim]:
         """The share of zeros is the amount, over all layers or in each."""
@@ -70,17 +66,13 @@ class Magnitude(_masks.Pruning):
 
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """No weight was zeroed that was larger than one that was kept."""
-        import torch
-
         yield _masks.unchanged(work, originals)
         now = _coverage.weights(work.model)
-        groups = [
+        groups = (
             (was.abs().reshape(1, -1), (now[name].detach().cpu() == 0).reshape(1, -1))
             for name, was in originals.items()
-        ]
-        if self.scope == "global" and groups:
-            groups = [(torch.cat(sizes, 1), torch.cat(zeros, 1)) for sizes, zeros in [zip(*groups, strict=True)]]
-        yield _masks.lowest("the smallest", groups)
+        )
+        yield _masks.lowest("the smallest", groups, joined=self.scope == "global")
 
     def _parts(self, layers: dict[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
         """Layers whose weights are compared with each other."""

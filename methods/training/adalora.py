@@ -87,6 +87,9 @@ class AdaLoRA(Trainer):
             deltaT=max(1, steps // 1000),
         )
         _peft.attach(training, config)
+        for name, parameter in training.model.named_parameters():
+            if ".ranknum." in name:  # a count, which PEFT makes trainable when it moves it to a GPU or to another type
+                parameter.requires_grad_(False)
         training.notes[self.name] = training.model.base_model
 
     def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:

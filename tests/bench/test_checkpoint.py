@@ -6,8 +6,11 @@ import sys
 from bench import checkpoint
 from bench.models import open_model
 
+
 def test_a_model_that_no_process_built_gives_its_hidden_states_and_attentions(tiny_bert, tmp_path):
-    model, tokenizer = open_model(str(tiny_bert), tmp_path).load("AutoModelForSequenceClassification", {"num_labels": 2})
+    model, tokenizer = open_model(str(tiny_bert), tmp_path).load(
+        "AutoModelForSequenceClassification", {"num_labels": 2}
+    )
     model.set_attn_implementation("eager")
     file = checkpoint.path(tmp_path, "node")
     checkpoint.folder(tmp_path)

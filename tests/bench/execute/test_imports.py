@@ -34,6 +34,11 @@ torch.cuda._is_compiled = lambda: True
 torch._C._cuda_getDeviceCount = recorded("_cuda_getDeviceCount", 1)
 torch.cuda.get_device_capability = recorded("get_device_capability", (9, 0))
 torch.cuda._lazy_init = recorded("_lazy_init", None)
+# Modules of torch have names of their own for the one above, and what asks for any accelerator asks CUDA in C++.
+torch._C._cuda_init = recorded("_cuda_init", None)
+for name in ("_accelerator_getAccelerator", "_accelerator_getDeviceIndex", "_accelerator_synchronizeDevice"):
+    assert hasattr(torch._C, name), name
+    setattr(torch._C, name, recorded(name, None))
 for name in ("_cuda_getCurrentRawStream", "_cuda_getCurrentStream", "_cuda_getDefaultStream"):
     if not hasattr(torch._C, name):
         setattr(torch._C, name, lambda *args: 0)

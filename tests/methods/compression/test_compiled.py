@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bench import serve
-from bench.measure import clock
+from bench.measure import clock, latency
+from methods import _compiler
 from methods.compression.compiled import Compiled
 from tests import jobs, subjects
 from tests.transforms import refuted
@@ -80,7 +81,46 @@ def test_compile_time_is_what_torch_calls_back_about():
     assert len(callback_handler.start_callbacks) == started
 
 
+GPU = replace(subjects.HERE, device="cuda", gpus=1)
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_a_decoders_cache_and_cuda_graphs_do_not_go_together(mode, monkeypatch):
+    monkeypatch.setattr(subjects.NoTask, "kind", "causal_lm")
+    (cell,) = subjects.make_plan(monkeypatch, {"it": f'full >> compiled("{mode}")'}, GPU).cells
+    assert any("that is the cache of keys and values" in reason for reason in cell.refused), cell.refused
+    (cell,) = subjects.make_plan(monkeypatch, {"it": "full >> compiled"}, GPU).cells
+    assert not cell.refused
+    monkeypatch.setattr(subjects.NoTask, "kind", "classification")
+    (cell,) = subjects.make_plan(monkeypatch, {"it": f'full >> compiled("{mode}")'}, GPU).cells
+    assert not cell.refused
+
+
+@pytest.mark.parametrize(("second", "holds"), [("warm-up", True), ("sample", False), ("never", False)])
+def test_cuda_graphs_recorded_inside_the_clock_are_found_out(second, holds, tmp_path, monkeypatch):
+    """Torch says that it records; a GPU is not needed for that."""
+    from torch._dynamo.callback import CallbackTrigger, callback_handler
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # what serving sets is undone after the test
+    monkeypatch.setattr(_compiler, "records", lambda device, mode: True)
+    method, model, passes = Compiled("reduce-overhead"), torch.nn.Linear(1, 1), iter(range(10**6))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)
+    method.on_serve(model, tmp_path)
+
+    def run():
+        if next(passes) == {"warm-up": 1, "sample": 25, "never": -1}[second]:
+            with callback_handler.install_callbacks(CallbackTrigger.CUDAGRAPH_RECORDING, "0"):
+                pass
+
+    latency.measure(latency.Pass(run), now=iter(range(10**6)).__next__, samples=40)
+    (claim,) = (claim for claim in method.served(model) if "CUDA graphs" in claim.text)
+    assert claim.holds is holds, claim
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # torch's compiler, of other parts of torch, at its first import
 @pytest.mark.parametrize("spoil", ["eager", "aot_eager", "head"])
 def test_what_runs_eagerly_is_found_out(spoil, tiny_bert, tmp_path, monkeypatch):
     def compile_(self, model):

@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils import prune
 
 from bench.architecture import block_linears
+from methods import _masks
 from tests import jobs
 from tests.transforms import applied, refusals
 
@@ -25,6 +26,49 @@ def test_the_same_weights_go_as_in_torch(fixture, scope, request, tmp_path):
         prune.remove(layer, name)
     theirs = reference.state_dict()
     assert all(torch.equal(ours, theirs[name]) for name, ours in done.model.state_dict().items())
+
+
+def zeroed(weights, count):
+    return torch.cat([zero.flatten() for zero in _masks.smallest(weights, count)])
+
+
+@pytest.mark.parametrize("piece", [7, 2**24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_threshold_is_found_in_passes_as_by_sorting_all(piece, dtype, monkeypatch):
+    monkeypatch.setattr(_masks, "_PIECE", piece)  # as if there were more numbers than go into one
+    torch.manual_seed(0)
+    weights = [torch.randn(5, 11), torch.randn(3, 4) * 1e-3, torch.zeros(2, 3), torch.randn(64, 64) * 1e4]
+    weights = [weight.to(dtype) for weight in weights]
+    sizes = torch.cat([weight.flatten() for weight in weights]).abs()
+    ordered = sizes.sort(stable=True)
+    for count in (0, 1, 3, 6, 7, 50, 73, 2000, len(sizes) - 1, len(sizes)):
+        wanted = torch.zeros(len(sizes), dtype=torch.bool)
+        wanted[ordered.indices[:count]] = True
+        assert torch.equal(zeroed(weights, count), wanted), count
+
+
+def test_of_equal_numbers_the_first_go_and_exactly_as_many_as_asked(monkeypatch):
+    monkeypatch.setattr(_masks, "_PIECE", 5)
+    weights = [torch.tensor([0.5, -0.5, 0.25, 0.5, -0.5, 0.5, 0.5]), torch.full((2, 4), -0.5)]
+    order = [2, 0, 1, *range(3, 15)]
+    for count in range(16):
+        assert zeroed(weights, count).nonzero().flatten().tolist() == sorted(order[:count])
+
+
+def test_no_more_than_a_piece_is_looked_at_at_once(tiny_bert, tmp_path, monkeypatch):
+    """Of all weights together there may be more than torch sorts."""
+    monkeypatch.setattr(_masks, "_PIECE", 100)
+    seen = []
+    for name in ("topk", "sort", "kthvalue", "argsort"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *args, **options: pytest.fail("it sorts"))
+    cumsum = torch.Tensor.cumsum
+    monkeypatch.setattr(torch.Tensor, "cumsum", lambda self, dim: seen.append(self.numel()) or cumsum(self, dim))
+    _, done = applied("magnitude(0.37)", tiny_bert, tmp_path)
+    assert max(number for number in seen if number != 2**16) == 100
+    weights = [layer.weight for layer in block_linears(done.model).values()]
+    total = sum(weight.numel() for weight in weights)
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    assert zeros == round(0.37 * total)
 
 
 @pytest.mark.parametrize("fixture", ["tiny_bert", "tiny_llama"])

@@ -40,6 +40,16 @@ def test_share_shortens_the_schedule(tiny_bert, tmp_path):
     assert sum(ranks(training)) == 2 * 4
 
 
+def test_what_counts_ranks_stays_frozen_where_peft_moves_it(model, tmp_path):
+    """To another type here; the pretend GPU of the contract sees to another device."""
+    training = make("adalora(init_r=4, target_r=2)", model, tmp_path)
+    training.model.bfloat16()
+    training.prepare()
+    trained = {name for name, parameter in training.model.named_parameters() if parameter.requires_grad}
+    assert any(".lora_E." in name for name in trained)
+    assert not [name for name in trained if "ranknum" in name]
+
+
 def test_the_penalty_is_added_to_the_loss(model, tmp_path):
     training = make("adalora(init_r=4, target_r=2, orth_reg_weight=0.25)", model, tmp_path)
     training.prepare()

@@ -48,13 +48,17 @@ def _measured(method: str, recipe: str) -> list[Mutant]:
     ]  # fmt: skip
 
 
+_MANY = "round(amount * sum(weight.numel() for weight in weights))"
+
 MUTANTS = [
-    Mutant(*_MAGNITUDE, "largest=False", "largest=True", "magnitude(0.5)", "the largest go"),
-    Mutant(*_MAGNITUDE, "weight.detach().abs().flatten()", "weight.detach().flatten()", "magnitude(0.5)", "the most negative go"),
+    Mutant("magnitude", _MASKS, "piece.abs().float().view(torch.int32)", "piece.abs().float().reciprocal().view(torch.int32)", "magnitude(0.5)", "the largest go"),
+    Mutant("magnitude", _MASKS, "piece.abs().float()", "piece.float().sub(piece.min())", "magnitude(0.5)", "the most negative go"),
+    Mutant("magnitude", _MASKS, "bits < threshold", "bits < threshold - (threshold & 0xFFFF)", "magnitude(0.5)", "the first of two passes decides"),
+    Mutant("magnitude", _MASKS, "upto < left", "upto <= left", "magnitude(0.5)", "the threshold of one more"),
     Mutant(*_MAGNITUDE, 'if layers and self.scope == "global"', 'if layers and self.scope == "layer"', "magnitude(0.5)", "in each layer alone"),
     Mutant(*_MAGNITUDE, 'if layers and self.scope == "global"', "if layers", 'magnitude(0.5, "layer")', "over all layers together"),
-    Mutant(*_MAGNITUDE, "round(amount * len(sizes))", "round((amount - 8e-4) * len(sizes))", "magnitude(0.5)", "eight in ten thousand too few"),
-    Mutant(*_MAGNITUDE, "round(amount * len(sizes))", "round(amount * len(sizes)) // 2 * 2 - 2", "magnitude(0.5)", "two too few"),
+    Mutant(*_MAGNITUDE, _MANY, "round((amount - 8e-4) * sum(weight.numel() for weight in weights))", "magnitude(0.5)", "eight in ten thousand too few"),
+    Mutant(*_MAGNITUDE, _MANY, f"{_MANY} // 2 * 2 - 2", "magnitude(0.5)", "two too few"),
     Mutant("magnitude", _MASKS, _LAYERS, f'{_LAYERS} and "layer.0" not in name', "magnitude(0.5)", "the first block left out"),
     Mutant("magnitude", _MASKS, _LAYERS, f'{_LAYERS} and "query" not in name', "magnitude(0.5)", "queries left out"),
     Mutant("magnitude", _MASKS, _LAYERS, f'{_LAYERS} and "layer.1.output" not in name', 'magnitude(0.5, "layer")', "the last layer left out"),
@@ -64,8 +68,8 @@ MUTANTS = [
         "magnitude(0.5)", "the pooler and the head too",
     ),
     Mutant(
-        *_MAGNITUDE, "_masks.restore([(weight, mask.view_as(weight)) for weight, mask in zip(weights, masks, strict=True)])",
-        "_masks.restore([(weight, mask.view_as(weight)) for weight, mask in zip(weights, masks, strict=True)])\n"
+        *_MAGNITUDE, "_masks.restore([(weight, ~zero)])",
+        "_masks.restore([(weight, ~zero)])\n"
         "            [layer.bias.data.zero_() for layer in part.values() if layer.bias is not None]",
         "full >> magnitude(0.5)", "biases at zero too",
     ),
