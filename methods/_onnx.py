@@ -75,7 +75,7 @@ class OnnxModel(Exported):
             scale, zero = arrays[f"{stem}_scale"], arrays[f"{stem}_zero_point"].float()
             codes = array.float() - zero
             # Scales are of columns, which are outputs: the file has weights turned round.
-            found.append(Matrix(codes * scale, codes, scale.numel()))
+            found.append(Matrix(codes * scale, codes, scale, scale.reshape(1, -1)))
         return found
 
     def _graph(self) -> Any:

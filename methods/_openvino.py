@@ -86,7 +86,8 @@ class OpenVinoModel(Exported):
             while user.get_type_name() in ("Convert", "Subtract"):
                 (user,) = _users(user)
             scale = _constant(user)
-            found.append(Matrix(values * scale * _smoothed(user), values, scale.numel()))
+            steps = scale * _smoothed(user)
+            found.append(Matrix(values * steps, values, scale, steps))
         return found
 
 
