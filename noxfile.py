@@ -19,6 +19,7 @@ HEADER = """\
 # `nox -s lock -- --upgrade-package NAME` of one. Run `nox -s tests` before you commit it.
 """
 EVERYTHING = ".[onnx,openvino,cluster]"
+PROCESSES = ("--numprocesses=2", "--dist=worksteal")
 
 
 def wanted(*groups: str) -> tuple[str, ...]:
@@ -40,9 +41,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all."""
+    """Run the tests, in two processes. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all, `-- -n 0` in one."""
     install(session, "tests", what=EVERYTHING)
-    session.run("pytest", *session.posargs, env={"METHODBENCH_LOCKED": "1"})
+    session.run("pytest", *PROCESSES, *session.posargs, env={"METHODBENCH_LOCKED": "1"})
 
 
 @nox.session
@@ -51,7 +52,7 @@ def tests_latest(session: nox.Session) -> None:
     torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))
     session.install("--upgrade", "--upgrade-strategy=eager", "-e", EVERYTHING, *wanted("tests"), torch)
     session.run("pip", "freeze")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PROCESSES, *session.posargs)
 
 
 @nox.session

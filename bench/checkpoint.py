@@ -73,4 +73,18 @@ def load(file: Path) -> tuple[torch.nn.Module, Any]:
         # Torch says it to itself, of its own quantized tensors.
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
         whole = torch.load(file, weights_only=False, map_location="cpu")
+    _can_record(whole["model"])
     return whole["model"], whole["tokenizer"]
+
+
+def _can_record(model: torch.nn.Module) -> None:
+    """Let the models inside give their hidden states and attentions.
+
+    transformers notes what a class can record when it builds a model of it, and unpickling builds none.
+    """
+    with contextlib.suppress(ImportError):  # other versions note it elsewhere
+        from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
+
+        for module in model.modules():
+            if hasattr(module, "_can_record_outputs"):
+                _CAN_RECORD_REGISTRY[module] = module._can_record_outputs

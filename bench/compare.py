@@ -135,7 +135,8 @@ class Row:
 
     ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
-    trained together in the last training.
+    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name. ``cards`` are the GPUs of each
+    seed's last stage, by their ids.
     """
 
     name: str
@@ -149,6 +150,8 @@ class Row:
     correct: Mapping[int, Sequence[float]] = field(repr=False)
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
 
     @property
@@ -390,6 +393,17 @@ def _row(
         },
         chain=_chain(paths, known),
         processes=_processes(paths, known),
+        absent={
+            name: str(reason)
+            for path in paths.values()
+            for node in path
+            for name, reason in (node.get("absent") or {}).items()
+        },
+        cards={
+            seed: tuple(str(card.get("uuid")) for card in path[-1]["gpus"])
+            for seed, path in paths.items()
+            if path[-1].get("gpus")
+        },
     )
 
 
@@ -526,6 +540,17 @@ def _warnings(rows: Sequence[Row], base: Row | None, reference: str, nodes: Mapp
                 f"Records of different environments are compared: {what} is {' and '.join(sorted(values))}. "
                 "Do not trust ratios between them."
             )
+    absent: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, reason in row.absent.items():
+            absent.setdefault((_title(name), reason.replace("`", "'")), []).append(_quoted(row.name))
+    found += [f"Not measured: {title} of {_shortened(names)}: {why}." for (title, why), names in absent.items()]
+    elsewhere = [_quoted(row.name) for row in rows if base is not None and _on_other_cards(row, base)]
+    if elsewhere:
+        found.append(
+            f"Not on the card of the reference {_quoted(reference)} for each seed: {_shortened(elsewhere)}. Cards of one "
+            "kind differ by some percent; run them again with `--fresh` on one machine."
+        )
     busy = [_quoted(row.name) for row in rows if row.contended]
     if busy:
         found.append(
@@ -535,17 +560,31 @@ def _warnings(rows: Sequence[Row], base: Row | None, reference: str, nodes: Mapp
     return found
 
 
+def _on_other_cards(row: Row, base: Row) -> bool:
+    """Whether the first card of some seed is another than the reference's."""
+    return any(row.cards[seed][:1] != base.cards[seed][:1] for seed in row.cards.keys() & base.cards.keys())
+
+
+def _title(name: str) -> str:
+    """What readers call the metric `name`, or the family of metrics."""
+    try:
+        return metrics.metric(name).title
+    except KeyError:
+        return name.replace("_", " ").capitalize()
+
+
 def _settings(nodes: Iterable[Record]) -> dict[str, set[str]]:
     """Each setting that results depend on, with the values that occur. Versions that were not recorded
     don't count."""
     plain = {"device", "device_name", "gpus", "cpu", "cores", "threads", "system", "python"}
+    plain |= {"cuda", "driver", "gpu_memory", "power_limit", "mig"}
     found: dict[str, set[str]] = {}
     environments = {id(environment): environment for node in nodes if (environment := node.get("environment"))}
     distinct = {repr(environment): environment for environment in environments.values()}
     for environment in distinct.values():
         for where in (environment, environment.get("machine") or {}):
             for key, value in dict(where).items():
-                if key in plain:
+                if key in plain and value not in (None, ""):
                     found.setdefault(key, set()).add(str(value))
                 elif key == "versions":
                     for package, version in dict(value).items():

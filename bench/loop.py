@@ -24,6 +24,7 @@ No method is named here.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from typing import Any
 
 import torch
 
+from bench import mask
 from bench.measure.clock import StepClock, step_clock
 from bench.method import Method, Trainer, Transform, standing
 from bench.parallel import Group
@@ -58,6 +60,7 @@ class Training(Work):
     what an optimizer is made of; ``optimizer_options`` go to the optimizer, whichever is made
     (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in;
     ``figures`` go into the record, and :mod:`bench.metrics` names them. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    ``mask_is_idle`` is whether batches without padding go without a mask.
     ``group`` is the processes that train together, ``forward`` what the loss calls, which is the model or something
     around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
     micro-batch of the same step follows, and gradients need not be exchanged yet. ``beside`` holds models that train beside ``model``, by a hook that sees to it.
@@ -70,6 +73,7 @@ class Training(Work):
         super().__init__(**work)
         self.group = group or Group()
         self.forward: Callable[..., Any] | None = None
+        self.mask_is_idle = False
         self.exact = True
         self.more_to_come = False
         trainer = self.stage.base
@@ -80,6 +84,7 @@ class Training(Work):
         self.step = 0
         self.stop = False
         self.losses: list[torch.Tensor] = []
+        self._looked = 0
         self.tokens: list[int] = []
         self.samples: list[int] = []
         self.data_seconds = 0.0
@@ -125,6 +130,9 @@ class Training(Work):
         self.loss: ComputeLoss = self._wrapped("on_loss", self._loss)
         self.gradients: ComputeGradients = self._wrapped("on_gradients", self._gradients)
         self.update: Update = self._wrapped("on_update", self._update)
+        # Looking into a mask makes the host wait for a GPU, not for a CPU.
+        if self.device.type != "cpu" and self.forward is None:
+            self.mask_is_idle = mask.idle(self.model, self.probe)
         self.model.train()
         for begin in self._overriding("on_start"):
             begin(self)
@@ -138,11 +146,15 @@ class Training(Work):
         Raises:
             Diverged: the loss is not finite.
         """
+        with mask.unasked(self.model) if self.mask_is_idle else contextlib.nullcontext():
+            self._run(after_first)
+
+    def _run(self, after_first: Callable[[], None]) -> None:
         batches = self.batches()
         on_batch = self._overriding("on_batch")
         on_step = self._overriding("on_step")
         between_steps = self._overriding("between_steps")
-        # Reading a loss waits for a GPU, so there it is looked at now and then; on a CPU at once.
+        # Reading a loss waits for a GPU, so there they are looked at now and then, together; on a CPU at once.
         look_every = 1 if self.device.type == "cpu" else 20
         clock, gradients, update = self.clock, self.gradients, self.update
         self.model.train()
@@ -166,13 +178,14 @@ class Training(Work):
             self.tokens.append(batch.tokens)
             self.samples.append(batch.samples)
             if self.step % look_every == 0 or self.step == self.steps - 1:
-                self._look(loss)
+                self._look()
             self.progress("train", self.step + 1, self.steps)
             for call in between_steps:
                 call(self)
             if step == 0:
                 after_first()
             if self.stop:
+                self._look()
                 break
 
     def finish(self) -> None:
@@ -184,12 +197,14 @@ class Training(Work):
     # -- the step, before any hook ---------------------------------------------------------------------------------
 
     def _loss(self, batch: Batch) -> torch.Tensor:
+        if self.mask_is_idle and not batch.padded:
+            return self.criterion(self.model(**mask.without(batch.inputs)), batch)
         return self.criterion((self.forward or self.model)(**batch.inputs), batch)
 
     def _gradients(self, batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
         loss = self.loss(batch)
         # `scale` is the gradient of what is minimised by the loss: no extra operation where it is 1.
-        loss.backward(None if scale is _ONE else torch.as_tensor(scale, dtype=loss.dtype, device=loss.device))
+        loss.backward(None if scale is _ONE else _like(loss, scale))
         return loss.detach()
 
     def _update(self) -> None:
@@ -218,9 +233,21 @@ class Training(Work):
             getattr(method, hook) for method in self.methods if getattr(type(method), hook) is not getattr(Method, hook)
         ]
 
-    def _look(self, loss: torch.Tensor) -> None:
-        if not math.isfinite(value := float(loss)):
-            raise Diverged(f"the loss is {value} at step {self.step + 1} of {self.steps}")
+    def _look(self) -> None:
+        """Look at the losses since the last look; waits for the device once."""
+        new = self.losses[self._looked :]
+        values = torch.stack(new).tolist() if len(new) > 1 else map(float, new)
+        for step, value in enumerate(values, start=self._looked + 1):
+            if not math.isfinite(value):
+                raise Diverged(f"the loss is {value} at step {step} of {self.steps}")
+        self._looked = len(self.losses)
+
+
+def _like(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    """`scale` as a loss's gradient. A number is written there by the device itself: it would wait for a copy."""
+    if isinstance(scale, torch.Tensor):
+        return scale.to(loss.device, loss.dtype)
+    return torch.full_like(loss, scale, requires_grad=False)
 
 
 def _elements(batch: Batch) -> int:

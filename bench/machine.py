@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
 import os
 import platform
 import re
@@ -41,7 +42,12 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Machine:
-    """What a result depends on. ``device`` is where stages run: "cpu" or "cuda". Memory in bytes."""
+    """What a result depends on. ``device`` is where stages run: "cpu" or "cuda". Memory in bytes.
+
+    Where they run on GPUs, ``cuda`` is the version that torch is built for, and the rest is the first GPU's:
+    ``power_limit`` in watts, as it is enforced, and ``mig`` the profile of a part of one. What NVML does not say is None
+    or empty.
+    """
 
     device: str
     device_name: str
@@ -54,6 +60,11 @@ class Machine:
     system: str
     python: str
     versions: tuple[tuple[str, str], ...]
+    cuda: str = ""
+    driver: str = ""
+    gpu_memory: int | None = None
+    power_limit: float | None = None
+    mig: str = ""
 
 
 def look(device: str = "auto", threads: int | None = None) -> Machine:
@@ -64,7 +75,7 @@ def look(device: str = "auto", threads: int | None = None) -> Machine:
         threads: CPU threads a stage; otherwise ``OMP_NUM_THREADS``, otherwise all cores.
 
     Raises:
-        MachineError: `device` is not there, or `threads` is not positive.
+        MachineError: `device` is not there, its driver is too old for torch, or `threads` is not positive.
     """
     cores = _cores()
     if threads is None:
@@ -72,7 +83,7 @@ def look(device: str = "auto", threads: int | None = None) -> Machine:
     if threads < 1:
         raise MachineError(f"threads: {threads} asked for; at least 1 is needed")
     versions = _versions()
-    gpus, no_gpu = visible_gpus()
+    gpus, no_gpu = _gpus()
     no_cuda = no_gpu or _no_cuda_build(dict(versions).get("torch"))
     if device not in ("auto", "cpu", "cuda"):
         raise MachineError(f"device: unknown device `{device}`; there are: auto, cpu, cuda")
@@ -80,10 +91,14 @@ def look(device: str = "auto", threads: int | None = None) -> Machine:
         raise MachineError(f'device: cuda asked for, but {no_cuda}; or use the CPU: device = "cpu"')
     if device == "auto":
         device = "cpu" if no_cuda else "cuda"
+    cuda = _torch_cuda() if device == "cuda" else ""
+    if device == "cuda" and (too_old := _too_old(gpus[0], cuda)):
+        # Not quietly on the CPU instead: nobody keeps a GPU for that.
+        raise MachineError(f'device: {too_old}; or use the CPU: device = "cpu"')
     cpu, features = _cpu()
     return Machine(
         device=device,
-        device_name=gpus[0] if device == "cuda" else cpu,
+        device_name=gpus[0].name if device == "cuda" else cpu,
         gpus=len(gpus),
         cpu=cpu,
         cpu_features=features,
@@ -93,14 +108,17 @@ def look(device: str = "auto", threads: int | None = None) -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         versions=versions,
+        **(_of_gpu(gpus[0], cuda) if device == "cuda" else {}),
     )
 
 
 def identity(machine: Machine) -> dict[str, Any]:
     """The part that enters a node's identity: two results that differ in it do not answer the same question.
 
-    The CPU's features are in it, since virtual machines call quite different CPUs by one name.
+    The CPU's features are in it, since virtual machines call quite different CPUs by one name; and of a GPU what it may
+    draw, which part of it this is, and what compiles for it.
     """
+    of_gpu = ("cuda", "driver", "gpu_memory", "power_limit", "mig")
     return {
         "device": machine.device,
         "device_name": machine.device_name,
@@ -109,6 +127,7 @@ def identity(machine: Machine) -> dict[str, Any]:
         "threads": machine.threads,
         "python": machine.python,
         "versions": [list(pair) for pair in machine.versions],
+        **({"gpu": {name: getattr(machine, name) for name in of_gpu}} if machine.device == "cuda" else {}),
     }
 
 
@@ -160,6 +179,23 @@ def visible_gpus() -> tuple[list[str], str]:
     NVML counts by bus and CUDA by speed. So among GPUs of several kinds, a name may be another's unless
     ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID``.
     """
+    found, why = _gpus()
+    return [gpu.name for gpu in found], why
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    """What NVML says of one GPU; ``supports`` is the newest CUDA that its driver runs, as 1000 times major and 10 minor."""
+
+    name: str
+    driver: str
+    supports: int | None
+    memory: int | None
+    power_limit: float | None
+    mig: str
+
+
+def _gpus() -> tuple[list[_Gpu], str]:
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         import pynvml
@@ -177,12 +213,75 @@ def visible_gpus() -> tuple[list[str], str]:
             handles = list(_chosen(wanted, handles, pynvml))
             if not handles:
                 return [], f"CUDA_VISIBLE_DEVICES={wanted} hides every GPU; unset it"
-        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles], ""
+        return [_gpu(handle, pynvml) for handle in handles], ""
     except pynvml.NVMLError as error:
         return [], f"the NVIDIA driver failed ({error}); see `nvidia-smi`"
     finally:
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def _gpu(handle: Any, pynvml: Any) -> _Gpu:
+    def asked(name: str, *arguments: Any) -> Any:
+        """What NVML answers; None where it, or this GPU, has no answer."""
+        try:
+            return getattr(pynvml, name)(*arguments)
+        except (pynvml.NVMLError, AttributeError):
+            return None
+
+    mode = asked("nvmlDeviceGetMigMode", handle)
+    if mode and mode[0]:  # CUDA shows the first part alone of one that is divided
+        handle = asked("nvmlDeviceGetMigDeviceHandleByIndex", handle, 0) or handle
+    whole = asked("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle) or handle
+    name = str(pynvml.nvmlDeviceGetName(handle))
+    memory = asked("nvmlDeviceGetMemoryInfo", handle)
+    milliwatts = asked("nvmlDeviceGetEnforcedPowerLimit", whole)
+    profile = re.search(r"MIG (\S+)", name)
+    return _Gpu(
+        name=name,
+        driver=str(asked("nvmlSystemGetDriverVersion") or ""),
+        supports=asked("nvmlSystemGetCudaDriverVersion_v2"),
+        memory=None if memory is None else int(memory.total),
+        power_limit=None if milliwatts is None else milliwatts / 1000,
+        mig=profile[1] if profile else "",
+    )
+
+
+def _of_gpu(gpu: _Gpu, cuda: str) -> dict[str, Any]:
+    return {
+        "cuda": cuda,
+        "driver": gpu.driver,
+        "gpu_memory": gpu.memory,
+        "power_limit": gpu.power_limit,
+        "mig": gpu.mig,
+    }
+
+
+def _torch_cuda() -> str:
+    """The CUDA that torch is built for, such as "12.8", read without importing it; empty where it does not say."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"""^cuda\b[^=\n]*=\s*['"]([\d.]+)['"]""", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _too_old(gpu: _Gpu, cuda: str) -> str:
+    """Why the driver cannot run torch's CUDA; empty where it can. One runs each minor version of what it supports.
+
+    Source: https://docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility.
+    """
+    if not cuda or gpu.supports is None or gpu.supports // 1000 >= int(cuda.partition(".")[0]):
+        return ""
+    supports = f"{gpu.supports // 1000}.{gpu.supports % 1000 // 10}"
+    return (
+        f"the NVIDIA driver {gpu.driver} runs CUDA up to {supports}, and torch is built for CUDA {cuda}; install a newer "
+        f"driver, or a torch for CUDA {supports} or older from https://pytorch.org/get-started"
+    )
 
 
 def _chosen(wanted: str, handles: list[Any], pynvml: Any) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from bench.execute.base import Executor, Job, Outcome, Progress
 from bench.plan import Cell, Node, Plan
 from bench.record import Records, Store
 from bench.slots import Slots, slots
+from bench.suite import Measure
 
 
 class Watcher(Protocol):
@@ -92,6 +93,8 @@ def run(
 
     waiting = [chosen.nodes[id_] for id_ in todo]
     room = room or slots(whole.machine, 1)
+    # What is compared is paired by seed, so that it is on one card; other seeds and subjects may be on others meanwhile.
+    homes = {key: number for number, key in enumerate(dict.fromkeys(map(_pairing, whole.cells)))}
     running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
     with _threads(executor, room.jobs) as threads:
         while waiting or running:
@@ -100,7 +103,10 @@ def run(
                 if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
                     statuses[node.id] = ended[0]
                     waiting.remove(node)
-                elif not node.stands_on & unfinished and (gpus := room.take(node.gpus)) is not None:
+                elif (
+                    not node.stands_on & unfinished
+                    and (gpus := room.take(node.gpus, homes[_pairing(node)])) is not None
+                ):
                     waiting.remove(node)
                     running[threads.submit(measured, node, gpus)] = node, gpus
             assert running or not waiting, "planning allowed what there is no room for"
@@ -118,6 +124,10 @@ def run(
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
     return Result(statuses, tuple(refused))
+
+
+def _pairing(of: Node | Cell) -> tuple[str, str, int]:
+    return of.subject.model.name, of.subject.task.name, of.seed
 
 
 @contextlib.contextmanager
@@ -190,6 +200,11 @@ def _measured(
         for process in range(measure.latency_processes):
             served = executor.run(replace(job, what="serve", process=process), timeout, progress)
             measured = _merge(measured, _marked(served))
+            if served.status in ("oom", "timeout"):
+                # The model is what the recipe says, and what was measured of it stays.
+                reason = f"in process {process + 1} of {measure.latency_processes}: {served.status}: {served.reason}"
+                measured = _merge(measured, {"absent": dict.fromkeys(_unmeasured(measured, measure), reason)})
+                break
             if served.status != "ok":
                 outcome = Outcome(served.status, f"while measuring inference: {served.reason}", served.log)
                 break
@@ -205,6 +220,16 @@ def _measured(
             job.output.unlink()
     measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
     return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
+
+
+def _unmeasured(measured: Mapping[str, Any], measure: Measure) -> list[str]:
+    """What the processes that measure inference were to measure and did not; ``latency`` where each shape has some."""
+    timed = {(entry["batch"], entry["length"]) for entry in measured.get("latency") or []}
+    known = measured.get("inference") or {}
+    bytes_ = {"load_peak_bytes": "load_peak_bytes", "peak_bytes": "inference_peak_bytes"} if measure.memory else {}
+    found = [f"latency_{batch}x{length}" for batch, length in measure.latency if (batch, length) not in timed]
+    found += [name for key, name in bytes_.items() if known.get(key) is None]
+    return found or ["latency"]
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,23 +13,27 @@ import torch
 from bench import checkpoint, recipe
 from bench.execute.base import Job, Progress
 from bench.measure import clock, latency, memory, trust
+from bench.measure.absent import Absent
 from bench.method import Transform, standing
 from bench.stage import Stopwatch, seed_everything, uncompressed_model
 from bench.tasks import open_task
 
 
-def run(job: Job, progress: Progress) -> dict[str, Any]:
-    """Load the model that a stage left and measure its inference memory and latency.
+def run(job: Job, progress: Progress, measured: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Load the model that a stage left and measure its inference memory and latency; what was `measured` is filled in.
 
     Memory comes first, while the model is alone. Then a compressed model and the one that it was made from are timed
-    in turns.
+    in turns. A measure that fails is absent, with its reason in ``absent``.
     """
+    measured = {} if measured is None else measured
     with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
-        return _run(job, progress, Path(folder))
+        _run(job, progress, Path(folder), measured)
+    return measured
 
 
-def _run(job: Job, progress: Progress, folder: Path) -> dict[str, Any]:
+def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -> None:
     seconds = Stopwatch()
+    measured |= {"latency": [], "inference": {}, "seconds": seconds.total}
     task = open_task(job.task, job.base)
     stages = standing(recipe.parse(job.recipe).stages)
     transforms = [method for stage in stages for method in stage.methods if isinstance(method, Transform)]
@@ -51,26 +55,31 @@ def _run(job: Job, progress: Progress, folder: Path) -> dict[str, Any]:
         process=job.process,
         threads=job.machine.threads,
     )
-    measured: dict[str, Any] = {"latency": [], "inference": {}}
-    contention = trust.Contention()
+    absent = Absent(measured)
+    if job.measure.memory:
+        measured["inference"]["load_peak_bytes"] = loading
+        if peak.reason:
+            absent.note(peak.reason, "load_peak_bytes", "inference_peak_bytes")
+    contention = trust.Contention(device)
+    shapes = [(shape, f"latency_{shape[0]}x{shape[1]}") for shape in job.measure.latency]
     with clock.Compiling() as compiling:
-        with seconds("latency"):
+        with seconds("latency"), absent("inference_peak_bytes"):
             peak.start()
-            for shape in job.measure.latency:
+            for shape, _ in shapes:
                 answer(shape, samples=0)
             inferring = peak.stop()
-        with seconds("load"):
+            if job.measure.memory:
+                measured["inference"]["peak_bytes"] = inferring
+        reference = None
+        with seconds("load"), absent(*(f"{name}_speedup" for _, name in shapes)):
             reference = uncompressed_model(job, task)
         with seconds("latency"), contention:
-            for number, shape in enumerate(job.measure.latency):
-                progress("time", number, len(job.measure.latency))
-                measured["latency"] += answer(shape, samples=job.measure.latency_samples, reference=reference)
-    if job.measure.memory:
-        measured["inference"] = {"peak_bytes": inferring, "load_peak_bytes": loading}
+            for number, (shape, name) in enumerate(shapes):
+                progress("time", number, len(shapes))
+                with absent(name):
+                    measured["latency"] += answer(shape, samples=job.measure.latency_samples, reference=reference)
     if compiling.seconds:
         measured["inference"]["compile_seconds"] = compiling.seconds
     claims = [(transform.name, claim) for transform in transforms for claim in transform.served(model)]
     measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     measured["trust"] = {"latency": contention.result()}
-    measured["seconds"] = seconds.total
-    return measured

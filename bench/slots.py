@@ -13,23 +13,40 @@ class Slots:
 
     def __init__(self, jobs: int, gpus: Sequence[str] | None = None) -> None:
         self.jobs = self._free = jobs
-        self._gpus = None if gpus is None else list(gpus)
+        self._all = None if gpus is None else tuple(gpus)
+        self._busy: set[str] = set()
 
-    def take(self, gpus: int) -> tuple[str, ...] | None:
-        """So many GPUs for a stage, none where it runs on a CPU; None where there is no room now."""
-        if not self._free or (self._gpus is not None and len(self._gpus) < gpus):
+    def take(self, gpus: int, home: int | None = None) -> tuple[str, ...] | None:
+        """So many GPUs for a stage, none where it runs on a CPU; None where there is no room now.
+
+        Stages of one `home` have the same ones each time, from the GPU of that number on, and wait for them: cards of one
+        kind differ by some percent, and so would what is compared. Without a home, any that are free.
+        """
+        if not self._free:
             return None
+        if self._all is None:
+            taken: tuple[str, ...] = ()
+        else:
+            wanted = self._free_ones() if home is None else self._ring(home)
+            taken = wanted[:gpus]
+            if len(taken) < gpus or self._busy & set(taken):
+                return None
         self._free -= 1
-        if self._gpus is None:
-            return ()
-        taken, self._gpus = self._gpus[:gpus], self._gpus[gpus:]
-        return tuple(taken)
+        self._busy |= set(taken)
+        return taken
 
     def give(self, gpus: Sequence[str]) -> None:
         """A stage ended."""
         self._free += 1
-        if self._gpus is not None:
-            self._gpus += gpus
+        self._busy -= set(gpus)
+
+    def _free_ones(self) -> tuple[str, ...]:
+        return tuple(gpu for gpu in self._all or () if gpu not in self._busy)
+
+    def _ring(self, home: int) -> tuple[str, ...]:
+        every = self._all or ()
+        start = home % max(1, len(every))
+        return every[start:] + every[:start]
 
 
 def slots(machine: Machine, jobs: int | None) -> Slots:

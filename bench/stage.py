@@ -23,6 +23,7 @@ from bench.evidence import Claim, Snapshot, named_tensors, of_training, plain, w
 from bench.execute.base import Job, Progress
 from bench.loop import Training
 from bench.measure import flops, memory, size, trust
+from bench.measure.absent import Absent, let_go
 from bench.measure.wire import Wire
 from bench.method import Trainer, Transform, facts_after, ships_alone, standing, uncompressed
 from bench.models import open_model
@@ -32,14 +33,22 @@ from bench.tasks.base import Task
 from bench.work import Work
 
 
-def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, Any]:
-    """Run `job` and leave the model in ``job.output``; the result goes into the record.
+def run(
+    job: Job, progress: Progress, group: Group | None = None, measured: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run `job` and leave the model in ``job.output``; what was `measured`, and is filled in, goes into the record.
+
+    A measure that fails is absent, with its reason in ``absent``; all else is as if it had not been asked for.
 
     Where a `group` of processes trains together, each runs this. They go hand in hand through the training and its
     evidence; from there on the model is a plain one, and the first process goes on alone.
     """
     group = group or Group()
+    measured = {} if measured is None else measured
     seconds = Stopwatch()
+    measured["seconds"] = seconds.total
+    if job.machine.device == "cuda":
+        measured["gpus"] = _cards()
     stages = recipe.parse(job.recipe).stages
     source, task = open_model(job.model, job.base), open_task(job.task, job.base)
     if job.input is None:
@@ -70,9 +79,9 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     seed_everything(seed)
     work: Work
     if isinstance(stages[-1].base, Trainer):
-        work, before, measured = _train(Training(group=group, **common), job, peak, seconds)
+        work, before = _train(Training(group=group, **common), job, peak, seconds, measured)
     else:
-        work, before, measured = _transform(Work(**common), job, peak, seconds)
+        work, before = _transform(Work(**common), job, peak, seconds, measured)
     # Only the work holds the model from here on.
     del model
     common.clear()
@@ -98,41 +107,47 @@ def run(job: Job, progress: Progress, group: Group | None = None) -> dict[str, A
     if group.rank > 0 or not all(claim.holds for _, claim in claims):
         # The first process alone goes on; and not where what is there is not what the recipe says, for then nothing
         # else of it is worth a figure, or may be one at all.
-        return {**measured, "seconds": seconds.total}
+        return measured
 
+    # What trained is let go of first, so that evaluation has its memory.
+    trained = work.model
+    del work, before
+    let_go()
+    absent = Absent(measured)
     if job.measure.quality and source.pretrained:
         progress("evaluate", 0, 1)
-        with seconds("evaluate"):
+        with seconds("evaluate"), absent("quality"):
             quality = task.evaluate(
-                work.model,
+                trained,
                 tokenizer,
                 batch_size=job.budget.eval_batch_size,
                 max_length=job.budget.max_length,
                 reference=_answering_the_same(job, task, stages),
             )
-        measured["quality"] = asdict(quality)
+            measured["quality"] = asdict(quality)
     progress("save", 0, 1)
     with seconds("save"):
-        measured["weight_bytes"] = memory.storage_bytes(work.model)
-        measured["parameters"] = memory.parameter_counts(work.model)
+        with absent("weight_bytes"):
+            measured["weight_bytes"] = memory.storage_bytes(trained)
+        with absent("parameters", "nonzero_parameters"):
+            measured["parameters"] = memory.parameter_counts(trained)
         if job.measure.size:
             savers = [method.save for stage in reversed(standing(stages)) for method in stage.methods]
             if "adapter" in facts_after(stages) and not ships_alone(stages):
                 savers.insert(0, size.whole)
-            with tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
-                measured["size"] = size.on_disk(work.model, Path(folder), savers)
-        checkpoint.save(job.output, work.model, tokenizer)
+            with absent("size_on_disk"), tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
+                measured["size"] = size.on_disk(trained, Path(folder), savers)
+        checkpoint.save(job.output, trained, tokenizer)
     if job.measure.retain is not None and source.pretrained:
         progress("retain", 0, 1)
-        with seconds("retain"):
-            measured["retained"] = {"after": _retained(work.model, tokenizer, job)}
+        with seconds("retain"), absent("forgetting"):
+            measured["retained"] = {"after": _retained(trained, tokenizer, job)}
             if job.input is None:
                 # Last of all, so that nothing of it is in what the training held or took; a model that arrives with
                 # its head is the same each time that it is loaded.
-                del work
+                del trained
                 arrived, _ = source.load(*task.model_options())
                 measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
-    measured["seconds"] = seconds.total
     return measured
 
 
@@ -143,6 +158,12 @@ def _new_weights_train(training: Training) -> Iterator[Claim]:
         trained = {name for name, tensor in named_tensors(training.model).items() if tensor.requires_grad}
         text = "all weights that no file held, and that were drawn at random for the task, train"
         yield Claim(text, new <= trained, f"{len(new & trained)} of {len(new)} tensors")
+
+
+def _cards() -> list[dict[str, str]]:
+    """The GPUs that the stage has, by what tells them from others of their kind."""
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [{"name": card.name, "uuid": str(card.uuid)} for card in found]
 
 
 def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:
@@ -200,8 +221,8 @@ def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) 
 
 
 def _train(
-    training: Training, job: Job, peak: memory.Peak, seconds: Stopwatch
-) -> tuple[Training, Snapshot, dict[str, Any]]:
+    training: Training, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
+) -> tuple[Training, Snapshot]:
     with seconds("evidence"):
         before = training.snapshot()
     with seconds("prepare"):
@@ -211,7 +232,7 @@ def _train(
     # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
     # Who holds another slice of the batch drops other things.
     seed_everything(training.seed + 2**20 * training.group.slice)
-    contention = trust.Contention()
+    contention = trust.Contention(training.device, training.stage.gpus_each)
     with seconds("train"), contention:
         peak.start()
         training.run(after_first=peak.pause)
@@ -226,13 +247,20 @@ def _train(
         "data_seconds": training.data_seconds,
         "figures": training.figures,
     }
+    measured |= {"training": result, "trust": {"training": contention.result()}}
+    # Where several processes go hand in hand, none can leave a step out.
+    absent = Absent(measured, strict=training.group.mesh is not None)
     with seconds("count"):
         if job.measure.memory:
-            result["peak_bytes"] = _peak(training, peak)
-            result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
-        _count(training, job, result)
+            with absent("train_peak_bytes"):
+                result["peak_bytes"] = _peak(training, peak)
+                if peak.reason:
+                    absent.note(peak.reason, "train_peak_bytes")
+            with absent("optimizer_bytes"):
+                result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
+        _count(training, job, result, absent)
         _together(training, result)
-    return training, before, {"training": result, "trust": {"training": contention.result()}}
+    return training, before
 
 
 def _peak(training: Training, peak: memory.Peak) -> int | None:
@@ -243,26 +271,43 @@ def _peak(training: Training, peak: memory.Peak) -> int | None:
     if peak.paused:
         assert training.largest is not None
         training.model.train()
-        with torch.random.fork_rng():
+        with _untaken(training):
             peak.resume()
             training.gradients(training.largest, 1.0)
             peak.pause()
-            training.optimizer.zero_grad(set_to_none=True)
     return peak.stop()
 
 
-def _count(training: Training, job: Job, result: dict[str, Any]) -> None:
-    """Gradient and activation bytes and FLOPs, of one more step that is not taken."""
+def _count(training: Training, job: Job, result: dict[str, Any], absent: Absent) -> None:
+    """Gradient and activation bytes and FLOPs, of one more step that is not taken.
+
+    Bytes are those of a real step, which holds no more than the training's did. FLOPs take no memory
+    (:mod:`bench.measure.flops`).
+    """
     training.model.train()
-    with torch.random.fork_rng():
-        if job.measure.memory:
+    if job.measure.memory:
+        with absent("activation_bytes", "gradient_bytes"), _untaken(training):
             with memory.saved_activations(torch.nn.ModuleList([training.model, *training.beside])) as saved:
                 training.gradients(training.probe, 1.0)
             result["activation_bytes"] = saved.bytes
-            result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
-            training.optimizer.zero_grad(set_to_none=True)
-        if job.measure.flops:
-            result["step_flops"] = flops.count(lambda: training.gradients(training.probe, 1.0))
+            with absent("gradient_bytes"):
+                result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
+    if job.measure.flops:
+        with absent("step_flops"), _untaken(training):
+            result["step_flops"] = flops.count(
+                lambda: training.gradients(training.probe, 1.0),
+                lambda: training.optimizer.zero_grad(set_to_none=True),
+                fake=training.group.mesh is None,
+            )
+
+
+@contextlib.contextmanager
+def _untaken(training: Training) -> Iterator[None]:
+    """A step that leaves nothing: no gradient, and no draw of random numbers."""
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
             training.optimizer.zero_grad(set_to_none=True)
 
 
@@ -275,9 +320,8 @@ def _together(training: Training, result: dict[str, Any]) -> None:
     group = training.group
     if group.mesh is None:
         return
-    with torch.random.fork_rng(), Wire() as wire:
+    with _untaken(training), Wire() as wire:
         training.gradients(training.probe, 1.0)
-    training.optimizer.zero_grad(set_to_none=True)
     own = ("step_seconds", *_BYTES, "step_flops")
     mine = {name: result[name] for name in own if name in result}
     mine |= {
@@ -313,7 +357,9 @@ def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
     return claims
 
 
-def _transform(work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch) -> tuple[Work, Snapshot, dict[str, Any]]:
+def _transform(
+    work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
+) -> tuple[Work, Snapshot]:
     transform = work.stage.base
     assert isinstance(transform, Transform)
     with seconds("evidence"):
@@ -323,4 +369,8 @@ def _transform(work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch) -> t
         peak.start()
         transform.apply(work)
         peak_bytes = peak.stop()
-    return work, before, {"transform": {"peak_bytes": peak_bytes}} if job.measure.memory else {}
+    if job.measure.memory:
+        measured["transform"] = {"peak_bytes": peak_bytes}
+        if peak.reason:
+            Absent(measured).note(peak.reason, "transform_peak_bytes")
+    return work, before

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench import evidence
+from bench.tasks.base import on_device
 
 if TYPE_CHECKING:
     from bench.evidence import Snapshot
@@ -65,7 +66,7 @@ class Work:
             max_length=self.budget.max_length,
             generator=generator,
         )
-        return (batch.to(self.device) for batch in batches)
+        return on_device(batches, self.device)
 
     @functools.cached_property
     def probe(self) -> Batch:
@@ -79,9 +80,9 @@ class Work:
         return self.model(**batch.inputs)
 
     def probe_logits(self) -> torch.Tensor:
-        """Logits on the probe batch in evaluation mode, float32 on the CPU."""
+        """Logits on the probe batch in evaluation mode, float32 on the CPU: ``[terms, classes]``, :func:`sampled`."""
         with evaluating(self.model), torch.no_grad():
-            return self.task.logits(self.outputs(self.probe), self.probe).float().cpu()
+            return sampled(self.task.logits(self.outputs(self.probe), self.probe)).float().cpu()
 
     def snapshot(self) -> Snapshot:
         """The model as it now stands."""
@@ -93,6 +94,19 @@ class Work:
     def after(self) -> Snapshot:
         """The model after the stage; read it from ``evidence`` only."""
         return self.snapshot()
+
+
+PROBED = 2**26
+"""Logits that are compared at most, 256 MB of float32."""
+
+
+def sampled(logits: torch.Tensor) -> torch.Tensor:
+    """Of ``[terms, classes]`` as many terms, evenly spaced, as have :data:`PROBED` logits; most often all.
+
+    Those of a large vocabulary at every position, on the host and twice, are more than the model.
+    """
+    terms, most = len(logits), max(1, PROBED // logits.shape[-1])
+    return logits if terms <= most else logits[torch.arange(most, device=logits.device) * terms // most]
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

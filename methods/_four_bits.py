@@ -133,7 +133,8 @@ def _nearest(before: Snapshot, work: Work, quant_type: str, *, double_quant: boo
         weight = _quantized.grouped(original.float().reshape(1, -1), BLOCK)
         largest = weight.abs().amax(1, keepdim=True)
         nearest = values[torch.bucketize(weight / largest.clamp(min=1e-30), edges)]
-        scale = (found * nearest).sum(1, keepdim=True) / nearest.square().sum(1, keepdim=True).clamp(min=1e-30)
+        # Read off the largest alone, whose value is 1 or −1: of the others one may lie between two values.
+        scale = found.gather(1, weight.abs().argmax(1, keepdim=True)).abs()
         wanted, noise = nearest * scale, 2 * eps * largest
         tie = ((found - weight).abs() - (nearest * largest - weight).abs()).abs()
         wrong += int(((found - wanted).abs() > noise).logical_and(tie > noise + (scale - largest).abs()).sum())

@@ -178,8 +178,10 @@ def told(work: Work) -> Claim:
     wanted = {"classification": "PeftModelForSequenceClassification", "causal_lm": "PeftModelForCausalLM"}.get(
         work.task.kind, "PeftModel"
     )
-    found = next((type(m).__name__ for m in work.model.modules() if type(m).__name__.startswith("PeftModel")), "none")
-    return Claim("PEFT knows the task", found == wanted, f"the model is a {found}")
+    # FSDP puts a class of its own before the model's.
+    bases = [cls.__name__ for module in work.model.modules() for cls in type(module).__mro__]
+    found = next((name for name in bases if name.startswith("PeftModel")), "no PEFT model")
+    return Claim("PEFT knows the task", found == wanted, found)
 
 
 def dropouts(work: Training, layers: Mapping[str, Any], p: float) -> Claim:

@@ -76,11 +76,12 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
 
 
 def run(
-    text: str, model: Path, folder: Path, *, without: tuple[str, str] | None = None, **keys: Any
+    text: str, model: Path, folder: Path, *, without: tuple[str, str] | None = None, absent: bool = False, **keys: Any
 ) -> tuple[str, str, list[dict[str, Any]]]:
     """Run every stage of a recipe; the last status and reason, and what each stage measured.
 
     Where a worker runs it, `without` takes the place of a patch here: a method's name and its hook that does nothing.
+    Every measure is taken, but where some are to be `absent`: a method that breaks one is not one that works.
     """
     skip_broken(text, open_task(keys.get("task") or table(folder), folder).kind)
     records: list[dict[str, Any]] = []
@@ -90,6 +91,7 @@ def run(
         several = recipe.parse(text).stages[depth].layout
         status, reason, measured = apart(one, without) if several else attempt(one, quiet)
         records.append(measured)
+        assert absent or status != "ok" or "absent" not in measured, measured["absent"]
         if status != "ok":
             break
     return status, reason, records

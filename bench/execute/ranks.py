@@ -141,5 +141,5 @@ def _answer(
         if status in ("invalid", "refused"):
             return status, reason, measured
         if status != "ok":
-            return status, f"{names[number]}: {reason}", {}
+            return status, f"{names[number]}: {reason}", measured
     return answers[0]

@@ -53,13 +53,18 @@ def attempt(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
 
 
 def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None) -> tuple[Status, str, dict[str, Any]]:
-    """Do `job` in this process, which by `meet` is one of several that do."""
+    """Do `job` in this process, which by `meet` is one of several that do.
+
+    What was measured before an error is in the answer, whatever the error.
+    """
     import torch
 
     from bench.loop import Diverged, NothingToTrain
+    from bench.measure.absent import out_of_memory
     from bench.method import Unfit
     from bench.models.base import ModelError
 
+    measured: dict[str, Any] = {}
     try:
         from bench import serve, stage
         from bench.execute import imports
@@ -74,35 +79,29 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         types = [open_model(job.model, job.base).model_type()]
         imports.of(recipe.parse(job.recipe).stages, types, job.machine.device).all()
         group = meet() if meet else None
-        measured = stage.run(job, progress, group) if job.what == "stage" else serve.run(job, progress)
+        if job.what == "stage":
+            stage.run(job, progress, group, measured)
+        else:
+            serve.run(job, progress, measured)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
         if false:
             said = "; ".join(f"{claim['method']}: not so that {claim['text']} ({claim['seen']})" for claim in false)
             return "invalid", said, measured
         return "ok", "", measured
     except Diverged as error:
-        return "diverged", str(error), {}
+        return "diverged", str(error), measured
     except NothingToTrain as error:
-        return "invalid", str(error), {}
+        return "invalid", str(error), measured
     except (ModelError, Unfit) as error:
-        return "refused", str(error), {}
+        return "refused", str(error), measured
     except Exception as error:
         traceback.print_exc()
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         if out_of_memory(error):
-            return "oom", text, {}
+            return "oom", text, measured
         if left_alone(error):
-            return "failed", f"{GONE}: {text}", {}
-        return "failed", f"{type(error).__name__}: {text}", {}
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out: Python's, CUDA's, or the C++ allocator's own words."""
-    import torch
-
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+            return "failed", f"{GONE}: {text}", measured
+        return "failed", f"{type(error).__name__}: {text}", measured
 
 
 GONE = "another process of the stage is gone"

@@ -1,7 +1,8 @@
 """Latency of an encoder's forward pass and of a decoder's prefill and tokens, as samples that are kept raw.
 
 A sample is the time of ``loops`` forward passes divided by ``loops``, so that no sample is shorter than the
-clock and the interpreter's own work are fine. Warm-ups are single passes. No sample is left out and nothing is
+clock and the interpreter's own work are fine; each pass begins when the device has done the one before. Warm-ups are
+single passes. No sample is left out and nothing is
 summarised: :mod:`bench.metrics` does that when records are read.
 """
 
@@ -51,7 +52,11 @@ class Pass:
 
 
 def measure(
-    *passes: Pass, now: Callable[[], float], samples: int, min_seconds: float = MIN_SAMPLE_SECONDS
+    *passes: Pass,
+    now: Callable[[], float],
+    samples: int,
+    min_seconds: float = MIN_SAMPLE_SECONDS,
+    wait: Callable[[], object] | None = None,
 ) -> list[Samples]:
     """Warm each of `passes` up until it is steady, then time each `samples` times; the samples of each, in their order.
 
@@ -60,6 +65,8 @@ def measure(
     alone.
 
     `now` gives seconds and must wait for the device first: :func:`wall_clock`, or ``time.process_time`` on a CPU.
+    `wait` waits for the device too, after each pass of a sample: queued back to back, passes would overlap with the
+    work of queueing the next, which is throughput. None where a pass is done when its call returns.
     """
 
     def timed(one: Pass, loops: int) -> float:
@@ -67,6 +74,8 @@ def measure(
             started = now()
             for _ in repeat(None, loops):
                 one.run()
+                if wait is not None:
+                    wait()
             return (now() - started) / loops
         spent = 0.0
         for _ in repeat(None, loops):
@@ -107,6 +116,10 @@ def wall_clock(device: torch.device) -> Callable[[], float]:
         return time.perf_counter()
 
     return now
+
+
+def _wait(device: torch.device) -> Callable[[], object] | None:
+    return functools.partial(torch.cuda.synchronize, device) if device.type == "cuda" else None
 
 
 def encoder(
@@ -150,7 +163,7 @@ def encoder(
     with _evaluating(models), _no_silent_eager(), _inferring(models, [one.run for one in passes]):
         for clock, used, now in _clocks(device, threads):
             with _threads(used):
-                found = measure(*passes, now=now, samples=samples)
+                found = measure(*passes, now=now, samples=samples, wait=_wait(device))
             entries.append(_entry("forward", shape, clock, used, process, found))
     return entries
 
@@ -193,7 +206,7 @@ def decoder(
     with _evaluating(models), _no_silent_eager(), _inferring(models, [answer.whole for answer in answers]):
         for clock, used, now in _clocks(device, threads):
             with _threads(used):
-                found = measure(*prefills, now=now, samples=samples)
+                found = measure(*prefills, now=now, samples=samples, wait=_wait(device))
                 entries.append(_entry("prefill", shape, clock, used, process, found))
                 found = [_each(of, NEW_TOKENS) for of in measure(*decodes, now=now, samples=samples)]
                 entries.append(_entry("decode", shape, clock, used, process, found) | {"new_tokens": NEW_TOKENS})

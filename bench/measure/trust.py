@@ -8,9 +8,10 @@ kept for readers but not judged by: it counts this process too, and forgets over
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,11 +38,14 @@ GPU_SLOWDOWN_SHARE = 0.01
 
 @dataclass(frozen=True)
 class GpuReading:
-    """NVML's figures of one GPU: ``slowed`` are clock event reasons, ``hot`` seconds held down by heat."""
+    """NVML's figures: ``slowed`` are clock event reasons, ``hot`` seconds held down by heat, ``others`` the processes
+    beside this one that hold memory there. Of several GPUs, the worst of each.
+    """
 
     clock_mhz: int | None
     slowed: int | None
     hot: float | None
+    others: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ class Contention:
             ...
         record["trust"] = contention.result()
 
-    ``device`` is torch's; on CUDA its clock is looked at as well, where NVML is there. Costs well under a
-    millisecond a reading and raises nowhere.
+    ``device`` is torch's; on CUDA the GPU is looked at as well, where NVML is there, and where the process works on
+    several, those from the first on. Costs well under a millisecond a reading and raises nowhere.
     """
 
-    def __init__(self, device: Any = None) -> None:
-        self._gpu = _Gpu(device) if getattr(device, "type", None) == "cuda" else None
+    def __init__(self, device: Any = None, gpus: int = 1) -> None:
+        self._gpu = _Gpus(device, gpus) if getattr(device, "type", None) == "cuda" else None
         self._before: Reading | None = None
         self._after: Reading | None = None
 
@@ -142,6 +146,10 @@ def judge(before: Reading, after: Reading) -> dict[str, Any]:
         hot = _difference(before.gpu.hot if before.gpu else None, after.gpu.hot)
         figures |= {"gpu_clock_mhz": after.gpu.clock_mhz, "gpu_slowed": after.gpu.slowed}
         figures["gpu_hot_seconds"] = hot
+        others = _most(reading.others for reading in (before.gpu, after.gpu) if reading)
+        figures["gpu_other_processes"] = others
+        if others:
+            reasons.append(f"other processes are on the GPU ({others})")
         slowed = [text for bit, text in _SLOWED.items() if (after.gpu.slowed or 0) & bit]
         if slowed:
             reasons.append(f"the GPU's clock was held down ({', '.join(slowed)})")
@@ -164,6 +172,10 @@ def _thread_seconds(
     return total_ran, total_waited
 
 
+def _most(values: Iterable[float | None]) -> Any:
+    return max((value for value in values if value is not None), default=None)
+
+
 def _difference(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None else after - before
 
@@ -171,7 +183,7 @@ def _difference(before: float | None, after: float | None) -> float | None:
 # -- readings
 
 
-def read(gpu: _Gpu | None = None) -> Reading:
+def read(gpu: _Gpus | None = None) -> Reading:
     """The counters now."""
     wanted, stolen = _machine()
     return Reading(
@@ -275,36 +287,62 @@ _SLOWED = {
 """NVML's clock event reasons. The power cap, 0x04, is not here: it is many GPUs' normal state under load."""
 
 
-class _Gpu:
-    """One GPU in NVML; reads None wherever NVML, or this GPU, has no answer."""
+class _Gpus:
+    """The GPUs of a process in NVML; reads None wherever NVML, or a GPU, has no answer."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Any, gpus: int) -> None:
         self._nvml: Any = None
+        self._handles: list[Any] = []
         try:
             import pynvml
             import torch
 
             pynvml.nvmlInit()
-            # By UUID, because NVML does not know CUDA_VISIBLE_DEVICES.
-            index = torch.cuda.current_device() if device.index is None else device.index
-            uuid = str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-")
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            first = torch.cuda.current_device() if device.index is None else device.index
             self._nvml = pynvml
+            self._handles = [self._handle(torch, index) for index in (first, *range(1, gpus))]
         except Exception:  # whatever is missing or broken there, the figures are None
             return
 
+    def _handle(self, torch: Any, index: int) -> Any:
+        # By UUID, because NVML does not know CUDA_VISIBLE_DEVICES.
+        uuid = str(torch.cuda.get_device_properties(index).uuid)
+        if uuid.startswith("MIG-"):  # a part of a GPU has no clock; the whole one has
+            part = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+            return self._nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
+        return self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}")
+
     def read(self) -> GpuReading | None:
-        nvml = self._nvml
-        if nvml is None:
+        if not self._handles:
             return None
+        each = [self._read(handle) for handle in self._handles]
+        slowed = [reading.slowed for reading in each if reading.slowed is not None]
         return GpuReading(
-            clock_mhz=self._ask(lambda: int(nvml.nvmlDeviceGetClockInfo(self._handle, nvml.NVML_CLOCK_SM))),
-            slowed=self._ask(lambda: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))),
-            hot=self._ask(lambda: self._violation(nvml.NVML_PERF_POLICY_THERMAL)),
+            clock_mhz=min((reading.clock_mhz for reading in each if reading.clock_mhz is not None), default=None),
+            slowed=functools.reduce(operator.or_, slowed) if slowed else None,
+            hot=_most(reading.hot for reading in each),
+            others=_most(reading.others for reading in each),
         )
 
-    def _violation(self, policy: int) -> float:
-        nanoseconds: int = self._nvml.nvmlDeviceGetViolationStatus(self._handle, policy).violationTime
+    def _read(self, handle: Any) -> GpuReading:
+        nvml = self._nvml
+        reasons = self._ask(lambda: int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
+        if reasons is None:  # as NVML called them until CUDA 12
+            reasons = self._ask(lambda: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+        return GpuReading(
+            clock_mhz=self._ask(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            slowed=reasons,
+            hot=self._ask(lambda: self._violation(handle, nvml.NVML_PERF_POLICY_THERMAL)),
+            others=self._ask(lambda: self._others(handle)),
+        )
+
+    def _others(self, handle: Any) -> int:
+        """Processes beside this one. In a container NVML may know this one by another number; it is one of them."""
+        found = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        return max(0, len(found) - 1)
+
+    def _violation(self, handle: Any, policy: int) -> float:
+        nanoseconds: int = self._nvml.nvmlDeviceGetViolationStatus(handle, policy).violationTime
         return nanoseconds / 1e9
 
     def _ask(self, question: Callable[[], Any]) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import abc
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -49,12 +50,24 @@ class Batch:
         """How many terms the criterion's mean is over: by these, micro-batches are put together exactly."""
         return sum(self.terms)
 
+    @property
+    def padded(self) -> bool:
+        """Whether an item is shorter than the batch is wide."""
+        return self.tokens < math.prod(next(iter(self.inputs.values())).shape[:2])
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         if self.labels.device == device:
             return self
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU can copy from by itself: from any other, copying waits."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        inputs = {name: change(tensor) for name, tensor in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=change(self.labels))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` micro-batches of nearly equal numbers of items."""
@@ -70,6 +83,52 @@ class Batch:
             for start, stop in itertools.pairwise(bounds)
             if stop > start
         ]
+
+
+def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """`batches` on `device`; to a GPU, the next is on its way while one is at work, and waits for nothing of that work."""
+    if device.type == "cuda":
+        return ahead(batches, Copies(device))
+    return (batch.to(device) for batch in batches)
+
+
+def ahead(batches: Iterator[Batch], copies: Copies) -> Iterator[Batch]:
+    """`batches` by `copies`, each begun one before it is asked for."""
+    coming = next(batches, None)
+    begun = None if coming is None else copies.begin(coming)
+    while begun is not None:
+        # First: it waits for all copies that have begun.
+        copies.end(begun)
+        coming = next(batches, None)
+        here, begun = begun, None if coming is None else copies.begin(coming)
+        yield here
+
+
+class Copies:
+    """Copies of batches to a GPU, in a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def begin(self, batch: Batch) -> Batch:
+        """`batch` as it will be there; its copy is queued."""
+        import torch
+
+        with torch.cuda.stream(self._stream):
+            return batch.pinned().to(self._device)
+
+    def end(self, batch: Batch) -> None:
+        """What is queued from here on finds it there. The host does not wait."""
+        import torch
+
+        working = torch.cuda.current_stream(self._device)
+        working.wait_stream(self._stream)
+        for tensor in (*batch.inputs.values(), batch.labels):
+            # Its memory is of the other stream, which would give it to a later copy while the work still reads it.
+            tensor.record_stream(working)
 
 
 @dataclass(frozen=True)

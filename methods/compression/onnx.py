@@ -28,7 +28,7 @@ class Onnx(_runtime.Runtime):
     name = "onnx"
     paper = "https://onnxruntime.ai/docs/"
     example = 'full >> onnx("int8")'
-    needs = ("onnx", "onnxruntime", "onnxscript")
+    needs = ("onnx", "onnxruntime.quantization", "onnxscript", "networkx", "torch._inductor.compile_fx")
 
     precision: Literal["fp32", "int8"] = "fp32"
 

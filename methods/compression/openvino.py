@@ -31,7 +31,8 @@ class OpenVino(_runtime.Runtime):
     name = "openvino"
     paper = "https://docs.openvino.ai"
     example = 'full >> openvino("bf16")'
-    needs = ("openvino", "nncf")
+    # NNCF imports onnx where it is installed: so that a figure does not depend on it, it always is.
+    needs = ("openvino", "nncf", "onnx", "torch._inductor.compile_fx")
 
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     samples: Samples = 300

@@ -191,24 +191,27 @@ class Ensemble(Modifier):
 
         from bench.architecture import body
 
-        states: list[str] = []
+        states: list[tuple[int, str]] = []
         hooks = [
-            body(member).register_forward_pre_hook(lambda module, args: states.append(_random(work.device)))
-            for member in members
+            body(member).register_forward_pre_hook(
+                lambda module, args, number=number: states.append((number, _random(work.device)))
+            )
+            for number, member in enumerate(members)
         ]
         with torch.random.fork_rng():
             work.gradients(work.probe, 1.0)
-            states.append(_random(work.device))
+            after = _random(work.device)
         for hook in hooks:
             hook.remove()
         work.optimizer.zero_grad(set_to_none=True)
-        *before, after = states
-        drawn = after != before[-1] if before else False
-        distinct = len(set(before))
+        # One member may draw the same again, as in FreeLB, where all passes of a step drop out alike.
+        distinct, drawn = len({state for _, state in states}), bool(states) and states[-1][1] != after
+        alone = len(set(states)) == distinct
         return Claim(
             "members drop out differently",
-            bool(before) and (not drawn or distinct == len(before)),
-            f"{distinct} different states of the random numbers in {len(before)} passes",
+            bool(states) and (not drawn or alone),
+            f"{distinct} different states of the random numbers in {len(states)} passes, "
+            f"{'none' if alone else 'some'} of them in passes of two members",
         )
 
     def gone(self, work: Training) -> Iterator[Claim]:

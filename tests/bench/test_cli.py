@@ -175,7 +175,7 @@ def test_what_ran_and_did_not_end_ok_is_1(suite, tmp_path):
 
 
 def test_a_timeout_is_recorded(suite, tmp_path):
-    methodbench("run", suite('full = "full"'), "--out", tmp_path / "out", "--timeout", "0.5", status=1)
+    methodbench("run", suite('full = "full"'), "--out", tmp_path / "out", "--timeout", "0.1", status=1)
     report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
     assert report["recipes"][0]["status"] == "timeout"
 

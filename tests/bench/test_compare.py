@@ -472,3 +472,27 @@ def test_recipes_that_are_the_same_are_seldom_told_apart():
                 alarms += row.changes[name].verdict in ("better", "worse")
                 tests += 1
     assert 0.005 < alarms / tests < 0.08
+
+
+def test_what_could_not_be_measured_is_said_with_its_reason_and_the_rest_is_there():
+    records = synthetic.records()
+    node = next(node for node in records.nodes.values() if node["recipe"] == "lora(r=8)")
+    other = next(node for node in records.nodes.values() if node["recipe"] == "ia3")
+    for each in (node, other):
+        each["absent"] = {"step_flops": "out of memory: tried `69 GB`"}
+    node["absent"]["latency_8x64"] = "timeout: 60 s"
+    comparison = only(records)
+    assert "Not measured: FLOPs a step of `lora r=8` and `ia3`: out of memory: tried '69 GB'." in comparison.warnings
+    assert "Not measured: Latency 8×64 of `lora r=8`: timeout: 60 s." in comparison.warnings
+    row = rows(records)["lora r=8"]
+    assert row.ok
+    assert row.figures["accuracy"]
+
+
+def test_what_ran_on_another_card_than_the_reference_is_said():
+    records = synthetic.records()
+    for node in records.nodes.values():
+        other = node["recipe"] == "ia3" and node["seed"] == 1
+        node["gpus"] = [{"name": "H100", "uuid": f"card-{node['seed'] + 5 * other}"}]
+    (said,) = [text for text in only(records).warnings if "card" in text]
+    assert said.startswith("Not on the card of the reference `full` for each seed: `ia3`.")

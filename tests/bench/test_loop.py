@@ -2,18 +2,22 @@
 
 import copy
 import itertools
+import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import machine, recipe
-from bench.loop import Diverged, Training
+from bench import machine, mask, recipe
+from bench.loop import Diverged, Training, _like
 from bench.measure.clock import WallClock
 from bench.metrics import METRICS
 from bench.models import open_model
 from bench.suite import Budget
 from bench.tasks import open_task
+from bench.tasks.base import Batch
 from tests import jobs
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)
@@ -133,6 +137,89 @@ def test_a_loss_that_is_not_finite_stops_the_training(make):
     training.prepare()
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d of 6"):
         training.run()
+
+
+@pytest.mark.parametrize("wrong", [2, 21, 24])
+def test_the_first_loss_that_is_not_finite_is_named_though_a_gpu_is_waited_for_now_and_then(make, monkeypatch, wrong):
+    training = make(budget=Budget(steps=26, batch_size=4, max_length=8))
+    training.prepare()
+    batch, waits = training.probe, []
+    training.batches = lambda: itertools.repeat(batch)
+    training.device = SimpleNamespace(type="cuda")
+    steps = itertools.count(1)
+    training.gradients = lambda batch, scale: torch.tensor(math.inf if next(steps) >= wrong else 1.0)
+    training.update = lambda: None
+    for name in ("tolist", "__float__", "__bool__", "item"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, real=real: waits.append(1) or real(self))
+    with pytest.raises(Diverged, match=rf"the loss is inf at step {wrong} of 26"):
+        training.run()
+    assert len(waits) == (2 if wrong <= 21 else 3)
+
+
+def test_a_training_that_stops_early_is_looked_at(make):
+    training = make()
+    training.prepare()
+    batch = training.probe
+    training.batches, training.device = (lambda: itertools.repeat(batch)), SimpleNamespace(type="cuda")
+    training.gradients, training.update = (
+        (lambda *_: torch.tensor(float("nan" if training.step else "1"))),
+        lambda: None,
+    )
+    training._overriding = lambda hook: [lambda it: setattr(it, "stop", it.step == 3)] * (hook == "between_steps")
+    with pytest.raises(Diverged, match="step 2 of 6"):
+        training.run()
+
+
+def test_batches_without_padding_go_without_a_mask_that_is_idle(make):
+    training, plain = no_dropout(make()), no_dropout(make())
+    for each in (training, plain):
+        each.prepare()
+    assert not training.mask_is_idle, "a CPU need not wait to look into it"
+    given = []
+    training.model.register_forward_pre_hook(lambda *call: given.append(set(call[-1])), with_kwargs=True)
+    training.mask_is_idle = mask.idle(training.model, training.probe)
+    assert training.mask_is_idle
+    given.clear()
+    batch = next(training.batches())
+    longest = [item for item in range(batch.samples) if batch.lengths[item] == max(batch.lengths)]
+    whole = Batch(
+        {name: tensor[longest] for name, tensor in batch.inputs.items()},
+        batch.labels[longest],
+        *(tuple(of[item] for item in longest) for of in (batch.lengths, batch.terms, batch.items)),
+    )
+    assert batch.padded
+    assert not whole.padded
+    losses = [[float(each.gradients(part, 1.0)) for part in (batch, whole)] for each in (training, plain)]
+    assert losses[0] == losses[1]
+    assert [("attention_mask" in names) for names in given] == [True, False]
+    for ours, theirs in zip(training.parameters, plain.parameters, strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_a_scale_is_written_on_the_device_and_never_copied_there(make):
+    training = make("full + accumulate(2)")
+    training.prepare()
+    whole = next(training.batches())
+    training.gradients(whole, 1.0)
+    ran = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            ran.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    loss = torch.ones(())
+    with Seen():
+        assert _like(loss, 0.25) == 0.25
+    assert ran[0] == "full_like"
+    assert not {"lift_fresh", "_to_copy", "copy_"} & set(ran)
+    assert _like(torch.ones((), dtype=torch.float64), torch.tensor(3.0)).dtype == torch.float64
+    ran.clear()
+    with Seen():
+        training.gradients(whole, 1.0)
+    assert ran.count("full_like") >= 2
+    assert "lift_fresh" not in ran
 
 
 def test_unused_hooks_leave_nothing_in_the_step(make):

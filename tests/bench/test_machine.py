@@ -1,5 +1,6 @@
 """The machine as it is seen: what this process may use, and not what the box has."""
 
+import importlib.util
 import json
 import os
 import platform
@@ -282,6 +283,124 @@ def test_cuda_that_is_not_there(gpus, nvml, torch, visible, why):
 def test_a_driver_that_does_not_shut_down(gpus):
     gpus(driver(*GPUS, broken="nvmlShutdown"))
     assert look().device == "cuda"
+
+
+PARTED = ("GPU-dddd-4", "NVIDIA A100")
+
+
+def known(nvml, *, supports=12080, limit=350_000, memory=80 * 2**30):
+    """`nvml` with what today's says beside names."""
+    nvml.nvmlSystemGetDriverVersion = lambda: "570.86.15"
+    nvml.nvmlSystemGetCudaDriverVersion_v2 = lambda: supports
+    nvml.nvmlDeviceGetMemoryInfo = lambda handle: SimpleNamespace(total=memory if handle != MIG else memory // 8)
+    nvml.nvmlDeviceGetMigMode = lambda handle: (int(handle == PARTED), 0)
+    nvml.nvmlDeviceGetMigDeviceHandleByIndex = lambda handle, index: MIG
+
+    def whole(handle):
+        if handle != MIG:
+            raise NVMLError("Invalid Argument")
+        return PARTED
+
+    def power(handle):
+        if handle == MIG:
+            raise NVMLError("Not Supported")
+        return limit
+
+    nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle = whole
+    nvml.nvmlDeviceGetEnforcedPowerLimit = power
+    return nvml
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Sets the CUDA that torch is built for."""
+    return lambda cuda: monkeypatch.setattr(machine, "_torch_cuda", lambda: cuda)
+
+
+def test_what_figures_on_a_gpu_depend_on_is_in_environment_and_identity(gpus, built, tmp_path):
+    built("12.8")
+    gpus(known(driver(*GPUS)))
+    seen = look()
+    assert (seen.cuda, seen.driver, seen.gpu_memory, seen.power_limit, seen.mig) == (
+        "12.8", "570.86.15", 80 * 2**30, 350.0, ""
+    )  # fmt: skip
+    recorded = environment(seen, tmp_path)["machine"]
+    assert (recorded["power_limit"], recorded["driver"]) == (350.0, "570.86.15")
+    for other in ({"limit": 250_000}, {"memory": 40 * 2**30}, {"supports": 13000}):
+        gpus(known(driver(*GPUS), **other))
+        assert (identity(look()) != identity(seen)) == ("supports" not in other), other
+    built("12.6")
+    gpus(known(driver(*GPUS)))
+    assert identity(look()) != identity(seen)
+
+
+@pytest.mark.parametrize("visible", [None, "MIG-1234"])
+def test_a_part_of_a_gpu_is_known_by_its_profile(gpus, built, visible):
+    built("12.8")
+    gpus(known(driver(PARTED)), visible=visible)
+    seen = look()
+    assert (seen.device_name, seen.mig) == ("NVIDIA H100 MIG 1g.10gb", "1g.10gb")
+    assert (seen.gpu_memory, seen.power_limit) == (10 * 2**30, 350.0)
+
+
+def test_a_gpu_of_which_nvml_says_nothing_is_used_all_the_same(gpus, built):
+    built("12.8")
+    gpus(driver(*GPUS))
+    seen = look()
+    assert (seen.device, seen.driver, seen.gpu_memory, seen.power_limit, seen.mig) == ("cuda", "", None, None, "")
+
+
+def test_on_a_cpu_nothing_of_a_gpu_counts(gpus, built):
+    built("12.8")
+    gpus(known(driver(*GPUS)))
+    seen = look("cpu")
+    assert (seen.cuda, seen.driver, seen.gpu_memory, seen.power_limit, seen.mig) == ("", "", None, None, "")
+    assert "gpu" not in identity(seen)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "supports", "runs"),
+    [
+        ("12.8", 12080, True),
+        ("12.8", 12020, True),  # a driver runs each minor version
+        ("12.8", 13000, True),
+        ("", 11040, True),
+        ("13.0", None, True),
+        ("13.0", 12080, False),
+        ("12.8", 11040, False),
+    ],
+)
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_driver_too_old_for_torchs_cuda_is_refused_with_the_mend(gpus, built, device, cuda, supports, runs):
+    built(cuda)
+    gpus(known(driver(*GPUS), supports=supports))
+    if runs:
+        assert look(device).device == "cuda"
+        return
+    old = f"{supports // 1000}.{supports % 1000 // 10}"
+    said = rf"device: the NVIDIA driver 570\.86\.15 runs CUDA up to {old}, and torch is built for CUDA {cuda}; install a newer"
+    with pytest.raises(MachineError, match=said + rf'.*a torch for CUDA {old} .*device = "cpu"'):
+        look(device)
+    assert look("cpu").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("text", "cuda"),
+    [
+        ("cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n", "12.8"),
+        ('__version__ = "2.13.0"\ncuda = "13.0"\n', "13.0"),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.2'\n", ""),
+        (None, ""),
+    ],
+)
+def test_torchs_cuda_is_read_where_torch_is_and_not_imported(tmp_path, monkeypatch, text, cuda):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise AssertionError('imported')")
+    if text is not None:
+        (tmp_path / "torch" / "version.py").write_text(text)
+    spec = importlib.util.spec_from_file_location("torch", tmp_path / "torch" / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert machine._torch_cuda() == cuda
 
 
 def test_an_unknown_device():

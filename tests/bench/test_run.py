@@ -150,12 +150,30 @@ def test_what_stands_on_a_failure_does_not_run(start):
     assert len(result.statuses) == 3
 
 
+@pytest.mark.parametrize("status", ["oom", "timeout"])
+def test_inference_that_cannot_be_measured_is_absent_and_the_rest_stays(start, status):
+    def answer(job):
+        if job.what == "serve":
+            return Outcome(status, "big", measured={"inference": {"load_peak_bytes": 5}})
+        return Outcome("ok", measured={"absent": {"quality": "why"}, "size": {"bytes": 3}})
+
+    result, _, store = start(answer, recipes={"full": "full"})
+    (record,) = store.read().nodes.values()
+    assert (record["status"], record["reason"], record["size"]) == ("ok", "", {"bytes": 3})
+    reason = f"in process 1 of 1: {status}: big"
+    names = ["latency_1x16", "latency_8x64", "inference_peak_bytes"]
+    assert record["absent"] == {"quality": "why", **dict.fromkeys(names, reason)}
+    assert result.ok
+
+
 def test_a_failure_while_serving_fails_the_node(start):
     result, _, store = start(
-        lambda job: Outcome("oom", "big") if job.what == "serve" else Outcome("ok"), recipes={"full": "full"}
+        lambda job: Outcome("failed", "no") if job.what == "serve" else Outcome("ok", measured={"size": {"bytes": 3}}),
+        recipes={"full": "full"},
     )
     (record,) = store.read().nodes.values()
-    assert (record["status"], record["reason"]) == ("oom", "while measuring inference: big")
+    assert (record["status"], record["reason"]) == ("failed", "while measuring inference: no")
+    assert record["size"] == {"bytes": 3}
     assert not result.ok
     assert checkpoint.present(store.folder) == set()
 
@@ -265,6 +283,20 @@ def test_no_two_nodes_share_a_gpu(start, monkeypatch):
     assert {len(gpus) for text, gpus in given.items() if "data_parallel" not in text} == {1}
     assert [len(gpus) for text, gpus in given.items() if "data_parallel" in text] == [2]
     assert {gpu for gpus in given.values() for gpu in gpus} <= {"4", "5", "6"}
+
+
+def test_what_is_compared_is_on_one_card_and_other_seeds_are_on_others(start, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    here = dataclasses.replace(HERE, device="cuda", gpus=3)
+    recipes = {f"lr{n}": f"full(lr={n})" for n in range(1, 5)} | {"int8": "full >> magnitude(0.5)"}
+    _, executor, store = start(recipes=recipes, machine=here, seeds=[0, 1], jobs=None, names=set(recipes) - {"lr4"})
+    cards = {seed: {job.gpus for job in executor.jobs if job.seed == seed} for seed in (0, 1)}
+    assert cards == {0: {("4",)}, 1: {("5",)}}
+    # What is run later is compared with it.
+    whole = make_plan(monkeypatch, recipes, machine=here, seeds=[0, 1])
+    later = Fake(lambda job: Outcome("ok"))
+    run(whole, set(recipes), store, later, Silent(), room=slots(here, 1))
+    assert {(job.seed, job.gpus) for job in later.jobs} == {(0, ("4",)), (1, ("5",))}
 
 
 def test_where_all_is_to_end_the_jobs_end_first(start, monkeypatch):

@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 
 from bench import serve
+from bench.measure import latency
 from tests import jobs
 
 MEASURE = {"latency": [(1, 8), (2, 4)], "latency_samples": 3}
@@ -42,3 +44,30 @@ def test_a_compressed_model_is_timed_in_turns_with_the_uncompressed_one(tiny_ber
 def test_a_decoder_has_a_reference_in_each_phase(tiny_llama, tmp_path):
     found = served("full >> half", tiny_llama, tmp_path, task=jobs.prose(tmp_path))
     assert {entry["phase"] for entry in found["latency"] if "reference" in entry} == {"prefill", "decode"}
+
+
+def test_a_shape_that_cannot_be_timed_is_absent_and_the_others_are_there(tiny_bert, tmp_path, monkeypatch):
+    real = latency.encoder
+
+    def encoder(model, vocabulary, shape, **options):
+        if shape == (2, 4):
+            raise torch.AcceleratorError("CUDA error: out of memory")
+        return real(model, vocabulary, shape, **options)
+
+    monkeypatch.setattr(latency, "encoder", encoder)
+    found = served("full >> half", tiny_bert, tmp_path)
+    assert {(entry["batch"], entry["length"]) for entry in found["latency"]} == {(1, 8)}
+    said = "out of memory: CUDA error: out of memory"
+    assert found["absent"] == {"latency_2x4": said, "inference_peak_bytes": said}
+    assert found["inference"]["load_peak_bytes"] >= 0
+
+
+def test_where_the_uncompressed_model_has_no_room_the_compressed_one_is_timed_alone(tiny_bert, tmp_path, monkeypatch):
+    def no_room(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(serve, "uncompressed_model", no_room)
+    found = served("full >> half", tiny_bert, tmp_path)
+    assert set(found["absent"]) == {"latency_1x8_speedup", "latency_2x4_speedup"}
+    assert len(found["latency"]) == 4
+    assert not any("reference" in entry for entry in found["latency"])

@@ -1,13 +1,19 @@
 """One stage after the other on a tiny model, in this process."""
 
+import weakref
+from types import SimpleNamespace
+
 import numpy
 import pytest
 import torch
 
-from bench import checkpoint
+from bench import checkpoint, stage
+from bench.loop import Training
 from bench.stage import seed_everything
 from bench.suite import SEEDS
 from bench.tasks import open_task
+from bench.tasks.base import Quality
+from bench.tasks.classification import Classification
 from tests import jobs
 
 
@@ -110,6 +116,74 @@ def test_running_out_of_memory_is_oom(tiny_bert, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(Full, "on_model", raising)
     assert jobs.run("full", tiny_bert, tmp_path)[0] == "oom"
+
+
+MEASURES = [
+    ("bench.stage._peak", "train_peak_bytes"),
+    ("bench.measure.memory.optimizer_bytes", "optimizer_bytes"),
+    ("bench.measure.memory.gradient_bytes", "gradient_bytes"),
+    ("bench.measure.memory.saved_activations", "activation_bytes gradient_bytes"),
+    ("bench.measure.flops.count", "step_flops"),
+    ("bench.tasks.classification.Classification.evaluate", "quality"),
+    ("bench.measure.memory.parameter_counts", "parameters nonzero_parameters"),
+    ("bench.measure.size.on_disk", "size_on_disk"),
+]
+
+
+@pytest.mark.parametrize(("broken", "names"), MEASURES)
+def test_a_measure_that_fails_is_absent_and_the_record_keeps_the_rest(tiny_bert, tmp_path, monkeypatch, broken, names):
+    _, _, (whole,) = jobs.run("full", tiny_bert, tmp_path)
+
+    def failing(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 69.00 GiB")
+
+    monkeypatch.setattr(broken, failing)
+    status, reason, (record,) = jobs.run("full", tiny_bert, tmp_path, absent=True)
+    assert (status, reason) == ("ok", "")
+    said = "out of memory: CUDA out of memory. Tried to allocate 69.00 GiB"
+    assert record["absent"] == dict.fromkeys(names.split(), said)
+    keys = {"train_peak_bytes": "peak_bytes", "nonzero_parameters": "parameters", "size_on_disk": "size"}
+    gone = {keys.get(name, name) for name in names.split()}
+    assert {*whole, *whole["training"]} - {*record, *record["training"]} == gone
+    assert record["training"]["losses"] == whole["training"]["losses"]
+    assert checkpoint.load(tmp_path / "checkpoints" / "node0.pt")
+
+
+def test_what_was_measured_before_an_error_is_kept(tiny_bert, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    status, reason, (record,) = jobs.run("full", tiny_bert, tmp_path)
+    assert (status, reason) == ("failed", "OSError: [Errno 28] No space left on device")
+    assert len(record["training"]["losses"]) == 6
+    assert record["quality"]["metrics"]
+
+
+def test_what_trained_is_let_go_of_before_evaluation(tiny_bert, tmp_path, monkeypatch):
+    real, optimizers, alive = Training._optimizer, [], []
+
+    def make(self):
+        found = real(self)
+        optimizers.append(weakref.ref(found))
+        return found
+
+    def evaluate(self, *args, **options):
+        alive.append(optimizers[0]())
+        return Quality({"accuracy": 1.0})
+
+    monkeypatch.setattr(Training, "_optimizer", make)
+    monkeypatch.setattr(Classification, "evaluate", evaluate)
+    assert jobs.run("full", tiny_bert, tmp_path)[0] == "ok"
+    assert alive == [None]
+
+
+def test_the_cards_of_a_stage_are_known_by_what_tells_them_apart(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name="NVIDIA H100", uuid=f"aaaa-{index}")
+    )
+    assert stage._cards() == [{"name": "NVIDIA H100", "uuid": f"aaaa-{index}"} for index in (0, 1)]
 
 
 def test_pruned_and_healed_then_quantized_goes_through(tiny_bert, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.measure.flops import count
+from bench.measure.flops import _counted, count
 
 
 def mlp() -> nn.Module:
@@ -149,3 +149,69 @@ def test_function_runs_once() -> None:
     calls = []
     assert count(lambda: calls.append(1)) == 0
     assert calls == [1]
+
+
+def test_nothing_is_allocated(caplog: pytest.LogCaptureFixture) -> None:
+    batch, heads, length, size = 4, 8, 2**17, 64
+    layer, inputs = nn.Linear(heads * size, 3 * heads * size), torch.zeros(1, 1, heads * size)
+
+    def step() -> None:
+        # 0.5 GB of activations a tensor, and 2.2 TB of scores.
+        states = layer(inputs.expand(batch, length, -1).clone()).view(batch, length, 3, heads, size)
+        query, key, value = states.transpose(1, 3).unbind(2)
+        nn.functional.scaled_dot_product_attention(query, key, value).sum().backward()
+
+    attention = 2 * (2 * batch * heads * length * length * size)
+    projection = 2 * batch * length * (heads * size) * (3 * heads * size)
+    assert count(step, layer.zero_grad) == 3 * attention + 2 * projection
+    assert caplog.text == ""  # or it was counted by a real step
+
+
+def test_the_model_is_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(10, 20), nn.BatchNorm1d(20), nn.Dropout(0.5), nn.Linear(20, 5))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    drawn = torch.get_rng_state()
+
+    def step() -> None:
+        with torch.no_grad():  # as an attack on the weights does, which takes it back afterwards
+            model[0].weight.add_(1)
+            model[0].weight.copy_(model[0].bias[:, None])
+        model(torch.ones(3, 10)).sum().backward()
+
+    assert count(step, model.zero_grad) > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(type(tensor) is torch.Tensor for tensor in model.state_dict().values())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_where_a_number_is_read_a_real_step_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    first, second, left = nn.Linear(10, 20), nn.Linear(20, 5), []
+
+    def step() -> None:
+        left.append("a call")
+        hidden = first(torch.ones(3, 10))
+        expert = second if float(hidden.sum()) > -1e9 else first
+        expert(hidden).sum().backward()
+
+    assert count(step, left.clear) == 2 * 3 * 10 * 20 * 2 + 2 * 3 * 20 * 5 * 3
+    assert left == []
+    assert "counted by a real step" in caplog.text
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+def test_fused_attention_counts_as_its_two_products(heads: int) -> None:
+    query = torch.ones(2, 4, 16, 8, requires_grad=True)
+    key, value = (torch.ones(2, heads, 16, 8, requires_grad=True) for _ in range(2))
+    forward = 2 * (2 * 2 * 4 * 16 * 16 * 8)
+    ran = []
+
+    def step() -> None:
+        with torch.profiler.profile() as profile:
+            out = nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=heads < 4)
+            out.sum().backward()
+        ran.extend(event.key for event in profile.key_averages())
+
+    assert _counted(step, None) == 3 * forward
+    assert any("flash_attention_for_cpu_backward" in name for name in ran)

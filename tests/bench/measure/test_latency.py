@@ -50,6 +50,42 @@ def test_a_short_pass_is_looped_and_the_value_is_of_one_pass() -> None:
     assert clock.calls == len(found.warmups) + 3 * 8
 
 
+class Queue:
+    """A GPU that is told of its work before it does it."""
+
+    def __init__(self, queueing: float, working: float) -> None:
+        self.queueing, self.working = queueing, working
+        self.host = self.done = 0.0
+
+    def forward(self) -> None:
+        self.host += self.queueing
+        self.done = max(self.done, self.host) + self.working
+
+    def wait(self, device: object = None) -> None:
+        self.host = max(self.host, self.done)
+
+    def now(self) -> float:
+        self.wait()
+        return self.host
+
+
+def test_each_pass_on_a_gpu_is_waited_for_and_not_queued_behind_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(2.0**-12, 2.0**-11)
+    options: dict[str, Any] = {"samples": 2, "min_seconds": 2.0**-7}
+    found = measure(Pass(queue.forward), now=queue.now, wait=queue.wait, **options)[0]
+    assert found.loops > 1
+    assert set(found.values) == set(found.warmups) == {2.0**-12 + 2.0**-11}
+    # Queued back to back they would take less: that is what is not measured.
+    assert max(measure(Pass(queue.forward), now=queue.now, **options)[0].values) < 2.0**-12 + 2.0**-11
+    monkeypatch.setattr(torch.cuda, "synchronize", queue.wait)
+    waiting = latency._wait(torch.device("cuda"))
+    assert waiting is not None
+    queue.forward()
+    waiting()
+    assert queue.host == queue.done
+    assert latency._wait(CPU) is None
+
+
 def test_warm_up_goes_on_until_it_is_steady_and_ends() -> None:
     halving = Clock(*(2.0**-power for power in range(6)), 2.0**-6)
     assert len(measure(Pass(halving.forward), now=halving.now, samples=3)[0].warmups) == 9  # three at the floor

@@ -104,6 +104,18 @@ def test_a_slowed_gpu() -> None:
     assert "by heat for 2% of the time" in judge(before, replace(QUIET, gpu=replace(fine, hot=5.2)))["reason"]
 
 
+def test_other_processes_on_a_gpu() -> None:
+    alone = GpuReading(clock_mhz=1980, slowed=0, hot=None, others=0)
+    crowded = replace(alone, others=2)
+    for before, after in ((alone, crowded), (crowded, alone)):  # it may have ended since
+        found = judge(replace(BEFORE, gpu=before), replace(QUIET, gpu=after))
+        assert found["reason"] == "other processes are on the GPU (2)"
+        assert (found["contended"], found["gpu_other_processes"]) == (True, 2)
+    assert not judge(replace(BEFORE, gpu=alone), replace(QUIET, gpu=alone))["contended"]
+    unknown = replace(alone, others=None)
+    assert judge(replace(BEFORE, gpu=unknown), replace(QUIET, gpu=unknown))["gpu_other_processes"] is None
+
+
 def test_several_reasons_are_all_said() -> None:
     assert reason(throttled=(4, 1.6), stolen=25.0).count(";") == 1
 
@@ -212,6 +224,50 @@ def test_nvml_is_asked_for_torchs_gpu_and_may_have_no_answer(monkeypatch: pytest
     assert nvml.asked == "GPU-abc-3"
     assert (found["gpu_clock_mhz"], found["gpu_slowed"], found["gpu_hot_seconds"]) == (1500, 0x40, None)
     assert "hardware thermal slowdown" in found["reason"]
+
+
+class NewNvml(FakeNvml):
+    """A driver of today, with two GPUs and a part of one; it knows processes by the host's numbers."""
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        return uuid
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: str) -> str:  # noqa: N802
+        return f"whole of {handle}"
+
+    def nvmlDeviceGetClockInfo(self, handle: str, clock: int) -> int:  # noqa: N802
+        return {"GPU-0": 1900, "GPU-1": 1200, "whole of MIG-7": 1000}[handle]
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:  # noqa: N802
+        return {"GPU-0": 0x01, "GPU-1": 0x20}.get(handle, 0)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:  # noqa: N802
+        raise AssertionError("its old name")
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=pid) for pid in {"GPU-0": [77], "GPU-1": [77, 78]}.get(handle, [])]
+
+
+def test_of_several_gpus_the_worst_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", NewNvml())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=str(index)))
+    both, one = Contention(torch.device("cuda"), 2), Contention(torch.device("cuda"))
+    with both, one:
+        pass
+    found, alone = both.result(), one.result()
+    assert (found["gpu_clock_mhz"], found["gpu_slowed"], found["gpu_other_processes"]) == (1200, 0x21, 1)
+    assert "software thermal slowdown" in found["reason"]
+    assert "other processes are on the GPU (1)" in found["reason"]
+    assert (alone["gpu_clock_mhz"], alone["gpu_slowed"], alone["gpu_other_processes"]) == (1900, 1, 0)
+
+
+def test_a_part_of_a_gpu_has_the_clock_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", NewNvml())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="MIG-7"))
+    with Contention(torch.device("cuda", 0)) as contention:
+        pass
+    assert contention.result()["gpu_clock_mhz"] == 1000
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """What a compressed model keeps, against hand computations."""
 
+import contextlib
+import itertools
 import math
 
 import pytest
 import torch
 
-from bench.tasks.base import Retention
+from bench.tasks.base import Batch, Retention, ahead, on_device
 
 
 def logits(*rows):
@@ -51,3 +53,71 @@ def test_logits_that_are_not_numbers_agree_with_nothing():
     found = kept.metrics()
     assert found["agreement"] == 0
     assert math.isnan(found["kl_divergence"])
+
+
+def batch(item):
+    return Batch({"input_ids": torch.full((1, 3), item)}, torch.tensor([item]), (3,), (1,), (item,))
+
+
+def test_a_batch_is_on_its_way_to_a_gpu_before_it_is_asked_for_and_none_is_waited_for_too_long():
+    told = []
+
+    class Told:
+        def begin(self, batch):
+            told.append(f"begin {batch.items[0]}")
+            return batch
+
+        def end(self, batch):
+            told.append(f"end {batch.items[0]}")
+
+    told.extend(f"use {found.items[0]}" for found in ahead(map(batch, range(3)), Told()))
+    # The copy of the next begins before one is used, and after that one's end, which waits for all that have begun.
+    assert told == ["begin 0", "end 0", "begin 1", "use 0", "end 1", "begin 2", "use 1", "end 2", "use 2"]
+    assert list(ahead(iter(()), Told())) == []
+    endless = ahead(map(batch, itertools.count()), Told())
+    assert [next(endless).items[0] for _ in range(3)] == [0, 1, 2]
+
+
+def test_copies_are_pinned_in_a_stream_of_their_own_and_kept_until_they_are_used(monkeypatch):
+    told, inside = [], []
+
+    class Stream:
+        def __init__(self, device=None):
+            self.device = device
+
+        def wait_stream(self, other):
+            told.append(("wait", other.device.type))
+
+    working = Stream()
+
+    @contextlib.contextmanager
+    def stream(which):
+        inside.append(which)
+        yield
+        inside.pop()
+
+    def pin(tensor):
+        told.append("pin")
+        return tensor.clone()
+
+    def to(tensor, device, non_blocking):
+        told.append(("copy", device.type, non_blocking, len(inside)))
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: working)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, which: told.append(("record", which is working)))
+    found = list(on_device(iter([batch(7)]), torch.device("cuda")))
+    assert [each.items for each in found] == [(7,)]
+    copied = ("copy", "cuda", True, 1)
+    assert told == ["pin", "pin", copied, copied, ("wait", "cuda"), ("record", True), ("record", True)]
+
+
+def test_on_a_cpu_batches_come_as_they_are_asked_for():
+    drawn = []
+    batches = on_device((drawn.append(item) or batch(item) for item in range(3)), torch.device("cpu"))
+    assert next(batches).items == (0,)
+    assert drawn == [0]

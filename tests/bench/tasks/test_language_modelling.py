@@ -1,5 +1,6 @@
 """Language modelling against hand computations, and its data."""
 
+import copy
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bench import architecture
 from bench.models.directory import Directory
 from bench.suite import DataTable, SuiteError, of
 from bench.tasks import language_modelling, open_task
@@ -274,6 +276,55 @@ class TestEvaluate:
         shares = [by_text[text] / math.log(2) / (size / len(by_text)) for text in range(len(by_text))]
         assert quality.correct == pytest.approx(shares, rel=1e-5)
         assert sum(quality.correct) / len(quality.correct) == pytest.approx(quality.metrics["bits_per_byte"], abs=1e-9)
+
+    @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks for it
+    @pytest.mark.parametrize("wrapped", ["plain", "prompt", "lora", "beside another"])
+    def test_some_positions_at_a_time_score_as_all_and_the_body_runs_once(self, loaded, monkeypatch, wrapped):
+        from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+        model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+        options = {"reference": copy.deepcopy(model)} if wrapped == "beside another" else {}
+        if wrapped == "prompt":
+            model = get_peft_model(model, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+        if wrapped == "lora":
+            model = get_peft_model(model, LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False))
+        torch.nn.init.normal_(model.get_output_embeddings().weight)
+        model.eval()
+        task = Texts(some(120))
+        ran, shapes = [], []
+        inner = architecture.base(model)
+        inner.model.layers[0].register_forward_hook(lambda *_: ran.append(1))
+        inner.get_output_embeddings().register_forward_hook(lambda *call: shapes.append(call[-1].shape))
+        whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)
+        passes, most = len(ran), max(shape.numel() for shape in shapes)
+        ran.clear(), shapes.clear()
+        monkeypatch.setattr(language_modelling, "LOGITS", 5 * 259 * 3)
+        parts = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)
+        assert len(ran) == passes
+        # Three of twelve positions, and where all of a batch are so few, a prompt's in front of them.
+        assert max(shape.numel() for shape in shapes) <= 5 * 259 * (7 if wrapped == "prompt" else 4) < most / 2
+        assert parts.metrics == pytest.approx(whole.metrics, rel=1e-5, abs=1e-9)
+        assert parts.correct == pytest.approx(whole.correct, rel=1e-5)
+        assert "forward" not in vars(inner.model)
+        if options:
+            assert whole.metrics["kl_divergence"] > 0
+
+    def test_a_head_that_cannot_be_run_for_some_positions_is_run_once_and_looked_at_in_parts(self, loaded, monkeypatch):
+        model, tokenizer = copy.deepcopy(loaded[0]), loaded[1]
+        task = Texts(some(120))
+        whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12)
+        model.compile(backend="eager")
+        monkeypatch.setattr(language_modelling, "LOGITS", 5 * 259 * 3)
+        seen = []
+        real = torch.nn.functional.cross_entropy
+        monkeypatch.setattr(
+            torch.nn.functional,
+            "cross_entropy",
+            lambda given, *a, **k: seen.append(given.numel()) or real(given, *a, **k),
+        )
+        parts = task.evaluate(model, tokenizer, batch_size=5, max_length=12)
+        assert max(seen) <= 5 * 259 * 3
+        assert parts.metrics == pytest.approx(whole.metrics, rel=1e-5)
 
     def test_a_uniform_model_over_bytes_takes_its_logarithm(self, loaded):
         _, tokenizer = loaded

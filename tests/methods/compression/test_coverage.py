@@ -20,6 +20,8 @@ METHODS = [
 @pytest.mark.parametrize("text", METHODS)
 @pytest.mark.parametrize("missing", ["layer.0", "layer.1.output.dense"])
 def test_a_method_that_does_not_find_all_layers_is_found_out(text, missing, tiny_bert, tmp_path, monkeypatch):
+    from methods import _torchao  # before it is changed, for it keeps the function that it imports
+
     whole = architecture.block_linears
 
     def part(model):
@@ -27,8 +29,6 @@ def test_a_method_that_does_not_find_all_layers_is_found_out(text, missing, tiny
 
     monkeypatch.setattr(architecture, "block_linears", part)
     if "int8_" in text:
-        from methods import _torchao
-
         monkeypatch.setattr(_torchao, "block_linears", part)
     found = refuted(text, tiny_bert, tmp_path, lambda done: None)
     assert any(claim.startswith("all weight matrices of the blocks are ") for claim in found), found
