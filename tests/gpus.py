@@ -47,12 +47,15 @@ class Gpu:
         self._process = context.Process(target=_serve, args=(theirs, model_type, folder / "log.txt"))
         self._process.start()
         theirs.close()
+        self._ended: dict[str, End] = {}
 
     def run(self, text: str) -> End:
-        """Each stage of a recipe, and what is left of it served."""
-        self._connection.send((text, self.model, self.folder))
-        assert self._connection.poll(250), f"{text} hangs"
-        return self._connection.recv()
+        """Each stage of a recipe, and what is left of it served; once for all who ask."""
+        if text not in self._ended:
+            self._connection.send((text, self.model, self.folder))
+            assert self._connection.poll(250), f"{text} hangs"
+            self._ended[text] = self._connection.recv()
+        return self._ended[text]
 
     def close(self) -> None:
         """Let the process end."""

@@ -54,7 +54,6 @@ MUTANTS = [
     Mutant("magnitude", _MASKS, "piece.abs().float().view(torch.int32)", "piece.abs().float().reciprocal().view(torch.int32)", "magnitude(0.5)", "the largest go"),
     Mutant("magnitude", _MASKS, "piece.abs().float()", "piece.float().sub(piece.min())", "magnitude(0.5)", "the most negative go"),
     Mutant("magnitude", _MASKS, "bits < threshold", "bits < threshold - (threshold & 0xFFFF)", "magnitude(0.5)", "the first of two passes decides"),
-    Mutant("magnitude", _MASKS, "upto < left", "upto <= left", "magnitude(0.5)", "the threshold of one more"),
     Mutant(*_MAGNITUDE, 'if layers and self.scope == "global"', 'if layers and self.scope == "layer"', "magnitude(0.5)", "in each layer alone"),
     Mutant(*_MAGNITUDE, 'if layers and self.scope == "global"', "if layers", 'magnitude(0.5, "layer")', "over all layers together"),
     Mutant(*_MAGNITUDE, _MANY, "round((amount - 8e-4) * sum(weight.numel() for weight in weights))", "magnitude(0.5)", "eight in ten thousand too few"),
