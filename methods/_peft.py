@@ -178,7 +178,9 @@ def told(work: Work) -> Claim:
     wanted = {"classification": "PeftModelForSequenceClassification", "causal_lm": "PeftModelForCausalLM"}.get(
         work.task.kind, "PeftModel"
     )
-    found = next((type(m).__name__ for m in work.model.modules() if type(m).__name__.startswith("PeftModel")), "none")
+    # A model that is sharded is of a class of its own below PEFT's.
+    classes = (of.__name__ for module in work.model.modules() for of in type(module).__mro__)
+    found = next((name for name in classes if name.startswith("PeftModel")), "none")
     return Claim("PEFT knows the task", found == wanted, f"the model is a {found}")
 
 
