@@ -236,7 +236,7 @@ class Training(Work):
     def _look(self) -> None:
         """Look at the losses since the last look; waits for the device once."""
         new = self.losses[self._looked :]
-        values = torch.stack(new).tolist() if len(new) > 1 else map(float, new)
+        values = torch.stack(new).cpu().tolist() if len(new) > 1 else map(float, new)
         for step, value in enumerate(values, start=self._looked + 1):
             if not math.isfinite(value):
                 raise Diverged(f"the loss is {value} at step {step} of {self.steps}")

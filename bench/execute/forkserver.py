@@ -49,7 +49,8 @@ class ForkServer:
                 self._accompanied |= self._running
         theirs.close()
         try:
-            answer = _answer(process, ours, timeout, progress)
+            kept: dict[str, Any] = {}
+            answer = _answer(process, ours, timeout, progress, kept)
             process.join(30)
         finally:
             # On Ctrl-C too: nothing of the job outlives this call.
@@ -62,12 +63,12 @@ class ForkServer:
             ours.close()
         if answer is None:
             said = f"stopped after {timeout:g} s" if timeout else "stopped"
-            return Outcome("timeout", said, tail(job.log))
+            return Outcome("timeout", said, tail(job.log), kept, beside)
         if isinstance(answer, tuple):
             status, reason, measured = answer
             return Outcome(status, reason, "" if status == "ok" else tail(job.log), measured, beside)
         status, reason = died(process.exitcode, killed_before)
-        return Outcome(status, reason, tail(job.log))
+        return Outcome(status, reason, tail(job.log), kept, beside)
 
     def stop(self) -> None:
         """Kill the processes of the jobs that run."""
@@ -104,9 +105,13 @@ _DEAD = "dead"
 
 
 def _answer(
-    process: ForkServerProcess, connection: Connection, timeout: float | None, progress: Progress
+    process: ForkServerProcess,
+    connection: Connection,
+    timeout: float | None,
+    progress: Progress,
+    kept: dict[str, Any],
 ) -> tuple[Status, str, dict[str, Any]] | str | None:
-    """The job's answer; ``_DEAD`` if it died without one; None if its time ran out."""
+    """The job's answer; ``_DEAD`` if it died without one; None if its time ran out. `kept` is what it had measured."""
     end = time.monotonic() + timeout if timeout else None
     while True:
         left = None if end is None else end - time.monotonic()
@@ -123,7 +128,10 @@ def _answer(
                 return _DEAD
             if message[0] == "done":
                 return message[1], message[2], message[3]
-            progress(*message[1:])
+            if message[0] == "kept":
+                kept.update(message[1])
+            else:
+                progress(*message[1:])
         elif process.sentinel in ready:
             return _DEAD
 

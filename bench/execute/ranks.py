@@ -129,6 +129,10 @@ def _answer(
                 if message[0] == "progress":
                     progress(*message[1:])
                     continue
+                if message[0] == "kept":
+                    if isinstance(progress, worker.Throttled):
+                        progress.keep(message[1])
+                    continue
                 answers[number] = message[1:]
             if until is None and (number in dead or answers[number][0] != "ok"):
                 until = time.monotonic() + GRACE

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def main(connection: Connection, job: Job) -> None:
-    """Do `job` and send ``("done", status, reason, measured)``; before it, any number of ``("progress", …)``."""
+    """Do `job` and send ``("done", status, reason, measured)``; before it, any number of ``("progress", …)``.
+
+    And of ``("kept", measured)``: where the process is ended from outside, what was measured until then.
+    """
     started = time.perf_counter()
     follow(os.getppid())
     # Ctrl-C reaches the whole group; what becomes of this process is the parent's to say.
@@ -65,6 +68,8 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
     from bench.models.base import ModelError
 
     measured: dict[str, Any] = {}
+    if isinstance(progress, Throttled):
+        progress.measured = measured
     try:
         from bench import serve, stage
         from bench.execute import imports
@@ -114,15 +119,27 @@ def left_alone(error: BaseException) -> bool:
 
 
 class Throttled:
-    """Progress to the parent, at most a few times a second, so that telling costs nothing."""
+    """Progress to the parent, at most a few times a second, so that telling costs nothing.
+
+    Where something else begins, what was ``measured`` before it goes along.
+    """
 
     def __init__(self, connection: Connection, every: float = 0.2) -> None:
+        self.measured: dict[str, Any] = {}
         self._connection = connection
         self._every = every
         self._next = 0.0
+        self._what = ""
+
+    def keep(self, measured: dict[str, Any]) -> None:
+        """Send what was measured so far."""
+        self._connection.send(("kept", measured))
 
     def __call__(self, what: str, done: int, of: int) -> None:
         """Send it, or let it go."""
+        if what != self._what:
+            self._what = what
+            self.keep(self.measured)
         now = time.monotonic()
         if now >= self._next or done == of:
             self._next = now + self._every

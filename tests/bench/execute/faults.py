@@ -19,7 +19,7 @@ class Fault(Transform):
     paper = "https://example.org"
     example = 'fault("raise")'
 
-    way: Literal["raise", "kill", "segfault", "hang", "memory", "exit", "talk"]
+    way: Literal["raise", "kill", "segfault", "hang", "memory", "exit", "talk", "late"]
 
     def apply(self, work):
         print(f"about to {self.way}")
@@ -41,6 +41,12 @@ class Fault(Transform):
                 os._exit(3)
             case "talk":
                 os.write(1, b"to the user's terminal\n")
+
+    def save(self, model, folder):
+        """Die while the model is weighed, if that is the way."""
+        if self.way == "late":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
 
     def evidence(self, before, work):
         """Nothing."""

@@ -74,6 +74,15 @@ def test_every_end_has_its_status_reason_and_log(server, tiny_bert, tmp_path, wa
     assert server.run(jobs.job("magnitude(0.5)", tiny_bert, tmp_path), 120, quiet).status == "ok"
 
 
+def test_what_was_measured_before_a_process_was_killed_is_kept(server, tiny_bert, tmp_path):
+    assert server.run(jobs.job("full", tiny_bert, tmp_path), 120, quiet).status == "ok"
+    outcome = server.run(jobs.job('full >> fault("late")', tiny_bert, tmp_path), 120, quiet)
+    assert (outcome.status, outcome.reason) == ("failed", "the process was killed by SIGKILL")
+    assert outcome.measured["quality"]["metrics"]["accuracy"] > 0
+    assert outcome.measured["transform"]["peak_bytes"] >= 0
+    assert "size" not in outcome.measured
+
+
 def test_a_job_over_its_time_is_stopped(server, tiny_bert, tmp_path):
     started = time.monotonic()
     outcome = server.run(jobs.job('fault("hang")', tiny_bert, tmp_path), 4, quiet)
@@ -209,4 +218,4 @@ def test_a_timeout_may_be_as_long_as_one_likes(timeout):
     theirs.send(("done", "ok", "", {}))
     alive, _ = multiprocessing.Pipe()
     process = SimpleNamespace(sentinel=alive.fileno())
-    assert forkserver._answer(process, ours, timeout, lambda what, done, of: None) == ("ok", "", {})
+    assert forkserver._answer(process, ours, timeout, lambda what, done, of: None, {}) == ("ok", "", {})
