@@ -285,20 +285,23 @@ def _count(training: Training, job: Job, result: dict[str, Any], absent: Absent)
     (:mod:`bench.measure.flops`).
     """
     training.model.train()
-    if job.measure.memory:
-        with absent("activation_bytes", "gradient_bytes"), _untaken(training):
-            with memory.saved_activations(torch.nn.ModuleList([training.model, *training.beside])) as saved:
-                training.gradients(training.probe, 1.0)
-            result["activation_bytes"] = saved.bytes
-            with absent("gradient_bytes"):
-                result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
+    probe = training.probe  # made before tensors have no numbers, if it is not yet
     if job.measure.flops:
         with absent("step_flops"), _untaken(training):
             result["step_flops"] = flops.count(
-                lambda: training.gradients(training.probe, 1.0),
+                lambda: training.gradients(probe, 1.0),
                 lambda: training.optimizer.zero_grad(set_to_none=True),
                 fake=training.group.mesh is None,
             )
+    if job.measure.memory or job.measure.flops:
+        # After FLOPs, for what hooks keep of the last step they saw is then of a real one.
+        with absent("activation_bytes", "gradient_bytes"), _untaken(training):
+            with memory.saved_activations(torch.nn.ModuleList([training.model, *training.beside])) as saved:
+                training.gradients(probe, 1.0)
+            if job.measure.memory:
+                result["activation_bytes"] = saved.bytes
+                with absent("gradient_bytes"):
+                    result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from bench.suite import SEEDS
 from bench.tasks import open_task
 from bench.tasks.base import Quality
 from bench.tasks.classification import Classification
+from bench.work import Work
+from methods.training.full import Full
 from tests import jobs
 
 
@@ -70,8 +72,6 @@ def test_healing_does_not_repeat_the_order_of_the_first_training(tiny_bert, tmp_
 
 
 def test_training_never_sees_test_items_and_evaluation_no_others(tiny_bert, tmp_path, monkeypatch):
-    from bench.tasks.classification import Classification
-
     seen = []
     real = Classification.batches
 
@@ -94,6 +94,30 @@ def test_measures_can_be_turned_off(tiny_bert, tmp_path):
     assert not {"peak_bytes", "step_flops", "gradient_bytes"} & set(record["training"])
 
 
+@pytest.mark.parametrize("measure", [{}, {"memory": False}])
+def test_no_tensor_without_numbers_is_left_where_a_hook_keeps_what_it_saw(tiny_bert, tmp_path, monkeypatch, measure):
+    seen = []
+
+    def keep(self, training):
+        def note(module, args, output):
+            kept[:] = [output.logits]
+
+        kept, hook = [], training.model.register_forward_hook(note)
+        training.notes["seen"] = kept, hook
+
+    def look(self, before, work):
+        kept, hook = work.notes["seen"]
+        hook.remove()
+        seen.extend(map(type, kept))
+        return iter(())
+
+    monkeypatch.setattr(Full, "on_start", keep)
+    monkeypatch.setattr(Full, "evidence", look)
+    monkeypatch.setattr(Work, "probe_logits", lambda self: torch.zeros(1, 1))
+    assert jobs.run("full", tiny_bert, tmp_path, measure={"latency": [], **measure})[0] == "ok"
+    assert seen == [torch.Tensor]
+
+
 def test_a_diverged_training_says_so(tiny_bert, tmp_path):
     status, reason, _ = jobs.run("full(lr=1e30)", tiny_bert, tmp_path)
     assert status == "diverged"
@@ -109,8 +133,6 @@ def test_a_diverged_training_says_so(tiny_bert, tmp_path):
     ],
 )
 def test_running_out_of_memory_is_oom(tiny_bert, tmp_path, monkeypatch, error):
-    from methods.training.full import Full
-
     def raising(self, training):
         raise error
 
