@@ -7,6 +7,7 @@ Imports are inside the commands: ``--help`` and ``list`` must not wait for what 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -98,19 +99,26 @@ def main() -> None:
     from bench.registry import RegistryError
 
     users_mistakes: tuple[type[Exception], ...] = (MachineError, RecipeError, RecordError, RegistryError)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a sign shows another
+            stream.reconfigure(errors="replace")
     try:
         app()
     except users_mistakes as error:
         _fail(str(error))
     except BrokenPipeError:
-        # Who reads has seen enough (`methodbench report … | head`). What is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except ValueError as error:
         if type(error).__name__ != "SuiteError":  # importing it would import pydantic for every --help
             raise
         _fail(str(error))
+
+
+def _close_output() -> None:
+    """Who reads has seen enough (`methodbench report … | head`). What is still buffered has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command("list")
@@ -245,9 +253,14 @@ def run_(
     from reports import write
     from reports.table import terminal
 
-    terminal(folder)
-    for path in write(folder, ["html", "md"], folder):
-        _say(f"wrote {path}")
+    # First: what is printed may have no reader any more.
+    written = write(folder, ["html", "md"], folder)
+    try:
+        terminal(folder)
+        for path in written:
+            _say(f"wrote {path}")
+    except BrokenPipeError:
+        _close_output()
     if not result.ok:
         raise typer.Exit(1)
     if len(result.refused) == sum(cell.name in names for cell in whole.cells):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench import recipe, registry
 from bench.method import RecipeError, check, fields_of, nearest
+from bench.paths import irregular
 from bench.recipe import Recipe
 
 NEW_TOKENS = 16
@@ -207,16 +208,19 @@ def read_table(file: Path) -> dict[str, Any]:
     Raises:
         SuiteError: it cannot be read or is not TOML.
     """
+    # A shell hands a pipe on as /dev/fd/63; another pipe may have no one who writes into it.
+    if not str(file).startswith("/dev/") and (what := irregular(file)):
+        raise SuiteError(f"{file}: cannot be read: it is {what}")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         known = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
         raise SuiteError(f"{file}: no such file{nearest(str(file), known)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # such as bytes that are no text, or a path with a NUL
         raise SuiteError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own, and Python's of a number with thousands of digits
         twice = "; a key or a recipe's name may stand only once" if "overwrite" in str(error) else ""
         raise SuiteError(f"{file}: not TOML: {error}{twice}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.compare import Comparison, Row, headline
@@ -92,10 +92,29 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+class _Writer:
+    """Writes CSV. A spreadsheet takes a text that begins with one of these signs for a formula: such a text gets a quote."""
+
+    def __init__(self, out: io.StringIO) -> None:
+        self._writer = csv.writer(out)
+
+    def writerow(self, cells: Iterable[object]) -> None:
+        self._writer.writerow([_harmless(cell) for cell in cells])
+
+    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
+        for row in rows:
+            self.writerow(row)
+
+
+def _harmless(cell: object) -> object:
+    """Source: https://owasp.org/www-community/attacks/CSV_Injection."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def to_csv(comparisons: Sequence[Comparison]) -> str:
     """One line for each recipe and metric, and one without a metric for a recipe that gave no figure."""
     out = io.StringIO()
-    writer = csv.writer(out)
+    writer = _Writer(out)
     writer.writerow(_COLUMNS)
     for comparison in comparisons:
         for row in comparison.rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from bench import registry
 from bench.method import nearest
 from bench.models.base import Model, ModelError
+from bench.paths import PathError, find
 
 
 def open_model(spec: str, base: Path) -> Model:
@@ -20,7 +21,10 @@ def open_model(spec: str, base: Path) -> Model:
     known = registry.models()
     if spec in known:
         return known[spec]()
-    path = base / Path(spec).expanduser()
+    try:
+        path = find(spec, base)
+    except PathError as error:
+        raise ModelError(f"model: {error}") from None
     if not path.is_dir():
         raise ModelError(f"`{spec}` is neither a registered model nor a directory ({path}){nearest(spec, known)}")
     return Directory(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cache, structure
 from bench.models.base import Model, ModelError
+from bench.paths import irregular
 from bench.structure import Structure
 
 if TYPE_CHECKING:
@@ -134,7 +135,14 @@ class Directory(Model):
             shards = _json(file, "copy it again").get("weight_map")
             if not isinstance(shards, dict) or not shards:
                 raise ModelError(f"{file}: it has no `weight_map`, which names the weights' files; copy it again")
-            return [self.path / shard for shard in sorted(set(map(str, shards.values())))]
+            names = sorted(set(map(str, shards.values())))
+            for shard in names:
+                if Path(shard).name != shard:
+                    raise ModelError(
+                        f"{file}: `weight_map` names {shard!r}, which is not a file of this folder; copy it there and name "
+                        "it without a folder"
+                    )
+            return [self.path / shard for shard in names]
         adapter = (self.path / "adapter_config.json").is_file()
         mend = (
             "it holds a PEFT adapter alone; merge that into its base model and save the whole"
@@ -268,6 +276,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _json(file: Path, mend: str) -> dict[str, Any]:
+    if what := irregular(file):
+        raise ModelError(f"{file}: cannot be read: it is {what}")
     try:
         found = json.loads(file.read_bytes())
     except FileNotFoundError:

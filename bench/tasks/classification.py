@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from bench.paths import PathError, find
 from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction, representative
 from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
@@ -311,7 +312,10 @@ class Table(Classification):
 
     def __init__(self, table: DataTable, base: Path) -> None:
         super().__init__()
-        self.file = base / Path(table.data).expanduser()
+        try:
+            self.file = find(table.data, base)
+        except PathError as error:
+            raise TaskError(f"task.data: {error}") from None
         self.name = table.name or self.file.stem
         self.rows = Rows(self.file, (table.text, table.label))
         self._respelled = 0

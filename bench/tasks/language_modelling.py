@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench import cache
 from bench.models.base import ENCODERS
+from bench.paths import PathError, find
 from bench.tasks.alike import comparable, representative
 from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
@@ -440,7 +441,10 @@ class OwnText(LanguageModelling):
 
     def __init__(self, table: DataTable, base: Path) -> None:
         super().__init__()
-        self.file = base / Path(table.data).expanduser()
+        try:
+            self.file = find(table.data, base)
+        except PathError as error:
+            raise TaskError(f"task.data: {error}") from None
         self.name = table.name or self.file.stem
         self.rows = Rows(self.file, (table.text,))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.method import nearest
+from bench.paths import irregular
 from bench.tasks.alike import comparable
 from bench.tasks.base import TaskError
 
@@ -58,6 +59,8 @@ class Rows:
         Raises:
             TaskError: it cannot be read.
         """
+        if what := irregular(self.file):
+            raise self.error(f"cannot be read: it is {what}")
         try:
             content = self.file.read_bytes()
         except FileNotFoundError:

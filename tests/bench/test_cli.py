@@ -204,6 +204,8 @@ def test_a_timeout_is_recorded(suite, tmp_path):
             "no adapter to fold",
         ),
         (["report", "nowhere"], "nowhere: no such folder"),
+        (["run", "--model", "~nosuchuser/x", "--task", "stdlib-topics", "--recipe", "full"], "~nosuchuser"),
+        (["plan", "PIPE"], "it is a directory, a pipe or a device"),
         (["list", "nothing"], "nothing"),
         (["show", "nothing"], "nothing is called `nothing`"),
         (["plan", "SUITE", "--steps", "0"], "--steps"),
@@ -211,6 +213,8 @@ def test_a_timeout_is_recorded(suite, tmp_path):
 )
 def test_wrong_use_is_2_and_says_what_to_mend(suite, tmp_path, words, says):
     file = suite()
+    if "PIPE" in words:
+        os.mkfifo(tmp_path / "PIPE")
     words = [word.replace("SUITE", str(file)).replace("OUT", str(tmp_path / "out")) for word in words]
     assert says in methodbench(*words, cwd=tmp_path, status=2)
 
@@ -224,6 +228,17 @@ def test_a_report_of_broken_records_says_so(suite, tmp_path):
     with (out / "records.jsonl").open("a") as file:
         file.write('\n{"schema": 99, "kind": "node"}\n')
     assert "upgrade" in methodbench("report", out, status=2)
+
+
+@pytest.mark.parametrize("reader", ["true", "head -1"])
+def test_a_run_whose_output_nobody_reads_is_whole(suite, tmp_path, reader):
+    out = tmp_path / "out"
+    file = suite('full = "full"')
+    command = f"set -o pipefail; {METHODBENCH} run {file} --out {out} | {reader}"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}  # which has no sign for what tables are drawn with
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=280, env=environment)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert {"report.html", "report.md"} <= {file.name for file in out.iterdir()}
 
 
 def test_two_runs_into_one_folder_take_turns(suite, tmp_path):

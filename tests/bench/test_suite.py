@@ -99,6 +99,13 @@ def test_faults_of_the_file(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match="cannot be read"):
         suite.load(tmp_path / "binary.toml")
+    (tmp_path / "long.toml").write_text(f"x = {'9' * 5000}")
+    with pytest.raises(SuiteError, match=r"long.toml: not TOML"):
+        suite.load(tmp_path / "long.toml")
+    with pytest.raises(SuiteError, match="cannot be read"):
+        suite.load(f"{tmp_path}/a\0b.toml")
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfx = 1")
+    assert suite.read_table(tmp_path / "marked.toml") == {"x": 1}
     (tmp_path / "twice.toml").write_text('[recipes]\nfull = "full"\nfull = "full"\n')
     with pytest.raises(SuiteError, match="may stand only once"):
         suite.load(tmp_path / "twice.toml")

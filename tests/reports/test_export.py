@@ -1,6 +1,9 @@
 import csv
+import dataclasses
 import io
 import json
+
+import pytest
 
 from bench.compare import compare
 from reports import export
@@ -62,6 +65,15 @@ def test_contention_is_said():
 
 def test_empty_json_is_still_an_object():
     assert json.loads(export.to_json([])) == {"schema": 1, "comparisons": [], "recipes": []}
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_no_cell_of_csv_is_a_formula(name):
+    (comparison,) = compare(synthetic.records())
+    renamed = dataclasses.replace(comparison, title=name)
+    table = list(csv.DictReader(io.StringIO(export.to_csv([renamed]), newline="")))
+    assert {row["title"] for row in table} == {f"'{name}"}
+    assert any(row["value"].startswith("-") for row in table) or min(float(row["value"] or 0) for row in table) >= 0
 
 
 def test_csv_says_the_same_as_json():

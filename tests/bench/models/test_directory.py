@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,21 @@ def test_an_index_that_names_nothing(copy: Path) -> None:
     (copy / "model.safetensors.index.json").write_text("{}")
     (problem,) = Directory(copy).problems()
     assert "model.safetensors.index.json: it has no `weight_map`" in problem
+
+
+@pytest.mark.parametrize("elsewhere", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors"])
+def test_an_index_that_leaves_the_folder(elsewhere: str, copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": elsewhere}}))
+    (problem,) = Directory(copy).problems()
+    assert f"`weight_map` names {elsewhere!r}, which is not a file of this folder" in problem
+
+
+def test_a_config_that_is_a_pipe(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    os.mkfifo(copy / "config.json")
+    (problem,) = Directory(copy).problems()
+    assert "config.json: cannot be read: it is a directory, a pipe or a device" in problem
 
 
 @pytest.mark.parametrize("cut", [0, 4, 500, -100])

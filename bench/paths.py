@@ -1,0 +1,29 @@
+"""Paths as users write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PathError(ValueError):
+    """A path that names no file. The message says why, and not what it is for."""
+
+
+def find(text: str, base: Path) -> Path:
+    """The path that `text` is, ``~`` expanded; one that does not begin at the root begins at `base`.
+
+    Raises:
+        PathError: the system has no such path, or no such user.
+    """
+    if "\0" in text:
+        raise PathError("a path holds no NUL character")
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError:
+        user = Path(text).parts[0]
+        raise PathError(f"{text}: this machine does not know whose home directory {user} is; write it out") from None
+
+
+def irregular(file: Path) -> str:
+    """Why `file` is not read: a pipe or a device may never end. Empty for a file, and for what is not there."""
+    return "" if file.is_file() or not file.exists() else "a directory, a pipe or a device, and not a file"
