@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench import disk
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,21 @@ def folder(results: Path) -> Path:
     return path
 
 
+def sweep(results: Path) -> None:
+    """Remove what killed processes left in a results folder: half a checkpoint, temporary files. Its lock is held."""
+    own = temporary(results)
+    for half in (results / "checkpoints").glob("*.part"):
+        half.unlink(missing_ok=True)
+    for other in own.parent.glob("*"):
+        if other != own:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def temporary(results: Path) -> Path:
+    """This process's folder for temporary files in a results folder."""
+    return results / "temporary" / str(os.getpid())
+
+
 def path(results: Path, node: str) -> Path:
     """The checkpoint of a node."""
     return results / "checkpoints" / f"{node}.pt"
@@ -36,25 +53,24 @@ def present(results: Path) -> set[str]:
 
 
 def save(file: Path, model: torch.nn.Module, tokenizer: Any) -> None:
-    """Write a checkpoint; a reader sees all of it or none."""
+    """Write a checkpoint; a reader sees all of it or none.
+
+    Raises:
+        OSError: it cannot be written; of a full disk, torch raises another error, with this one in its context.
+    """
     import torch
 
-    with _whole(file) as half:
-        torch.save({"model": model, "tokenizer": tokenizer}, half)
+    # Torch's own files do not say why they could not be written.
+    with disk.whole(file) as half, half.open("wb") as stream:
+        half.chmod(0o600)
+        torch.save({"model": model, "tokenizer": tokenizer}, stream)
 
 
 def write(file: Path, content: bytes) -> None:
     """Write a checkpoint that was saved elsewhere, in the same way."""
-    with _whole(file) as half:
+    with disk.whole(file) as half:
         half.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    half = file.with_suffix(".part")
-    yield half
-    half.chmod(0o600)
-    half.replace(file)
+        half.chmod(0o600)
 
 
 def load(file: Path) -> tuple[torch.nn.Module, Any]:

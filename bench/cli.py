@@ -16,7 +16,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import typer
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """Ctrl-C before anything runs, as while modules are imported."""
+    os._exit(130)
+
+
+if [Path(name).stem for name in sys.argv[:1]] == ["methodbench"] and signal.getsignal(
+    signal.SIGINT
+) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
+
+import typer  # noqa: E402
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -93,32 +104,33 @@ Executes = Annotated[
 
 def main() -> None:
     """The ``methodbench`` command."""
+    from bench import disk, output
     from bench.machine import MachineError
     from bench.method import RecipeError
-    from bench.record import RecordError
+    from bench.record import RecordError, Unwritten
     from bench.registry import RegistryError
 
     users_mistakes: tuple[type[Exception], ...] = (MachineError, RecipeError, RecordError, RegistryError)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a sign shows another
-            stream.reconfigure(errors="replace")
+    output.open_streams()
     try:
         app()
+    except (disk.Full, Unwritten) as error:
+        _fail(f"stopped: {error}", 1)
     except users_mistakes as error:
-        _fail(str(error))
-    except BrokenPipeError:
-        _close_output()
+        _fail(f"error: {error}")
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        said = f"{error.filename2 or error.filename or 'a file'}: {error.strerror or error}"
+        if disk.full(error):
+            _fail(f"stopped: {said}; free some space and run the same command again", 1)
+        _fail(f"error: {said}")
     except ValueError as error:
         if type(error).__name__ != "SuiteError":  # importing it would import pydantic for every --help
             raise
-        _fail(str(error))
-
-
-def _close_output() -> None:
-    """Who reads has seen enough (`methodbench report … | head`). What is still buffered has nowhere to go."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"error: {error}")
+    finally:
+        # What `run` prints is in its report too.
+        if (lost := output.unwritten()) and sys.argv[1:2] != ["run"]:
+            _fail(f"stopped: standard output: {lost.strerror}", 1)
 
 
 @app.command("list")
@@ -219,8 +231,8 @@ def run_(
     ] = None,
 ) -> None:
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
-    if jobs != "auto" and not (jobs.isdecimal() and int(jobs)):
-        _fail(f"--jobs {jobs}: it is a whole number of at least 1, or auto")
+    if jobs != "auto" and not (jobs.isdecimal() and len(jobs) < 10 and int(jobs)):
+        _fail(f"error: --jobs {jobs}: it is a whole number of at least 1, or auto")
     side_by_side = None if jobs == "auto" else int(jobs)
     from bench import parallel
     from bench.execute import imports
@@ -234,12 +246,12 @@ def run_(
     _say_refused(whole, names)
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is under nohup
-        signal.signal(signal.SIGINT, _interrupt)
     types = {node.subject.model.model_type() for node in nodes}
     held = imports.of((node.stage for node in nodes), types, whole.machine.device)
     executor, room = _executor(cluster, held, side_by_side, whole)
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is under nohup
+            signal.signal(signal.SIGINT, _interrupt)
         with store.lock(_say), watcher(whole) as watching:
             result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, room=room)
     except KeyboardInterrupt:
@@ -249,18 +261,18 @@ def run_(
         )
         raise typer.Exit(130) from None
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else _leave)
         executor.close()
     from reports import write
     from reports.table import terminal
 
     # First: what is printed may have no reader any more.
     written = write(folder, ["html", "md"], folder)
-    try:
-        terminal(folder)
-        for path in written:
-            _say(f"wrote {path}")
-    except BrokenPipeError:
-        _close_output()
+    terminal(folder)
+    for path in written:
+        _say(f"wrote {path}")
+    for text in result.beside:
+        _say(f"note  {text}; all is in the records", error=True)
     if not result.ok:
         raise typer.Exit(1)
     if len(result.refused) == sum(cell.name in names for cell in whole.cells):
@@ -278,6 +290,8 @@ def report(
     from reports import render, write
 
     if format is not None:
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8")  # as what it says of itself, and as the files are
         sys.stdout.write(render(folder, format.value))
         return
     for path in write(folder, ["html", "md"], folder):
@@ -406,7 +420,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _say(text: str, error: bool = False) -> None:
-    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+    from bench.output import visible
+
+    print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def _executor(cluster: Cluster | None, held: Imports, jobs: int | None, whole: Plan) -> tuple[Executor, Slots]:
@@ -425,15 +441,15 @@ def _cluster(through: Through) -> Cluster:
     try:
         import ray  # noqa: F401
     except ImportError:
-        _fail("--executor ray needs the package ray; pip install 'methodbench[cluster]'")
+        _fail("error: --executor ray needs the package ray; pip install 'methodbench[cluster]'")
     from bench.execute.cluster import Cluster
 
     try:
         return Cluster(through.value)
     except ConnectionError as error:
-        _fail(f"--executor ray: no cluster answers ({error}); start one with `ray start`, or unset RAY_ADDRESS")
+        _fail(f"error: --executor ray: no cluster answers ({error}); start one with `ray start`, or unset RAY_ADDRESS")
 
 
-def _fail(text: str) -> NoReturn:
-    _say(f"methodbench: error: {text}", error=True)
-    sys.exit(2)
+def _fail(text: str, status: int = 2) -> NoReturn:
+    _say(f"methodbench: {text}", error=True)
+    sys.exit(status)

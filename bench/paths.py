@@ -25,5 +25,5 @@ def find(text: str, base: Path) -> Path:
 
 
 def irregular(file: Path) -> str:
-    """Why `file` is not read: a pipe or a device may never end. Empty for a file, and for what is not there."""
-    return "" if file.is_file() or not file.exists() else "a directory, a pipe or a device, and not a file"
+    """Why `file` is not read: a pipe or a device may never end. Empty for all else, of which opening it says what is wrong."""
+    return "" if file.is_file() or file.is_dir() or not file.exists() else "a pipe or a device, and not a file"

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from bench import metrics
+from bench import disk, metrics
+from bench.paths import irregular
 
 if TYPE_CHECKING:
     import pandas
@@ -39,11 +40,18 @@ SCHEMA = 1
 STATUSES = ("ok", "oom", "failed", "timeout", "invalid", "diverged", "refused")
 """The ends of a node."""
 
+RESERVE = 2**20
+"""Bytes that a run keeps free for the record that says that the disk is full: many times the usual one."""
+
 _NEEDED = {"run": ("run",), "node": ("id", "run", "status"), "end": ("run",)}
 
 
 class RecordError(Exception):
     """Records cannot be written or read. The message names the place, what is wrong and how to mend it."""
+
+
+class Unwritten(RecordError):
+    """A record could not be written. Those before it are safe."""
 
 
 @dataclass
@@ -84,29 +92,50 @@ class Store:
         """
         self.folder = Path(folder)
         self.file = self.folder / FILE
-        try:
+        with self.writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             # Found out now rather than after the first stage's hour.
             os.close(self._open_lock())
             if self.file.exists():
+                if what := irregular(self.file):
+                    raise RecordError(f"{self.file}: cannot be written: it is {what}; move it")
                 os.close(os.open(self.file, os.O_RDWR | os.O_APPEND))
+
+    @contextlib.contextmanager
+    def writable(self) -> Iterator[None]:
+        """For what is written in the folder before a run begins.
+
+        Raises:
+            RecordError: it cannot be written; Unwritten, where the disk is full.
+        """
+        try:
+            yield
         except OSError as error:
             what, mend = _explain(error)
-            raise RecordError(f"{error.filename or self.folder}: cannot be written: {what}; {mend}") from None
+            kind = Unwritten if disk.full(error) else RecordError
+            raise kind(f"{error.filename or self.folder}: cannot be written: {what}; {mend}") from None
 
     def append(self, record: Record) -> None:
         """Write one line, and return when it is on the disk.
 
         Raises:
-            RecordError: it could not be written; the file is as it was.
+            Unwritten: it could not be written; the file is as it was.
         """
         record = {"schema": SCHEMA, **record}
         assert (fault := _fault(record)) is None, fault
         line = _encode(record)
         try:
-            fd = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self._append(line)
         except OSError as error:
-            raise self._unwritten(error) from None
+            if not disk.full(error) or not self._release():
+                raise self._unwritten(error) from None
+            try:
+                self._append(line)
+            except OSError as again:
+                raise self._unwritten(again) from None
+
+    def _append(self, line: bytes) -> None:
+        fd = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             # Released by closing, and by the kernel if this process is killed.
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -123,10 +152,21 @@ class Store:
             if before == 0:
                 with contextlib.suppress(OSError):  # some file systems have no such thing
                     _sync_directory(self.folder)
-        except OSError as error:
-            raise self._unwritten(error) from None
         finally:
             os.close(fd)
+
+    def _reserve(self) -> None:
+        """Keep some space for the record that says that the disk is full."""
+        with contextlib.suppress(OSError), disk.whole(self.folder / ".reserve") as file:
+            file.write_bytes(os.urandom(RESERVE))  # which no file system makes smaller
+
+    def _release(self) -> bool:
+        """Whether there was a reserve."""
+        try:
+            (self.folder / ".reserve").unlink()
+        except OSError:
+            return False
+        return True
 
     def read(self) -> Records:
         """What is recorded so far; nothing in a new folder.
@@ -164,9 +204,11 @@ class Store:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            self._reserve()
             try:
                 yield
             finally:
+                self._release()
                 # Not left to closing alone: a forked child would hold the lock on.
                 fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
@@ -180,14 +222,14 @@ class Store:
         what, mend = _explain(error)
         return RecordError(f"{self.folder}: cannot be locked: {what}; {mend}")
 
-    def _unwritten(self, error: OSError) -> RecordError:
+    def _unwritten(self, error: OSError) -> Unwritten:
         try:
             with self.file.open("rb") as file:
                 safe = sum(line.endswith(b"\n") for line in file)
         except OSError:
             safe = 0
         what, mend = _explain(error)
-        return RecordError(
+        return Unwritten(
             f"{self.file}: {what}: a record could not be written. "
             f"{safe} record{' is' if safe == 1 else 's are'} safe; {mend} and run the same command again"
         )
@@ -200,6 +242,8 @@ def read(folder: str | os.PathLike[str]) -> Records:
         RecordError: there are no records, they cannot be read, or one is of a newer schema.
     """
     file = Path(folder) / FILE
+    if what := irregular(file):
+        raise RecordError(f"{file}: cannot be read: it is {what}")
     try:
         stream = file.open("rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -357,7 +401,7 @@ def _sync_directory(folder: Path) -> None:
 
 
 _REASONS = {
-    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.ENOSPC: (disk.FULL, "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
     errno.EFBIG: ("the file has reached the limit on file sizes", "raise it (`ulimit -f`)"),
     errno.EIO: ("the disk gave an error", "see to the disk"),

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from bench import checkpoint, machine, plan, pyperf_file
+from bench import checkpoint, disk, machine, plan, pyperf_file
 from bench.execute.base import Executor, Job, Outcome, Progress
 from bench.plan import Cell, Node, Plan
 from bench.record import Records, Store
@@ -45,6 +45,8 @@ class Result:
 
     statuses: Mapping[str, str]
     refused: tuple[Cell, ...]
+    beside: tuple[str, ...] = ()
+    """What could not be done beside the records, such as a file that others read, and why."""
 
     @property
     def ok(self) -> bool:
@@ -72,6 +74,7 @@ def run(
 
     Raises:
         RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
+        disk.Full: the disk is full.
     """
     started = time.perf_counter()
     run_id = uuid.uuid4().hex[:12]
@@ -79,13 +82,18 @@ def run(
     chosen = whole.select(names)
     recorded = set() if fresh else {id_ for id_, record in records.nodes.items() if record["status"] == "ok"}
     todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
-    checkpoint.folder(store.folder)
+    with store.writable():
+        checkpoint.folder(store.folder)
+        checkpoint.sweep(store.folder)
+        for needed in (store.folder / "logs", checkpoint.temporary(store.folder)):
+            needed.mkdir(parents=True, exist_ok=True)
     environment = machine.environment(whole.machine, whole.base)
     store.append(_run_line(run_id, whole, names, environment))
     _record_refusals(whole, names, store, records, run_id)
 
     watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
     statuses: dict[str, str] = {}
+    beside: list[str] = []
 
     def measured(node: Node, gpus: tuple[str, ...]) -> dict[str, Any]:
         line = _node_line(run_id, node, whole) | {"environment": environment}
@@ -119,11 +127,20 @@ def run(
                 watcher.ended(node, record)
                 if record["status"] == "ok":
                     recorded.add(node.id)
-                _tidy(chosen, store, recorded)
+                if record["reason"].startswith(disk.FULL):
+                    # All that follows would train for nothing.
+                    raise disk.Full(
+                        f"{store.folder}: {record['reason']}; free some space and run the same command again"
+                    )
+                try:
+                    _files(node, record, store)
+                    _tidy(chosen, store, recorded)
+                except OSError as error:
+                    beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
-    return Result(statuses, tuple(refused))
+    return Result(statuses, tuple(refused), tuple(dict.fromkeys(beside)))
 
 
 def _pairing(of: Node | Cell) -> tuple[str, str, int]:
@@ -185,20 +202,21 @@ def _measured(
         output=checkpoint.path(store.folder, node.id),
         log=store.folder / "logs" / f"{node.id}.log",
         gpus=gpus,
+        temporary=checkpoint.temporary(store.folder) / node.id,
     )
     if making := node.subject.model.to_make():
         # In a process of its own, so that no stage's time and timeout has it in.
         watcher.making(making)
-        made = executor.run(replace(job, what="make"), None, progress)
+        made = _outcome(executor, replace(job, what="make"), None, progress)
         if made.status != "ok":
             seconds = {"total": time.perf_counter() - began}
             return {"seconds": seconds, "status": made.status, "reason": f"{making}: {made.reason}", "log": made.log}
         began = time.perf_counter()
-    outcome = executor.run(job, timeout, progress)
+    outcome = _outcome(executor, job, timeout, progress)
     measured = _marked(outcome)
     if outcome.status == "ok" and measure.latency:
         for process in range(measure.latency_processes):
-            served = executor.run(replace(job, what="serve", process=process), timeout, progress)
+            served = _outcome(executor, replace(job, what="serve", process=process), timeout, progress)
             measured = _merge(measured, _marked(served))
             if served.status in ("oom", "timeout"):
                 # The model is what the recipe says, and what was measured of it stays.
@@ -206,20 +224,38 @@ def _measured(
                 measured = _merge(measured, {"absent": dict.fromkeys(_unmeasured(measured, measure), reason)})
                 break
             if served.status != "ok":
-                outcome = Outcome(served.status, f"while measuring inference: {served.reason}", served.log)
+                reason = served.reason
+                if not reason.startswith(disk.FULL):
+                    reason = f"while measuring inference: {reason}"
+                outcome = Outcome(served.status, reason, served.log)
                 break
-    if outcome.status == "ok":
-        if measured.get("latency"):
-            file = store.folder / "latency" / f"{node.id}.json"
-            file.parent.mkdir(exist_ok=True)
-            pyperf_file.write(measured["latency"], file)
-        with contextlib.suppress(FileNotFoundError):
-            job.log.unlink()
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            job.output.unlink()
     measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
     return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
+
+
+def _outcome(executor: Executor, job: Job, timeout: float | None, progress: Progress) -> Outcome:
+    """What becomes of `job`; an error of the files around it is its end, and costs nothing that was measured before."""
+    try:
+        return executor.run(job, timeout, progress)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return Outcome("failed", f"{disk.FULL}: {said}" if disk.full(error) else f"around the job: {said}")
+
+
+def _files(node: Node, record: Mapping[str, Any], store: Store) -> None:
+    """What lies beside the record of `node`, which is on the disk by now.
+
+    Raises:
+        OSError: a file could not be written or removed.
+    """
+    if record["status"] != "ok":
+        checkpoint.path(store.folder, node.id).unlink(missing_ok=True)
+        return
+    (store.folder / "logs" / f"{node.id}.log").unlink(missing_ok=True)
+    if record.get("latency"):
+        file = store.folder / "latency" / f"{node.id}.json"
+        file.parent.mkdir(exist_ok=True)
+        pyperf_file.write(record["latency"], file)
 
 
 def _unmeasured(measured: Mapping[str, Any], measure: Measure) -> list[str]:

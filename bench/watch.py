@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.execute.base import Progress as Tell
+from bench.output import visible
 from bench.plan import Node, Plan
 
 
@@ -59,7 +60,7 @@ class Watch:
         self._done += 1
         self._live.update(self._stages, completed=self._done)
         self._live.update(self._now, visible=False)
-        where = f" ({node.subject.model.name} on {node.subject.task.name})" if self._several else ""
+        where = f" ({visible(node.subject.model.name)} on {visible(node.subject.task.name)})" if self._several else ""
         width = len(str(self._of))
         self._console.print(
             f"[{self._done:>{width}}/{self._of}] {record['status']:<8} {record['seconds']['total']:6.1f} s  "
@@ -67,4 +68,4 @@ class Watch:
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
         if record["reason"]:
-            self._console.print(f"    {record['reason']}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(f"    {visible(record['reason'])}", markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
+from bench import disk
 from bench.compare import Comparison, compare
 
 FORMATS = ("table", "md", "html", "json", "csv")
@@ -60,7 +61,7 @@ def write(folder: str | PathLike[str], formats: Iterable[str], out: str | PathLi
         else:
             path = target / f"report.{'txt' if format == 'table' else format}"
             # The renderers' own line ends: no second carriage return in CSV on Windows.
-            with path.open("w", encoding="utf-8", newline="") as file:
+            with disk.whole(path) as half, half.open("w", encoding="utf-8", errors="replace", newline="") as file:
                 file.writelines(_pieces(found, format))
             written.append(path)
     return written

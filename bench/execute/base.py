@@ -40,6 +40,8 @@ class Job:
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``reference`` that of
     the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
     them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
+    ``temporary`` is the folder for its temporary files, made before it and removed after it, whatever its end; the
+    system's where there is none.
     """
 
     what: Literal["stage", "serve", "make"]
@@ -59,6 +61,7 @@ class Job:
     reference: Path | None = None
     gpus: tuple[str, ...] = ()
     share: Share | None = None
+    temporary: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -331,7 +331,9 @@ def _do(
     visit = Visit(context.get_node_id(), time.time())
     with tempfile.TemporaryDirectory(prefix="methodbench-") as folder, contextlib.ExitStack() as open_:
         # GPUs by name: the server that forks the job may be an earlier job's, which had others.
-        moved = replace(job, gpus=tuple(context.get_accelerator_ids()["GPU"]))
+        moved = replace(
+            job, gpus=tuple(context.get_accelerator_ids()["GPU"]), temporary=Path(folder) / "temporary" / job.node
+        )
         first = job.share is None or job.share.first == 0
         if job.share is not None and first:
             listener = open_.enter_context(socket.create_server((ray.util.get_node_ip_address(), 0)))

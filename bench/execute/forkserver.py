@@ -6,16 +6,21 @@ So isolation costs hundredths of a second and not the seconds of importing torch
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.util import Finalize, get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +44,14 @@ class ForkServer:
     def run(self, job: Job, timeout: float | None, progress: Progress) -> Outcome:
         """Run `job` in a process of its own and wait without polling."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
+        if job.temporary is not None:
+            job.temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=worker.main, args=(theirs, job))
         killed_before = kernel_kills()
-        with self._starting, _without_main():
+        with self._starting, _without_main(), _uninterrupted():
+            if job.temporary is not None:
+                _meet_in(job.temporary.parent)
             process.start()
             self._running.add(process)
             if len(self._running) > 1:
@@ -61,6 +70,8 @@ class ForkServer:
                 process.kill()
                 process.join()
             ours.close()
+            if job.temporary is not None:
+                shutil.rmtree(job.temporary, ignore_errors=True)
         if answer is None:
             said = f"stopped after {timeout:g} s" if timeout else "stopped"
             return Outcome("timeout", said, tail(job.log), kept, beside)
@@ -155,6 +166,43 @@ def kernel_kills() -> int:
                 if name == key:
                     return int(value)
     return 0
+
+
+_LONGEST = 70
+"""Bytes of a folder's name in which a socket's is short enough for every system."""
+
+
+@functools.cache
+def _meet_in(folder: Path) -> None:
+    """Have multiprocessing keep the server's socket in `folder`, where the next run sweeps what a killed one left.
+
+    Where that cannot hold sockets, they stay in the system's folder for temporary files.
+    """
+    probe = folder.absolute() / "socket"
+    if len(os.fsencode(folder.absolute())) > _LONGEST:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX) as tried:
+            tried.bind(str(probe))
+        probe.unlink()
+    except OSError:
+        return
+    before, tempfile.tempdir = tempfile.tempdir, str(folder.absolute())
+    try:
+        get_temp_dir()  # which it stays with
+    finally:
+        tempfile.tempdir = before
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=-200)  # after multiprocessing's own
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What begins here is deaf to Ctrl-C, which reaches the whole group: this process says what becomes of the others."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

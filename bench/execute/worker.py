@@ -7,13 +7,15 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import recipe
+from bench import disk, output, recipe
 from bench.execute.base import Job, Progress, Status
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ def main(connection: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if job.gpus:  # CUDA looks at it when it is first used, which nobody has done yet
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
-    with job.log.open("a", buffering=1) as log:
+    if job.temporary is not None:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(job.temporary)
+    with output.unfailing(job.log) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
@@ -104,6 +108,8 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         if out_of_memory(error):
             return "oom", text, measured
+        if disk.full(error):
+            return "failed", f"{disk.FULL}: {text}", measured
         if left_alone(error):
             return "failed", f"{GONE}: {text}", measured
         return "failed", f"{type(error).__name__}: {text}", measured
@@ -147,8 +153,13 @@ class Throttled:
 
 
 def follow(parent: int) -> None:
-    """Die with the process `parent`, which dies with the command: ``kill -9`` of the command leaves nothing behind."""
+    """Die with the process `parent`, which dies with the command: ``kill -9`` of the command leaves nothing behind.
+
+    And where memory runs out, die first: what the kernel would choose by size may be the command, or another program.
+    """
     if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
