@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -230,15 +232,50 @@ def test_a_report_of_broken_records_says_so(suite, tmp_path):
     assert "upgrade" in methodbench("report", out, status=2)
 
 
-@pytest.mark.parametrize("reader", ["true", "head -1"])
-def test_a_run_whose_output_nobody_reads_is_whole(suite, tmp_path, reader):
-    out = tmp_path / "out"
+def test_a_run_whose_output_nobody_reads_is_whole(suite, tmp_path):
+    file, out = suite('full = "full"'), tmp_path / "out"
+    methodbench("run", file, "--out", out)
+    for ending in ("| true", "| head -1", ">/dev/full", ">&-", "2>&- >&-", "2>&1 | true", ">/dev/null"):
+        for report in out.glob("report.*"):
+            report.unlink()
+        # Latin-1 has no sign for what tables are drawn with.
+        command = f"set -o pipefail; PYTHONIOENCODING=latin-1 {METHODBENCH} run {file} --out {out} {ending}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=280)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), (ending, done.stderr)
+        assert {"report.html", "report.md"} <= {file.name for file in out.iterdir()}, ending
+    for ending, status in (("| head -1", 0), (">/dev/full", 1)):
+        command = f"set -o pipefail; {METHODBENCH} report {out} --format csv {ending}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=280)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), (ending, done.stderr)
+    command = [METHODBENCH, "report", out, "--format", "md"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert "±" in done.stdout.decode("utf-8")
+
+
+def test_a_full_disk_is_recorded_and_ends_with_status_1(suite, tmp_path):
+    file, out = suite('full = "full"\nint8 = "full >> dynamic_int8"'), tmp_path / "out"
+    command = f"ulimit -f 100; {METHODBENCH} run {file} --out {out}"  # in kB: too few for a checkpoint
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=280)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert f"methodbench: stopped: {out}: the disk is full" in done.stderr
+    assert "free some space and run the same command again" in done.stderr
+    report = json.loads(methodbench("report", out, "--format", "json"))
+    assert report["recipes"][0]["reasons"][0].startswith("the disk is full")
+    left = {path.name for path in out.rglob("*")} & {path.name for path in out.rglob("*.part")}
+    assert not left | {path.name for path in out.rglob("pymp-*")} | {path.name for path in out.rglob("methodbench-*")}
+
+
+def test_an_early_ctrl_c_is_130_and_quiet(suite, tmp_path):
     file = suite('full = "full"')
-    command = f"set -o pipefail; {METHODBENCH} run {file} --out {out} | {reader}"
-    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}  # which has no sign for what tables are drawn with
-    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=280, env=environment)
-    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
-    assert {"report.html", "report.md"} <= {file.name for file in out.iterdir()}
+    for number, seconds in enumerate((0.15, 0.4, 0.8, 1.2, 2.0)):
+        # A group of its own, as a terminal's Ctrl-C reaches every process of it.
+        process = subprocess.Popen(
+            [METHODBENCH, "run", file, "--out", tmp_path / str(number)], start_new_session=True, stderr=subprocess.PIPE
+        )
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, b"Traceback" in said) == (130, False), (seconds, said)
 
 
 def test_two_runs_into_one_folder_take_turns(suite, tmp_path):

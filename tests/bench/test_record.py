@@ -608,3 +608,33 @@ def test_importing_is_light_and_the_public_names_are_there():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = bench.nonsense
+
+
+# -- a full disk
+
+
+def test_a_reserve_is_there_for_the_record_of_a_full_disk(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    real = record._write
+
+    def write(fd, data):
+        if (tmp_path / ".reserve").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd, data)
+
+    monkeypatch.setattr(record, "_write", write)
+    with store.lock(print):
+        assert (tmp_path / ".reserve").stat().st_size == record.RESERVE
+        store.append(node())
+    assert list(read(tmp_path).nodes) == ["n1"]
+    with store.lock(print):
+        pass
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "records.jsonl"}
+
+
+def test_records_that_are_a_pipe_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / record.FILE)
+    with pytest.raises(RecordError, match="it is a pipe or a device"):
+        read(tmp_path)
+    with pytest.raises(RecordError, match="it is a pipe or a device"):
+        Store(tmp_path)

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import checkpoint
+from bench import checkpoint, disk
 from bench.compare import compare
 from bench.execute.base import Outcome
 from bench.execute.fake import Fake
-from bench.record import Store
+from bench.record import RecordError, Store
 from bench.run import run
 from bench.slots import slots
 from tests.subjects import HERE, NoTask, make_plan
@@ -176,6 +177,55 @@ def test_a_failure_while_serving_fails_the_node(start):
     assert record["size"] == {"bytes": 3}
     assert not result.ok
     assert checkpoint.present(store.folder) == set()
+
+
+def test_a_file_in_the_way_beside_a_record_costs_nothing(start, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "latency").touch()
+    timed = {"latency": [{"batch": 1, "length": 8, "clock": "wall", "threads": 1, "unit": "second", "loops": 1, "warmups": [], "values": [1.0], "process": 0}]}  # fmt: skip
+    result, _, store = start(lambda job: Outcome("ok", measured=timed if job.what == "serve" else {}), {"full": "full"})
+    assert result.ok
+    assert [text for text in result.beside if text.endswith("out/latency: File exists")] == list(result.beside) != []
+    (record,) = store.read().nodes.values()
+    assert record["status"] == "ok"
+    _, executor, _ = start(recipes={"full": "full"})
+    assert executor.jobs == []
+
+
+def test_an_error_of_the_files_around_a_stage_costs_nothing_that_was_measured(start):
+    def behave(job):
+        if job.what == "serve":
+            raise NotADirectoryError(20, "Not a directory", "logs/x")
+        return Outcome("ok", measured={"size": {"bytes": 3}})
+
+    result, _, store = start(behave, {"full": "full"})
+    (record,) = store.read().nodes.values()
+    assert (record["status"], record["size"]) == ("failed", {"bytes": 3})
+    assert record["reason"] == "while measuring inference: around the job: logs/x: Not a directory"
+    assert not result.ok
+
+
+@pytest.mark.parametrize("name", ["logs", "temporary", "checkpoints"])
+def test_a_file_in_the_way_of_what_a_stage_needs_is_said_before_it_runs(start, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).touch()
+    with pytest.raises(RecordError, match=f"out/{name}.*move it or choose another folder"):
+        start(lambda job: pytest.fail("it ran"))
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_full_disk_is_recorded_and_ends_the_run(start, tmp_path, raises):
+    def behave(job):
+        if raises:
+            raise OSError(errno.ENOSPC, "No space left on device", "temporary/x")
+        return Outcome("failed", f"{disk.FULL}: [Errno 28]")
+
+    with pytest.raises(disk.Full, match=r"the disk is full: .*; free some space and run the same command again"):
+        start(behave)
+    (record,) = [each for each in Store(tmp_path / "out").read().nodes.values() if each["status"] != "refused"]
+    assert (record["status"], record["reason"].startswith(disk.FULL)) == ("failed", True)
+    result, _, _ = start()
+    assert result.ok
 
 
 def test_checkpoints_go_as_soon_as_nothing_needs_them(start):
