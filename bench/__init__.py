@@ -5,6 +5,18 @@ For Python: :func:`parse` and :class:`Recipe` for recipes, :func:`read_records` 
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if (
+    sys.argv[:1]
+    and sys.argv[0].endswith("methodbench")
+    and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+):
+    # Ctrl-C while the command's modules are imported: as soon as can be, and without a traceback.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

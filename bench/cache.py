@@ -1,6 +1,7 @@
 """A folder for what is slow to make and safe to lose.
 
-``$METHODBENCH_CACHE``, else ``$XDG_CACHE_HOME/methodbench``, else ``~/.cache/methodbench``. Nothing depends
+``$METHODBENCH_CACHE``, else ``$XDG_CACHE_HOME/methodbench``, else ``~/.cache/methodbench``, else in the
+system's folder for temporary files. Nothing depends
 on it: a cache that cannot be read or written costs time and nothing else. Keys are content, so nothing in it
 ever goes stale.
 """
@@ -20,8 +21,12 @@ def folder() -> Path:
     """Where the cache is; it need not exist."""
     if own := os.environ.get("METHODBENCH_CACHE"):
         return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "methodbench"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "methodbench"
+    try:
+        return Path.home() / ".cache" / "methodbench"
+    except RuntimeError:  # a user without a name or a home, as in some containers
+        return Path(tempfile.gettempdir()) / f"methodbench-{os.getuid()}"
 
 
 def write(name: str, content: bytes) -> None:

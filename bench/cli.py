@@ -9,25 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-
-def _leave(number: int, frame: object) -> NoReturn:
-    """Ctrl-C before anything runs, as while modules are imported."""
-    os._exit(130)
-
-
-if [Path(name).stem for name in sys.argv[:1]] == ["methodbench"] and signal.getsignal(
-    signal.SIGINT
-) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _leave)
-
-import typer  # noqa: E402
+import typer
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -249,8 +237,9 @@ def run_(
     types = {node.subject.model.model_type() for node in nodes}
     held = imports.of((node.stage for node in nodes), types, whole.machine.device)
     executor, room = _executor(cluster, held, side_by_side, whole)
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
     try:
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is under nohup
+        if before is not signal.SIG_IGN:  # as it is under nohup
             signal.signal(signal.SIGINT, _interrupt)
         with store.lock(_say), watcher(whole) as watching:
             result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, room=room)
@@ -261,8 +250,8 @@ def run_(
         )
         raise typer.Exit(130) from None
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else _leave)
         executor.close()
+        signal.signal(signal.SIGINT, before)
     from reports import write
     from reports.table import terminal
 

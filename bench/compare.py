@@ -30,6 +30,10 @@ _STATUSES = ("ok", "not run", "refused", "timeout", "oom", "diverged", "failed",
 """From the best to the worst: a row's status is its worst cell's."""
 
 
+_LARGEST = 1e100
+"""No figure is larger, and its square still is a number. What is, as a perplexity can be, is not one that can be compared."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One metric of one recipe: the mean over seeds, its t interval (None for one seed) and each seed's
@@ -409,7 +413,7 @@ def _row(
 
 def _figure(metric: Metric, paths: Mapping[int, Sequence[Record]]) -> Figure | None:
     values = {seed: value for seed, path in paths.items() if (value := metric.read(path)) is not None}
-    values = {seed: value for seed, value in values.items() if math.isfinite(value)}
+    values = {seed: value for seed, value in values.items() if abs(value) <= _LARGEST}
     if not values:
         return None
     estimate = stats.mean(list(values.values()))

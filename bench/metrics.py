@@ -53,7 +53,7 @@ def _steady(path: Path, what: str) -> float | None:
             skip = training["warmup"]
             amounts += training[what][skip:]
             seconds += training["step_seconds"][skip:]
-    return rate(amounts, seconds) if seconds else None
+    return rate(amounts, seconds) if math.fsum(seconds) > 0 else None
 
 
 def _sum(path: Path, *keys: str) -> float | None:
@@ -96,7 +96,7 @@ def _scaling(path: Path) -> float | None:
     if not ranks or not isinstance(alone, Mapping):
         return None
     ours, theirs = _steady(trained[-1:], "tokens"), _steady([alone], "tokens")
-    return None if ours is None or theirs is None else ours / (len(ranks) * theirs)
+    return None if ours is None or not theirs else ours / (len(ranks) * theirs)
 
 
 def _final_loss(path: Path) -> float | None:
@@ -115,7 +115,7 @@ def _forgetting(path: Path) -> float | None:
 def _nats(path: Path, when: str) -> float | None:
     """Of a token of the retained task's test split, on average; None where a loss was not finite, too."""
     nats, tokens = (_last(path, "retained", when, "extra", of) for of in ("nats", "tokens"))
-    return None if nats is None or tokens is None else nats / tokens
+    return None if nats is None or not tokens else nats / tokens
 
 
 Phase = Literal["forward", "prefill", "decode"]

@@ -13,6 +13,7 @@ import gc
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from bench import disk, metrics
+from bench.output import visible
 from bench.paths import irregular
 
 if TYPE_CHECKING:
@@ -252,6 +254,8 @@ def read(folder: str | os.PathLike[str]) -> Records:
     except OSError as error:
         what, mend = _explain(error)
         raise RecordError(f"{file}: cannot be read: {what}; {mend}") from None
+    from bench.shape import damage
+
     records = Records(file)
     environment: Any = None
     with stream, _no_collection():
@@ -268,6 +272,10 @@ def read(folder: str | os.PathLike[str]) -> Records:
                     f"{file}:{number}: this record is of schema {record['schema']}, and this methodbench "
                     f"reads up to {SCHEMA}; upgrade it: pip install --upgrade methodbench"
                 )
+            if fault is None:
+                if _NO_SIGN.search(line):
+                    record = _visible(record)
+                fault = damage(record)
             if fault is not None:
                 records.warnings.append(f"{file}:{number}: this line is left out: it is {fault}")
                 continue
@@ -362,6 +370,19 @@ def _fault(record: object) -> str | None:
     if not isinstance(record.get("parent"), str | None):
         return "a node whose parent is not an id"
     return None
+
+
+_NO_SIGN = re.compile(rb"\\u(?:00[0189]|007f|d[89a-f]|202[89])|\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]", re.IGNORECASE)
+"""Where JSON may hold what is no sign to be read: control characters, halves of characters."""
+
+
+def _visible(value: Any) -> Any:
+    """`value` with all its texts as they may be shown: whatever wrote them may have had colours, or worse, in mind."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): _visible(inner) for key, inner in value.items()}
+    return [_visible(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _encode(record: Record) -> bytes:

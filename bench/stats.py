@@ -96,7 +96,12 @@ def ratio(
     log = difference(
         [math.log(value) for value in ours], [math.log(value) for value in theirs], level=level, spread=spread
     )
-    return Estimate(math.exp(log.value), log.interval and (math.exp(log.interval[0]), math.exp(log.interval[1])), log.n)
+    return Estimate(math.exp(log.value), log.interval and (_exp(log.interval[0]), _exp(log.interval[1])), log.n)
+
+
+def _exp(value: float) -> float:
+    """The end of an interval that is wider than numbers go is the largest number, or nearly."""
+    return math.exp(min(value, 700.0))
 
 
 def item_difference(
@@ -150,4 +155,4 @@ def quantile(freedom: int, level: float = LEVEL) -> float:
 
 
 def _squares(values: Sequence[float], middle: float) -> float:
-    return math.fsum((value - middle) ** 2 for value in values)
+    return math.fsum((value - middle) * (value - middle) for value in values)

@@ -9,6 +9,7 @@ import fnmatch
 import math
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -219,10 +220,22 @@ def read_table(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # such as bytes that are no text, or a path with a NUL
         raise SuiteError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # tomllib's own, and Python's of a number with thousands of digits
         twice = "; a key or a recipe's name may stand only once" if "overwrite" in str(error) else ""
         raise SuiteError(f"{file}: not TOML: {error}{twice}") from None
+    for key, value in _leaves(table, ()):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise SuiteError(f"{file}: {key}: a whole number of {value.bit_length()} bits; TOML's have 64")
+    return table
+
+
+def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield ".".join(path), value
 
 
 def of(table: dict[str, Any], where: str = "") -> Suite:

@@ -14,10 +14,17 @@ FORMATS = ("table", "md", "html", "json", "csv")
 
 
 def comparisons(folder: str | PathLike[str]) -> list[Comparison]:
-    """What the records in `folder` compare."""
+    """What the records in `folder` compare.
+
+    Raises:
+        RecordError: there are none that can be read.
+    """
     from bench import record
 
-    return compare(record.read(Path(folder)))
+    records = record.read(Path(folder))
+    if records.warnings and not records.runs:
+        raise record.RecordError(f"{records.file}: there is no whole record of a run in it; {records.warnings[0]}")
+    return compare(records)
 
 
 def render(folder: str | PathLike[str], format: str) -> str:

@@ -45,7 +45,11 @@ def to_json(comparisons: Sequence[Comparison]) -> str:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:  # an environment may hold what it likes
+        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+        return json.dumps(finite, ensure_ascii=False)
 
 
 def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:

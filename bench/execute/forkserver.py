@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.util import Finalize, get_temp_dir
@@ -198,6 +199,7 @@ def _meet_in(folder: Path) -> None:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """What begins here is deaf to Ctrl-C, which reaches the whole group: this process says what becomes of the others."""
+    resource_tracker.ensure_running()  # which begins with the server, and would unblock it again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -55,7 +55,11 @@ class Directory(Model):
         """Name what is missing."""
         if not self.path.is_dir():
             return [f"{self.path}: no such directory"]
-        found = []
+        found = [
+            f"{file}: it is {what}; transformers would wait for it, so move it away"
+            for file in sorted(self.path.iterdir())
+            if (what := irregular(file)) and file.name != "config.json"
+        ]
         try:
             self.model_type()
         except ModelError as error:

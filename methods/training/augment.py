@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 from bench.evidence import Claim
 from bench.method import Modifier, Place
 from bench.models.directory import Directory
+from bench.paths import PathError, find
 
 if TYPE_CHECKING:
     import torch
@@ -355,7 +356,10 @@ def _reencoded(training: Training, batch: Batch, changed: Mapping[int, str]) -> 
 
 def _folder(model: str, base: Path) -> Path | None:
     """Where `model` is: a directory seen from `base`, or one in the hub's cache."""
-    path = base / Path(model).expanduser()
+    try:
+        path = find(model, base)
+    except PathError:
+        return None
     if path.is_dir():
         return path
     from huggingface_hub import try_to_load_from_cache
