@@ -18,7 +18,7 @@ from typing import Any
 from bench import machine as machines
 from bench import parallel, structure
 from bench.machine import Machine
-from bench.method import Fact, Method, Place, Trainer, uncompressed
+from bench.method import Fact, Method, Place, Trainer, facts_after, uncompressed
 from bench.models import open_model
 from bench.models.base import Model, ModelError
 from bench.recipe import Recipe, Stage
@@ -190,7 +190,7 @@ def refusals(
         return (f"{subject.task.name}: {unfit}",)
     if subject.structure.problems:
         return subject.structure.problems
-    reasons = list(_too_long(recipe, subject, suite))
+    reasons = [*_too_long(recipe, subject, suite), *_too_large(recipe, subject, suite, machine)]
     for depth, stage in enumerate(recipe.stages):
         place = Place(
             before=recipe.stages[:depth],
@@ -250,6 +250,24 @@ def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
         if length + new > room:
             more = f"{' and ' + str(new) + ' new ones' if new else ''}{beside}"
             yield f"measure.latency: {has}, and [{batch}, {length}] asks for {length} tokens{more}; lower it to {room - new}"
+
+
+def _too_large(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -> Iterable[str]:
+    """Why inputs do not fit the memory, whatever else does: what goes into a block and what comes out are there at once."""
+    memory = machine.gpu_memory if machine.device == "cuda" else machine.memory
+    width = subject.structure.config.get("hidden_size")
+    facts = facts_after(recipe.stages)
+    if not memory or not isinstance(width, int) or "reshaped" in facts:
+        return
+    bytes_each = 2 if facts & {"half", "exported"} else 4
+    for batch, length in suite.measure.latency:
+        needed = 2 * batch * length * width * bytes_each
+        if needed > memory:
+            yield (
+                f"measure.latency: [{batch}, {length}] takes more than {needed / 1e9:,.0f} GB for what a single block is given and "
+                f"gives, and {'the GPU' if machine.device == 'cuda' else 'this machine'} has {memory / 1e9:,.0f}; lower it to "
+                f"[{max(1, batch * memory // (8 * needed))}, {length}] or less"
+            )
 
 
 def needs(method: Method) -> list[str]:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench import recipe, registry
 from bench.method import RecipeError, check, fields_of, nearest
+from bench.output import visible
 from bench.paths import irregular
 from bench.recipe import Recipe
 
@@ -59,7 +60,13 @@ class Budget(_Table):
     eval_batch_size: int = Field(32, ge=1, le=MOST_ITEMS, description="items a batch in evaluation")
 
 
-Name = Annotated[str, Field(min_length=1)]
+def _readable(text: str) -> str:
+    if visible(text) != text:
+        raise ValueError(f"it holds characters that cannot be seen, found {text!a}; take them out")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 
 
 class DataTable(_Table):
@@ -134,7 +141,7 @@ class Suite(_Table):
     defaults: dict[str, dict[str, Any]] = Field(
         {}, description="method arguments that apply where a recipe leaves them out"
     )
-    recipes: dict[Name, str] = Field(description="name and recipe of each row")
+    recipes: dict[Name, Annotated[str, AfterValidator(_readable)]] = Field(description="name and recipe of each row")
 
     @field_validator("seeds")
     @classmethod

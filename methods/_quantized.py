@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.evidence import Claim, digest, plain
@@ -27,6 +28,16 @@ def problems(place: Place, name: str) -> Iterator[str]:
     if "quantized" in place.facts:
         yield "the weights are quantized already; leave one of the two out"
     yield from linear_blocks(place)
+
+
+def save(model: nn.Module, folder: Path) -> bool:
+    """Write weights that a safetensors file has no place for, and the configuration, without which nothing loads them."""
+    import torch
+
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    if hasattr(model, "config"):
+        model.config.save_pretrained(folder)
+    return True
 
 
 def casting(place: Place, held: str = "these weights are held as bytes") -> Iterator[str]:

@@ -40,8 +40,7 @@ def apply(work: Work, name: str, config: Any, *, bfloat16: bool = False) -> None
 
 def save(model: nn.Module, folder: Path) -> bool:
     """Write the weights as torchao's own tensors, which a safetensors file has no place for."""
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    return True
+    return _quantized.save(model, folder)
 
 
 def int8_bytes(layer: nn.Linear) -> int:

@@ -60,10 +60,7 @@ class DynamicInt8(Transform):
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """Packed weights have no place in a safetensors file."""
-        import torch
-
-        torch.save(model.state_dict(), folder / "pytorch_model.bin")
-        return True
+        return _quantized.save(model, folder)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The blocks' linear layers are dynamic ones that hold qint8, their weights rounded, in the bytes that this takes."""

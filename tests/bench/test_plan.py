@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -211,6 +212,27 @@ def test_items_and_latency_fit_the_positions(monkeypatch, recipe, positions, sai
         assert any(said in reason for reason in found.cells[0].refused), found.cells[0].refused
     else:
         assert not found.cells[0].refused
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape", "device", "refused"),
+    [
+        ("full", [100_000, 64], "cpu", True),  # 26 GB of 16
+        ("full >> half", [100_000, 64], "cpu", False),
+        ("full", [50_000, 64], "cpu", False),
+        ("full", [50_000, 64], "cuda", True),  # 13 GB of 8
+        ("full >> prune_hidden(0.5)", [100_000, 64], "cpu", False),
+    ],
+)
+def test_inputs_alone_that_no_memory_holds_are_refused(monkeypatch, recipe, shape, device, refused):
+    here = dataclasses.replace(HERE, device=device, memory=16 * 10**9, gpu_memory=8 * 10**9, gpus=1)
+    structure = Structure(config={"hidden_size": 512})
+    found = planned(monkeypatch, {"r": recipe}, structure, machine=here, measure={"latency": [shape]})
+    said = [reason for reason in found.cells[0].refused if reason.startswith("measure.latency: [")]
+    assert bool(said) == refused
+    if said:
+        mend = json.loads(said[0].rpartition("lower it to ")[2].removesuffix(" or less"))
+        assert 0 < mend[0] * 8 * mend[1] * 512 < (8 if device == "cuda" else 16) * 10**9
 
 
 def test_what_a_reader_should_know_is_noted_once(monkeypatch):

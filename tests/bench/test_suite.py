@@ -106,6 +106,12 @@ def test_faults_of_the_file(tmp_path):
         suite.load(f"{tmp_path}/a\0b.toml")
     (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfx = 1")
     assert suite.read_table(tmp_path / "marked.toml") == {"x": 1}
+    (tmp_path / "bits.toml").write_text(f"[budget]\nsteps = 0x{'f' * 5000}")
+    with pytest.raises(SuiteError, match=r"bits.toml: budget.steps: a whole number of 20000 bits; TOML's have 64"):
+        suite.load(tmp_path / "bits.toml")
+    (tmp_path / "unseen.toml").write_text('model = "m"\ntask = "t"\n[recipes]\n"a\\u001b[2J" = "full"')
+    with pytest.raises(SuiteError, match=r"it holds characters that cannot be seen, found 'a.x1b\[2J'; take them out"):
+        suite.load(tmp_path / "unseen.toml")
     (tmp_path / "twice.toml").write_text('[recipes]\nfull = "full"\nfull = "full"\n')
     with pytest.raises(SuiteError, match="may stand only once"):
         suite.load(tmp_path / "twice.toml")

@@ -126,3 +126,17 @@ def test_a_folder_of_damaged_lines_alone_says_so(tmp_path):
     synthetic.write(found, tmp_path)
     with pytest.raises(RecordError, match=r"no whole record of a run.*damaged inside, at cells"):
         reports.render(tmp_path, "md")
+
+
+def test_what_commands_a_terminal_reaches_no_report(tmp_path):
+    evil = "\x1b[2J\x1b]0;x\x07\x9b31m\x00\ud800"
+    methods = {"a@@": synthetic.Method("full@@"), "b": synthetic.Method("int8", status="failed", reason="@@", log="@@")}
+    found = synthetic.records(methods, seeds=(0,), title="title@@")
+    found.runs[0]["environment"] = {"machine": {"cpu@@": "@@"}}
+    file = synthetic.write(found, tmp_path) / FILE
+    file.write_text(file.read_text().replace("@@", json.dumps(evil)[1:-1]))
+    for format in reports.FORMATS:
+        text = reports.render(tmp_path, format)
+        assert "title" in text
+        assert not set(text) & {chr(code) for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160), 0xD800)}
+    assert {path.name for path in reports.write(tmp_path, reports.FORMATS, tmp_path)} >= {"report.html", "report.txt"}

@@ -236,3 +236,30 @@ def test_what_each_process_held_is_there():
     assert text.count("<h4>What each process held and sent</h4>") == 1
     part = text[text.index("<h4>What each process held and sent</h4>") :]
     assert part.index("<td>0</td>") < part.index("3.00 MB") < part.index("<td>1</td>") < part.index("2.00 MB")
+
+
+def test_a_name_without_a_space_pushes_nothing_sideways(quick):
+    name = "x" * 300
+    methods = {name: Method(name), "b": Method(f"b({name})", status="oom", reason=name)}
+    page = quick(methods, title=name)
+    css = "".join(text for kind, text in page.scripts if kind is None and ":root" in text)
+    (breaks,) = re.findall(r"([^{}/]*)\{ overflow-wrap: anywhere; \}", css)
+    covered = {part.strip().rpartition(" ")[2] for part in breaks.split(",")}
+    inside = []
+
+    class Finder(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "br"):
+                inside.append({tag, *(f".{each}" for each in (dict(attributes).get("class") or "").split())})
+
+        def handle_endtag(self, tag):
+            inside.pop()
+
+        def handle_data(self, data):
+            if name in data and not {"title", "script"} & set().union(*inside):
+                assert covered & set().union(*inside), inside[-3:]
+                seen.append(data)
+
+    seen = []
+    Finder().feed(html.render(compare(synthetic.records(methods, title=name))))
+    assert len(seen) > 10

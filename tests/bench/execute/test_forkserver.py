@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +55,23 @@ def test_a_job_runs_and_says_how_far_it_is(server, tiny_bert, tmp_path):
     assert outcome.status == "ok", outcome
     assert len(outcome.measured["training"]["losses"]) == 6
     assert ("train", 6, 6) in told
+
+
+@pytest.mark.parametrize("timeout", [120, 0.05])
+def test_nothing_temporary_outlives_a_job(server, tiny_bert, tmp_path, timeout):
+    job = replace(jobs.job("full", tiny_bert, tmp_path), temporary=tmp_path / "temporary" / "1" / "node")
+    before = {path.name for path in Path(tempfile.gettempdir()).iterdir()}
+    server.run(job, timeout, quiet)
+    assert [path.name for path in job.temporary.parent.iterdir() if not path.name.startswith("pymp-")] == []
+    left = {path.name for path in Path(tempfile.gettempdir()).iterdir()} - before
+    assert not [name for name in left if name.startswith("methodbench-")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice is Linux's")
+def test_where_memory_runs_out_jobs_end_first():
+    code = "import os; from bench.execute import worker; worker.follow(os.getppid()); print(open('/proc/self/oom_score_adj').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "1000", done.stderr
 
 
 @pytest.mark.parametrize(

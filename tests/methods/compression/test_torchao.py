@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torchao.utils import should_reduce_range
+from transformers import AutoConfig
 
 from bench.architecture import block_linears
 from bench.measure import memory
@@ -73,6 +74,7 @@ def test_a_pickle_and_what_is_shipped_give_back_what_it_was(fixture, text, reque
         layer.weight = nn.Parameter(torch.zeros(layer.weight.shape))
     loaded.load_state_dict(state, assign=True)
     assert torch.equal(logits(loaded, done), seen)
+    assert AutoConfig.from_pretrained(tmp_path).hidden_size == 32
     counts = memory.parameter_counts(done.model), memory.parameter_counts(original)
     assert counts[0]["total"] == counts[1]["total"]
 
