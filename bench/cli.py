@@ -181,8 +181,7 @@ def plan_(
         lacks = cluster.lacks if cluster else parallel.lacks
         whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, lacks)
     chosen = whole.select(names)
-    found = records.read(folder).nodes if (folder / records.FILE).exists() else {}
-    recorded = {id_ for id_, node in found.items() if node["status"] == "ok"}
+    recorded = records.read(folder).ok if (folder / records.FILE).exists() else set()
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
@@ -276,12 +275,12 @@ def report(
     ] = None,
 ) -> None:
     """Report on a results folder: print it in one format, or write report.html and report.md into it."""
-    from reports import render, write
+    from reports import pieces, write
 
     if format is not None:
         if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # as what it says of itself, and as the files are
-        sys.stdout.write(render(folder, format.value))
+        sys.stdout.writelines(pieces(folder, format.value))
         return
     for path in write(folder, ["html", "md"], folder):
         _say(f"wrote {path}")

@@ -12,10 +12,11 @@ import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bench import metrics, stats
 from bench.metrics import Metric, Record, show
+from bench.record import sketches
 from bench.stats import Interval
 
 if TYPE_CHECKING:
@@ -263,17 +264,43 @@ class Comparison:
 def compare(records: Records) -> list[Comparison]:
     """The comparisons that `records` hold: for each title its latest run, for each model and task in it
     one."""
-    latest: dict[str, Mapping[str, Any]] = {}
-    for run in sorted(records.runs, key=lambda run: str(run.get("started") or "")):
-        latest[run["title"]] = run
-    comparisons = []
-    for run in latest.values():
-        subjects: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for cell in run["cells"]:
-            subjects.setdefault((cell["model"], cell["task"]), []).append(cell)
-        for (model, task), cells in subjects.items():
-            comparisons.append(_comparison(run, model, task, cells, records))
-    return comparisons
+    return list(Comparisons(records))
+
+
+class Comparisons(Sequence[Comparison]):
+    """The comparisons that records hold, each made when it is asked for: all at once take much memory."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        latest: dict[str, Mapping[str, Any]] = {}
+        for run in sorted(records.runs, key=lambda run: str(run.get("started") or "")):
+            latest[run["title"]] = run
+        self._found: list[tuple[Mapping[str, Any], str, str, list[Mapping[str, Any]]]] = []
+        for run in latest.values():
+            subjects: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+            for cell in run["cells"]:
+                subjects.setdefault((cell["model"], cell["task"]), []).append(cell)
+            self._found += [(run, model, task, cells) for (model, task), cells in subjects.items()]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def titles(self) -> list[str]:
+        """Of the suites, each once."""
+        return list(dict.fromkeys(run["title"] for run, *_ in self._found))
+
+    @overload
+    def __getitem__(self, at: int) -> Comparison: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Comparison]: ...
+
+    def __getitem__(self, at: int | slice) -> Comparison | list[Comparison]:
+        found = self._found[at]
+        if isinstance(found, list):
+            return [_comparison(*each, self._records) for each in found]
+        return _comparison(*found, self._records)
 
 
 def change(metric: Metric, ours: Row, theirs: Row) -> Change | None:
@@ -336,13 +363,14 @@ def _comparison(
     run: Mapping[str, Any], model: str, task: str, cells: Sequence[Mapping[str, Any]], records: Records
 ) -> Comparison:
     every = records.nodes
-    nodes = {id_: metrics.paired(every[id_], every) for cell in cells for id_ in cell["path"] if id_ in every}
-    known = metrics.measured(list(nodes.values()))
+    look = sketches(every)
+    sketched = [look(id_) for id_ in dict.fromkeys(id_ for cell in cells for id_ in cell["path"]) if id_ in every]
+    known = metrics.measured(sketched)
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
         by_name.setdefault(cell["name"], []).append(cell)
     reference = run["reference"]
-    rows = [_row(name, of_name, name == reference, nodes, known) for name, of_name in by_name.items()]
+    rows = [_row(name, of_name, name == reference, every, known) for name, of_name in by_name.items()]
     base = next((row for row in rows if row.is_reference), None)
     if base is not None:
         rows = [row if row is base else _with_changes(row, base, known) for row in rows]
@@ -356,9 +384,9 @@ def _comparison(
         metrics=present,
         environment=run.get("environment") or {},
         warnings=(
-            *records.warnings,
+            *_few(records.warnings),
             *(note["text"] for note in run.get("notes", ()) if (note["model"], note["task"]) == (model, task)),
-            *_warnings(rows, base, reference, nodes),
+            *_warnings(rows, base, reference, sketched),
         ),
         run=str(run.get("run", "")),
         started=str(run.get("started") or ""),
@@ -376,6 +404,7 @@ def _row(
     nodes: Mapping[str, Record],
     known: Sequence[Metric],
 ) -> Row:
+    nodes = {id_: metrics.paired(nodes[id_], nodes) for cell in cells for id_ in cell["path"] if id_ in nodes}
     endings = tuple(_ending(cell, nodes) for cell in cells)
     every = {cell["seed"]: [nodes[id_] for id_ in cell["path"] if id_ in nodes] for cell in cells}
     paths = {ending.seed: every[ending.seed] for ending in endings if ending.status == "ok"}
@@ -531,14 +560,14 @@ def _ranked(rows: Iterable[Row], primary: Metric | None) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def _warnings(rows: Sequence[Row], base: Row | None, reference: str, nodes: Mapping[str, Record]) -> list[str]:
+def _warnings(rows: Sequence[Row], base: Row | None, reference: str, nodes: Iterable[Record]) -> list[str]:
     found = []
     if base is None:
         found.append(f"The reference {_quoted(reference)} is not among the recipes, so there are no ratios.")
     elif not base.ok:
         less = "ratios rest on the seeds that ended ok" if base.succeeded else "there are no ratios"
         found.append(f"The reference {_quoted(reference)} is {base.status_text}, so {less}.")
-    for what, values in _settings(nodes.values()).items():
+    for what, values in _settings(nodes).items():
         if len(values) > 1:
             found.append(
                 f"Records of different environments are compared: {what} is {' and '.join(sorted(values))}. "
@@ -788,6 +817,11 @@ def _quoted(name: str) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _few(warnings: Sequence[str], most: int = 20) -> list[str]:
+    more = len(warnings) - most
+    return [*warnings[:most], f"{_count(more, 'more line')} of the records left out"] if more > 0 else list(warnings)
 
 
 def _shortened(parts: Sequence[str], most: int = 8) -> str:

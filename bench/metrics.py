@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -393,13 +393,16 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def measured(records: Sequence[Record]) -> list[Metric]:
+def measured(records: Iterable[Record]) -> list[Metric]:
     """The metrics that `records` can hold: the fixed ones, then each latency shape that occurs."""
-    shapes = dict.fromkeys(_shape(entry) for record in records for entry in record.get("latency") or [])
+    shapes: dict[tuple[int, int, Clock, Phase], bool] = {}  # and whether it was timed beside another model
+    for record in records:
+        for entry in record.get("latency") or []:
+            shape = _shape(entry)
+            shapes[shape] = shapes.get(shape, False) or "reference" in entry
     latencies = [latency(*shape) for phase in _PHASES for shape in shapes if shape[-1] == phase]
     rates = [decode_rate(batch, length, clock) for batch, length, clock, phase in shapes if phase == "decode"]
-    beside = {_shape(entry) for record in records for entry in record.get("latency") or [] if "reference" in entry}
-    gains = [speedup(*shape) for phase in _PHASES for shape in shapes if shape[-1] == phase and shape in beside]
+    gains = [speedup(*shape) for phase in _PHASES for shape, beside in shapes.items() if shape[-1] == phase and beside]
     return [*METRICS.values(), *latencies, *rates, *gains]
 
 

@@ -15,7 +15,9 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -67,10 +69,16 @@ class Records:
     """
 
     file: Path
-    nodes: dict[str, Record] = field(default_factory=dict)
+    nodes: Mapping[str, Record] = field(default_factory=dict)
     runs: list[Record] = field(default_factory=list)
     ends: dict[str, Record] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> set[str]:
+        """The nodes that ended ok."""
+        look = sketches(self.nodes)
+        return {id_ for id_ in self.nodes if look(id_)["status"] == "ok"}
 
     def path(self, node: str) -> list[Record]:
         """The records from the first stage to `node`; empty where one is missing: it has no figures then."""
@@ -81,6 +89,67 @@ class Records:
             path.append(self.nodes[step])
             step = path[-1].get("parent")
         return path[::-1] if step is None else []
+
+
+class Nodes(Mapping[str, "Record"]):
+    """The latest record of each node. Only where it stands in the file is held: it is read when it is asked for.
+
+    A hundred thousand records are a gigabyte of text, and several of objects.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._places: dict[str, tuple[int, int, Record]] = {}
+        self._sketches: dict[str, Record] = {}
+        self._fd = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
+        self._recent: OrderedDict[str, Record] = OrderedDict()
+
+    def put(self, record: Record, start: int, length: int) -> None:
+        """`record` stands in the file from byte `start` on."""
+        sketch = {
+            "status": record["status"],
+            "environment": record.get("environment"),
+            "latency": [_without(e) for e in record.get("latency") or []],
+        }
+        known = self._sketches.setdefault(json.dumps(sketch), sketch)
+        self._places[record["id"]] = start, length, known
+
+    def sketch(self, id_: str) -> Record:
+        """Of the node's record, status, environment and shapes of latencies: one object for all that are the same."""
+        return self._places[id_][2]
+
+    def __getitem__(self, id_: str) -> Record:
+        if id_ in self._recent:
+            self._recent.move_to_end(id_)
+            return self._recent[id_]
+        start, length, sketch = self._places[id_]
+        record: dict[str, Any] = _parsed(os.pread(self._fd, length, start))
+        if "environment" in record:
+            record["environment"] = sketch["environment"]
+        self._recent[id_] = record
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        return record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def sketches(nodes: Mapping[str, Record]) -> Callable[[str], Record]:
+    """What gives at least status, environment and shapes of latencies of one of `nodes`, without reading all of it."""
+    return nodes.sketch if isinstance(nodes, Nodes) else nodes.__getitem__
+
+
+_RECENT = 500
+"""Records that are held once they were read, as recipes share stages."""
+
+
+def _without(entry: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: entry[key] for key in ("batch", "length", "clock", "phase") if key in entry}
+    return found | {"reference": {}} if "reference" in entry else found
 
 
 class Store:
@@ -256,14 +325,16 @@ def read(folder: str | os.PathLike[str]) -> Records:
         raise RecordError(f"{file}: cannot be read: {what}; {mend}") from None
     from bench.shape import damage
 
-    records = Records(file)
-    environment: Any = None
+    nodes = Nodes(file)
+    records = Records(file, nodes)
+    end = 0
     with stream, _no_collection():
         for number, line in enumerate(stream, start=1):
+            start, end = end, end + len(line)
             if line.isspace():
                 continue
             try:
-                record = json.loads(line.decode())
+                record = _parsed(line)
                 fault = _fault(record)
             except (ValueError, RecursionError) as error:
                 fault = f"not whole JSON, as a crash leaves a line ({error})"
@@ -273,18 +344,15 @@ def read(folder: str | os.PathLike[str]) -> Records:
                     f"reads up to {SCHEMA}; upgrade it: pip install --upgrade methodbench"
                 )
             if fault is None:
-                if _NO_SIGN.search(line):
-                    record = _visible(record)
                 fault = damage(record)
             if fault is not None:
                 records.warnings.append(f"{file}:{number}: this line is left out: it is {fault}")
-                continue
-            if "environment" in record:
-                # The same in all lines of a run, and a good part of each: kept once.
-                if record["environment"] == environment:
-                    record["environment"] = environment
-                environment = record["environment"]
-            _keep(records, record)
+            elif record["kind"] == "node":
+                nodes.put(record, start, len(line))
+            elif record["kind"] == "run":
+                records.runs.append(record)
+            else:
+                records.ends[record["run"]] = record
     return records
 
 
@@ -303,7 +371,7 @@ def frame(folder: str | os.PathLike[str]) -> pandas.DataFrame:
     records = read(folder)
     for text in records.warnings:
         warnings.warn(text, stacklevel=2)
-    columns = metrics.measured(list(records.nodes.values()))
+    columns = metrics.measured(map(sketches(records.nodes), records.nodes))
     rows = []
     for id_, record in records.nodes.items():
         path = records.path(id_)
@@ -341,16 +409,14 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _keep(records: Records, record: dict[str, Any]) -> None:
-    match record["kind"]:
-        case "node":
-            if losses := (record.get("training") or {}).get("losses"):
-                record["training"]["losses"] = [math.nan if loss is None else loss for loss in losses]
-            records.nodes[record["id"]] = record
-        case "run":
-            records.runs.append(record)
-        case "end":
-            records.ends[record["run"]] = record
+def _parsed(line: bytes) -> Any:
+    record = json.loads(line.decode())
+    if _NO_SIGN.search(line):
+        record = _visible(record)
+    training = record.get("training") if isinstance(record, dict) and record.get("kind") == "node" else None
+    if isinstance(training, dict) and isinstance(losses := training.get("losses"), list):
+        training["losses"] = [math.nan if loss is None else loss for loss in losses]
+    return record
 
 
 def _fault(record: object) -> str | None:
@@ -372,7 +438,7 @@ def _fault(record: object) -> str | None:
     return None
 
 
-_NO_SIGN = re.compile(rb"\\u(?:00[0189]|007f|d[89a-f]|202[89])|\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]", re.IGNORECASE)
+_NO_SIGN = re.compile(rb"\\u(?:00[0189]|007f|d[89a-f])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
 """Where JSON may hold what is no sign to be read: control characters, halves of characters."""
 
 

@@ -80,7 +80,7 @@ def run(
     run_id = uuid.uuid4().hex[:12]
     records = store.read()
     chosen = whole.select(names)
-    recorded = set() if fresh else {id_ for id_, record in records.nodes.items() if record["status"] == "ok"}
+    recorded = set() if fresh else records.ok
     todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
     with store.writable():
         checkpoint.folder(store.folder)

@@ -16,10 +16,19 @@ _LARGEST = 1e100
 
 _open = with_config(ConfigDict(extra="allow", strict=True))
 
+
+def _loss(value: float) -> float:
+    """A loss that is not finite was written as null, and is read as NaN."""
+    if abs(value) > _LARGEST:
+        raise ValueError(f"it is above {_LARGEST:g}")
+    return value
+
+
 Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=1e-15, le=1e15, allow_inf_nan=False)]
+Loss = Annotated[float, AfterValidator(_loss)]
 Natural = Annotated[int, Field(ge=0, le=2**63)]
 Positive = Annotated[int, Field(ge=1, le=2**63)]
 
@@ -37,7 +46,7 @@ class _Held(TypedDict, total=False):
 
 
 def _as_many(training: _Training) -> _Training:
-    lengths = {len(training[what]) for what in ("step_seconds", "tokens", "samples") if what in training}  # type: ignore[literal-required]
+    lengths = {len(training[what]) for what in ("step_seconds", "tokens", "samples") if what in training}
     if len(lengths) > 1:
         raise ValueError("step_seconds, tokens and samples are of different lengths")
     return training
@@ -53,7 +62,7 @@ class _Steps(TypedDict):
 
 @_open
 class _Training(_Steps, _Held, total=False):
-    losses: list[Number | None] | None
+    losses: list[Loss | None] | None
     figures: dict[str, Finite | None] | None
     ranks: list[_Held] | None
 

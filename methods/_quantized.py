@@ -36,7 +36,7 @@ def save(model: nn.Module, folder: Path) -> bool:
 
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     if hasattr(model, "config"):
-        model.config.save_pretrained(folder)
+        model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
     return True
 
 

@@ -7,14 +7,14 @@ from os import PathLike
 from pathlib import Path
 
 from bench import disk
-from bench.compare import Comparison, compare
+from bench.compare import Comparison, Comparisons
 
 FORMATS = ("table", "md", "html", "json", "csv")
 """What :func:`render` knows. :func:`write` also knows ``svg``: the figures alone."""
 
 
-def comparisons(folder: str | PathLike[str]) -> list[Comparison]:
-    """What the records in `folder` compare.
+def comparisons(folder: str | PathLike[str]) -> Sequence[Comparison]:
+    """What the records in `folder` compare; each is made when it is asked for.
 
     Raises:
         RecordError: there are none that can be read.
@@ -24,7 +24,7 @@ def comparisons(folder: str | PathLike[str]) -> list[Comparison]:
     records = record.read(Path(folder))
     if records.warnings and not records.runs:
         raise record.RecordError(f"{records.file}: there is no whole record of a run in it; {records.warnings[0]}")
-    return compare(records)
+    return Comparisons(records)
 
 
 def render(folder: str | PathLike[str], format: str) -> str:
@@ -34,6 +34,16 @@ def render(folder: str | PathLike[str], format: str) -> str:
         ValueError: there is no such format.
     """
     return render_comparisons(comparisons(folder), format)
+
+
+def pieces(folder: str | PathLike[str], format: str) -> Iterable[str]:
+    """What :func:`render` gives, bit by bit: whole, that of a hundred thousand records takes much memory.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    _renderer(format)
+    return _pieces(comparisons(folder), format)
 
 
 def render_comparisons(found: Sequence[Comparison], format: str) -> str:
@@ -75,11 +85,10 @@ def write(folder: str | PathLike[str], formats: Iterable[str], out: str | PathLi
 
 
 def _pieces(found: Sequence[Comparison], format: str) -> Iterable[str]:
-    if format == "html":
-        from reports import html
+    from reports import export
 
-        return html.pieces(found)
-    return [render_comparisons(found, format)]
+    bit_by_bit = {"csv": export.csv_pieces, "json": export.json_pieces}
+    return bit_by_bit[format](found) if format in bit_by_bit else [render_comparisons(found, format)]
 
 
 def _renderer(format: str) -> Callable[[Sequence[Comparison]], str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench.compare import Comparison, Row, headline
@@ -15,33 +15,41 @@ SCHEMA = 1
 """Version of both; counts up when a key changes its meaning or goes."""
 
 
-def to_json(comparisons: Sequence[Comparison]) -> str:
+def to_json(comparisons: Iterable[Comparison]) -> str:
     """One object: ``recipes`` of all comparisons, each with its ``model`` and ``task``; and the
     ``comparisons``."""
-    found = {
-        "schema": SCHEMA,
-        "comparisons": [
-            {
-                "title": comparison.title,
-                "model": comparison.model,
-                "task": comparison.task,
-                "reference": comparison.reference,
-                "primary": comparison.primary.name if comparison.primary else None,
-                "headline": headline(comparison),
-                "warnings": list(comparison.warnings),
-                "run": comparison.run,
-                "started": comparison.started,
-                "version": comparison.version,
-                "data": dict(comparison.data),
-                "environment": comparison.environment,
-            }
-            for comparison in comparisons
-        ],
-    }
-    recipes = [_line(_recipe(comparison, row)) for comparison in comparisons for row in comparison.rows]
+    return "".join(json_pieces(comparisons))
+
+
+def json_pieces(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """The same, bit by bit."""
     # A line a recipe: as readable as indents with ten recipes, and a fifth of the memory with ten thousand.
-    lines = ",\n".join(recipes)
-    return f'{_line(found)[:-1]},\n"recipes": [\n{lines}\n]}}\n'
+    yield f'{{"schema": {SCHEMA},\n"recipes": ['
+    before, about = "\n", []
+    for comparison in comparisons:
+        about.append(_line(_about(comparison)))
+        for row in comparison.rows:
+            yield before + _line(_recipe(comparison, row))
+            before = ",\n"
+    lines = ",\n".join(about)
+    yield f'\n],\n"comparisons": [\n{lines}\n]}}\n'
+
+
+def _about(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "title": comparison.title,
+        "model": comparison.model,
+        "task": comparison.task,
+        "reference": comparison.reference,
+        "primary": comparison.primary.name if comparison.primary else None,
+        "headline": headline(comparison),
+        "warnings": list(comparison.warnings),
+        "run": comparison.run,
+        "started": comparison.started,
+        "version": comparison.version,
+        "data": dict(comparison.data),
+        "environment": comparison.environment,
+    }
 
 
 def _line(value: Mapping[str, Any]) -> str:
@@ -96,30 +104,22 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class _Writer:
-    """Writes CSV. A spreadsheet takes a text that begins with one of these signs for a formula: such a text gets a quote."""
-
-    def __init__(self, out: io.StringIO) -> None:
-        self._writer = csv.writer(out)
-
-    def writerow(self, cells: Iterable[object]) -> None:
-        self._writer.writerow([_harmless(cell) for cell in cells])
-
-    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
-        for row in rows:
-            self.writerow(row)
-
-
 def _harmless(cell: object) -> object:
-    """Source: https://owasp.org/www-community/attacks/CSV_Injection."""
+    """A spreadsheet takes a text that begins with one of these signs for a formula: such a text gets a quote.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection.
+    """
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def to_csv(comparisons: Sequence[Comparison]) -> str:
+def to_csv(comparisons: Iterable[Comparison]) -> str:
     """One line for each recipe and metric, and one without a metric for a recipe that gave no figure."""
-    out = io.StringIO()
-    writer = _Writer(out)
-    writer.writerow(_COLUMNS)
+    return "".join(csv_pieces(comparisons))
+
+
+def csv_pieces(comparisons: Iterable[Comparison]) -> Iterator[str]:
+    """The same, bit by bit."""
+    yield _csv([_COLUMNS])
     for comparison in comparisons:
         for row in comparison.rows:
             recipe = [
@@ -135,9 +135,13 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
                 "; ".join(row.reasons),
             ]
             measured = [metric for metric in comparison.metrics if metric.name in row.figures]
-            writer.writerows([*recipe, *_values(row, metric)] for metric in measured)
-            if not measured:
-                writer.writerow([*recipe, *[""] * (len(_COLUMNS) - len(recipe))])
+            empty = [*recipe, *[""] * (len(_COLUMNS) - len(recipe))]
+            yield _csv([[*recipe, *_values(row, metric)] for metric in measured] or [empty])
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows([_harmless(cell) for cell in row] for row in rows)
     return out.getvalue()
 
 

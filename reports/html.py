@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -15,12 +15,7 @@ from reports import figures, words
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
-    """The page."""
-    return "".join(pieces(comparisons))
-
-
-def pieces(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """The page bit by bit: whole, that of ten thousand records would take more memory than the records."""
+    """The page, of at most :data:`words.MOST` bytes: of each comparison as many recipes, the best first, as there is room for."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -31,30 +26,55 @@ def pieces(comparisons: Sequence[Comparison]) -> Iterator[str]:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["sentence"] = sentence
-    pages = [_page(number, comparison) for number, comparison in enumerate(comparisons)]
-    template = environment.get_template("report.html.j2")
-    return template.generate(
-        title=comparisons[0].title if comparisons else "methodbench",
+    section = environment.get_template("section.html.j2")
+    titles = words.titles(comparisons)
+    several, titled = len(comparisons) > 1, len(titles) > 1
+    pages: list[dict[str, Any]] = []
+    # The runtime has no `</script` in it (a test looks), so it may stand in the page as it is.
+    runtime = Markup(figures.runtime()) if comparisons else Markup("")
+    room = words.MOST - len(runtime.encode()) - 60_000  # for the style and all else around
+    left_out = 0
+    for number, comparison in enumerate(comparisons):
+        page = {"id": f"c{number}", "title": comparison.title, "place": words.place(comparison)}
+        beside = 200 + len(str(page).encode(errors="replace"))  # its line among the links at the top
+
+        def text(shown: Comparison, whole: Comparison = comparison, id_: str = page["id"]) -> str:
+            about = _page(id_, shown, whole)
+            return str(section.render(page=about, words=words, embedded=embedded, several=several, titled=titled))
+
+        found = words.fitting(text, comparison, room // (len(comparisons) - number) - beside)
+        if found is None:
+            left_out += 1
+        else:
+            room -= found[1] + beside
+            pages.append({**page, "section": Markup(found[0])})
+    return environment.get_template("report.html.j2").render(
+        title=titles[0] if titles else "methodbench",
+        titles=titles,
         pages=pages,
+        left_out=left_out,
         words=words,
-        # Made when the page comes to them, so that those of one comparison at a time take memory.
-        drawings=figures.drawings,
-        embedded=embedded,
-        # The runtime has no `</script` in it (a test looks), so it may stand in the page as it is.
-        runtime=Markup(figures.runtime()) if pages else "",
+        runtime=runtime,
     )
 
 
-def _page(number: int, comparison: Comparison) -> dict[str, Any]:
-    sentences = headline(comparison)
+def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
+    sentences = headline(whole)
+    chains = {id(row) for row in words.chains(shown)}
     return {
-        "id": f"c{number}",
-        "it": comparison,
+        "id": id_,
+        "it": shown,
+        "recipes": len(whole.rows),
+        "hidden": len(whole.rows) - len(shown.rows),
         "answer": sentences[0],
         "more": sentences[1:],
-        "when": _day(comparison.started),
-        "settings": words.settings(comparison.environment),
-        "without_result": words.without_result(comparison),
+        "when": _day(whole.started),
+        "settings": words.settings(whole.environment),
+        "without_result": words.without_result(shown),
+        "drawings": figures.drawings(shown),
+        "chains": {place for place, row in enumerate(shown.rows) if id(row) in chains},
+        "chain_metrics": words.chain_metrics(shown),
+        "process_metrics": words.process_metrics(shown),
         "sort_value": _sort_value,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -11,12 +12,24 @@ from reports import words
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
-    """All comparisons, one after the other."""
-    parts = [_comparison(comparison) for comparison in comparisons] or ["Nothing is recorded here."]
+    """All comparisons, one after the other; as many recipes of each as :data:`words.MOST` bytes have room for."""
+    room = words.MOST - 5_000
+    parts, left_out = [], 0
+    for number, comparison in enumerate(comparisons):
+        text = functools.partial(_comparison, whole=comparison)
+        found = words.fitting(text, comparison, room // (len(comparisons) - number))
+        if found is None:
+            left_out += 1
+        else:
+            room -= found[1]
+            parts.append(found[0])
+    if left_out:
+        parts.append(f"{left_out:,} more comparisons are not here: {_code(words.ALL)} has all.")
+    parts = parts or ["Nothing is recorded here."]
     return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
 
 
-def _comparison(comparison: Comparison) -> str:
+def _comparison(comparison: Comparison, whole: Comparison) -> str:
     about = [
         words.place(comparison),
         words.seeds(comparison),
@@ -26,10 +39,12 @@ def _comparison(comparison: Comparison) -> str:
     parts = [f"# {_plain(comparison.title)}", _plain(" · ".join(part for part in about if part))]
     if data := words.data(comparison):
         parts.append(_plain(data))
-    parts.append("\n".join(f"- {_sentence(text)}" for text in headline(comparison)))
+    parts.append("\n".join(f"- {_sentence(text)}" for text in headline(whole)))
     if comparison.warnings:
         parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in comparison.warnings))
     parts += ["## Ranking", _table(comparison, comparison.mains)]
+    if hidden := len(whole.rows) - len(comparison.rows):
+        parts.append(f"{hidden:,} more recipes are not here: {_code(words.ALL)} has all.")
     rest = [metric for metric in comparison.metrics if metric not in comparison.mains]
     if rest:
         parts += ["## Other figures", _table(comparison, rest)]

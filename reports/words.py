@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bench.compare import Change, Comparison, Figure, Row
+from bench.compare import Change, Comparison, Comparisons, Figure, Row
 from bench.metrics import Metric
 from bench.tasks.alike import said
 
@@ -20,6 +21,33 @@ HOW_TO_READ = (
     "items, where items are recorded; counted figures (bytes, parameters, FLOPs) are exact. Each "
     "interval stands alone: of twenty true ties, about one looks like a difference."
 )
+
+
+MOST = 5_000_000
+"""Bytes of a page. A browser takes seconds for it, and minutes for what a sweep of thousands of recipes would be."""
+
+ALL = "methodbench report DIR --format csv"
+"""What has all that a page has no room for."""
+
+
+def fitting(text: Callable[[Comparison], str], comparison: Comparison, room: int) -> tuple[str, int] | None:
+    """`text` of `comparison` with as many recipes as fit into `room` bytes, the best first, and its size; None where it
+    does not fit without any."""
+    most = min(len(comparison.rows), max(0, room) // 1000)
+    while True:
+        found = text(replace(comparison, rows=comparison.rows[:most]))
+        if (size := len(found.encode(errors="replace"))) <= room:
+            return found, size
+        if not most:
+            return None
+        most = min(most - 1, most * room // size * 9 // 10)
+
+
+def titles(comparisons: Sequence[Comparison]) -> list[str]:
+    """Of the suites, each once."""
+    if isinstance(comparisons, Comparisons):
+        return comparisons.titles
+    return list(dict.fromkeys(comparison.title for comparison in comparisons))
 
 
 def place(comparison: Comparison) -> str:

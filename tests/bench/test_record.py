@@ -37,12 +37,13 @@ def lines(store):
 
 def test_what_is_appended_is_read(tmp_path):
     store = Store(tmp_path / "new" / "folder")
-    store.append({"kind": "run", "run": "r1", "title": "Ünicode\nand lines\u2028"})
+    run = {"kind": "run", "run": "r1", "title": "Ünicode\nand lines\u2028", "reference": "full", "cells": []}
+    store.append(run)
     store.append(node(recipe="full", seconds={"total": 1.5}))
     store.append({"kind": "end", "run": "r1", "seconds": 2.0, "status": "done"})
     assert len(lines(store)) == 3
     records = read(tmp_path / "new" / "folder")
-    assert records.runs == [{"schema": 1, "kind": "run", "run": "r1", "title": "Ünicode\nand lines\u2028"}]
+    assert records.runs == [{"schema": 1, **run}]
     assert records.nodes == {"n1": {"schema": 1, **node(recipe="full", seconds={"total": 1.5})}}
     assert records.ends["r1"]["seconds"] == 2.0
     assert records.warnings == []
@@ -58,9 +59,10 @@ def test_the_latest_record_of_a_node_wins_even_a_failure(tmp_path):
 
 def test_numbers_that_are_not_finite_leave_valid_json(tmp_path):
     store = Store(tmp_path)
-    store.append(node(training={"losses": [2.0, math.inf, math.nan], "lr": -math.inf}))
+    steps = {"step_seconds": [0.1], "tokens": [1], "samples": [1], "warmup": 0}
+    store.append(node(training={**steps, "losses": [2.0, math.inf, math.nan], "lr": -math.inf}))
     strict = json.loads(lines(store)[0], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert strict["training"] == {"losses": [2.0, None, None], "lr": None}
+    assert strict["training"] == {**steps, "losses": [2.0, None, None], "lr": None}
     training = read(tmp_path).nodes["n1"]["training"]
     assert training["losses"][0] == 2.0
     assert all(math.isnan(loss) for loss in training["losses"][1:])
@@ -69,9 +71,9 @@ def test_numbers_that_are_not_finite_leave_valid_json(tmp_path):
 
 def test_numpy_and_paths_are_written_plain(tmp_path):
     store = Store(tmp_path)
-    store.append(node(weight_bytes=numpy.int64(5), latency=numpy.float32(0.5), values=numpy.arange(3), log=Path("a/b")))
+    store.append(node(weight_bytes=numpy.int64(5), share=numpy.float32(0.5), values=numpy.arange(3), log=Path("a/b")))
     found = read(tmp_path).nodes["n1"]
-    assert (found["weight_bytes"], found["latency"], found["values"], found["log"]) == (
+    assert (found["weight_bytes"], found["share"], found["values"], found["log"]) == (
         5,
         0.5,
         [0, 1, 2],
@@ -82,10 +84,10 @@ def test_numpy_and_paths_are_written_plain(tmp_path):
     assert len(lines(store)) == 1
 
 
-def test_lone_surrogates_of_an_undecodable_log_survive(tmp_path):
+def test_what_is_no_character_in_a_log_costs_nothing_else(tmp_path):
     store = Store(tmp_path)
     store.append(node(log=b"\xff broken".decode("utf-8", "surrogateescape")))
-    assert read(tmp_path).nodes["n1"]["log"] == "\udcff broken"
+    assert read(tmp_path).nodes["n1"]["log"] == "\ufffd broken"
 
 
 def test_every_line_is_one_write_and_synced(tmp_path, monkeypatch):
