@@ -131,6 +131,9 @@ class Nodes(Mapping[str, "Record"]):
             self._recent.popitem(last=False)
         return record
 
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._places
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

@@ -13,6 +13,9 @@ from bench.compare import Comparison, Row, headline
 from bench.metrics import Metric
 from reports import figures, words
 
+_ROW = 9_000
+"""About the bytes of a recipe, with all that the page says of it."""
+
 
 def render(comparisons: Sequence[Comparison]) -> str:
     """The page, of at most :data:`words.MOST` bytes: of each comparison as many recipes, the best first, as there is room for."""
@@ -42,7 +45,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
             about = _page(id_, shown, whole)
             return str(section.render(page=about, words=words, embedded=embedded, several=several, titled=titled))
 
-        found = words.fitting(text, comparison, room // (len(comparisons) - number) - beside)
+        found = words.fitting(text, comparison, room // (len(comparisons) - number) - beside, _ROW)
         if found is None:
             left_out += 1
         else:
@@ -71,7 +74,8 @@ def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
         "when": _day(whole.started),
         "settings": words.settings(whole.environment),
         "without_result": words.without_result(shown),
-        "drawings": figures.drawings(shown),
+        # A figure of a part of the recipes would hide the rest.
+        "drawings": figures.drawings(shown) if len(shown.rows) == len(whole.rows) else [],
         "chains": {place for place, row in enumerate(shown.rows) if id(row) in chains},
         "chain_metrics": words.chain_metrics(shown),
         "process_metrics": words.process_metrics(shown),

@@ -10,6 +10,9 @@ from bench.compare import Comparison, Figure, Row, headline
 from bench.metrics import Metric
 from reports import words
 
+_ROW = 1_200
+"""About the bytes of a recipe, with all that the tables say of it."""
+
 
 def render(comparisons: Sequence[Comparison]) -> str:
     """All comparisons, one after the other; as many recipes of each as :data:`words.MOST` bytes have room for."""
@@ -17,7 +20,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
     parts, left_out = [], 0
     for number, comparison in enumerate(comparisons):
         text = functools.partial(_comparison, whole=comparison)
-        found = words.fitting(text, comparison, room // (len(comparisons) - number))
+        found = words.fitting(text, comparison, room // (len(comparisons) - number), _ROW)
         if found is None:
             left_out += 1
         else:

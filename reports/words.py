@@ -30,10 +30,10 @@ ALL = "methodbench report DIR --format csv"
 """What has all that a page has no room for."""
 
 
-def fitting(text: Callable[[Comparison], str], comparison: Comparison, room: int) -> tuple[str, int] | None:
+def fitting(text: Callable[[Comparison], str], comparison: Comparison, room: int, each: int) -> tuple[str, int] | None:
     """`text` of `comparison` with as many recipes as fit into `room` bytes, the best first, and its size; None where it
-    does not fit without any."""
-    most = min(len(comparison.rows), max(0, room) // 1000)
+    does not fit without any. A recipe takes about `each` bytes."""
+    most = min(len(comparison.rows), 2 * max(0, room) // each)
     while True:
         found = text(replace(comparison, rows=comparison.rows[:most]))
         if (size := len(found.encode(errors="replace"))) <= room:

@@ -3,11 +3,14 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 import reports
+from bench.compare import Comparisons
+from reports import figures, words
 from tests import synthetic
 
 
@@ -89,3 +92,50 @@ def test_ten_times_the_records_take_ten_times_as_long_and_little_memory(tmp_path
         seconds[count], peaks[count] = time.perf_counter() - began, float(done.stdout)
     assert seconds[10_000] <= 10 * seconds[1_000]
     assert peaks[10_000] < 500
+
+
+@pytest.mark.parametrize(("recipes", "tasks"), [(3000, 1), (40, 60)])
+def test_a_page_has_room_for_so_much(recipes, tasks, monkeypatch):
+    monkeypatch.setattr(words, "MOST", 600_000)
+    monkeypatch.setattr(figures, "runtime", lambda: "")
+    long = synthetic.Method("full", 0.7, status="failed", reason="why " * 50, log="line\n" * 500, seeds=(0,))
+    methods = {f"recipe {number}": synthetic.Method(f"full(lr={number + 1})", 0.7) for number in range(recipes)}
+    methods["recipe 7"] = long
+    subjects = [("minilm", f"task {number}") for number in range(tasks)]
+    found = Comparisons(synthetic.records(methods, (0,), subjects, items=2, steps=2))
+    for format, most in (("html", 600_000), ("md", 600_000)):
+        text = reports.render_comparisons(found, format)
+        assert most / 4 < len(text.encode()) <= most
+        assert "more recipes are not" in text
+        assert "methodbench report DIR --format csv" in text
+    assert reports.render_comparisons(found, "csv").count(",final_loss,") == recipes * tasks - tasks
+
+
+def test_a_page_counts_the_comparisons_that_it_has_no_room_for(monkeypatch):
+    monkeypatch.setattr(words, "MOST", 70_000)
+    monkeypatch.setattr(figures, "runtime", lambda: "")
+    methods = {"full": synthetic.Method("full")}
+    found = Comparisons(
+        synthetic.records(methods, (0,), [("minilm", f"task {n}") for n in range(400)], items=2, steps=2)
+    )
+    for format in ("html", "md"):
+        text = reports.render_comparisons(found, format)
+        assert len(text.encode()) <= 70_000
+        assert "more comparisons are not" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_time_is_linear_and_memory_is_not(tmp_path, monkeypatch):
+    """Of four times the records: no more than six times the time, and not twice the memory that they take in the end."""
+    monkeypatch.setattr(figures, "runtime", lambda: "")
+    took = {}
+    for nodes in (1500, 6000):
+        folder = synthetic.write(synthetic.sized(nodes), tmp_path / str(nodes))
+        tracemalloc.start()
+        started = time.process_time()
+        reports.write(folder, ["html", "md"], folder)
+        took[nodes] = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert took[6000][0] < 6 * took[1500][0]
+    assert took[6000][1] < 2 * took[1500][1]
