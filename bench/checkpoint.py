@@ -28,9 +28,9 @@ def folder(results: Path) -> Path:
 
 
 def sweep(results: Path) -> None:
-    """Remove what killed processes left in a results folder: half a checkpoint, temporary files. Its lock is held."""
+    """Remove what killed processes left in a results folder: half files, temporary ones. Its lock is held."""
     own = temporary(results)
-    for half in (results / "checkpoints").glob("*.part"):
+    for half in (*results.glob("*.part"), *(results / "checkpoints").glob("*.part")):
         half.unlink(missing_ok=True)
     for other in own.parent.glob("*"):
         if other != own:

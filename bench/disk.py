@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def full(error: BaseException | None) -> bool:
 @contextlib.contextmanager
 def whole(file: Path) -> Iterator[Path]:
     """Where to write what shall be `file` once the block has ended; nothing is left of it after an error."""
-    half = file.with_suffix(".part")
+    half = file.with_name(f"{file.name}.{os.getpid()}.part")  # two processes may write one report at once
     try:
         yield half
         half.replace(file)

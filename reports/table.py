@@ -13,8 +13,11 @@ from rich.text import Text
 
 from bench.compare import Change, Comparison, Row, headline
 from bench.metrics import Metric
+from reports import words
 
 WIDTH = 80
+_ROWS, _COMPARISONS = 200, 30
+"""Of more, nobody reads the table in a terminal."""
 
 
 def terminal(folder: str | PathLike[str]) -> None:
@@ -22,8 +25,11 @@ def terminal(folder: str | PathLike[str]) -> None:
     from reports import comparisons
 
     console = Console(highlight=False)
-    for comparison in comparisons(folder):
-        console.print(renderable(comparison))
+    found = comparisons(folder)
+    for number in range(min(_COMPARISONS, len(found))):
+        console.print(renderable(found[number]))
+    if len(found) > _COMPARISONS:
+        console.print(f"{len(found) - _COMPARISONS:,} more comparisons are in the records; `{words.ALL}` has all.")
 
 
 _MARKS = {"better": ("✓", "green"), "worse": ("✗", "red"), "tie": ("=", "dim"), "unclear": ("?", "yellow")}
@@ -63,7 +69,8 @@ def renderable(comparison: Comparison) -> RenderableType:
     for metric in ratios:
         short = "gain" if metric == comparison.gain else _SHORT.get(metric.name) or _SHORT[metric.family]
         table.add_column(short, justify="right", no_wrap=True)
-    for row in comparison.rows:
+    shown = comparison.rows[:_ROWS]
+    for row in shown:
         cells: list[RenderableType] = [Text(row.name), Text(row.status, style="" if row.ok else "red")]
         if primary is not None:
             cells.append(_quality(row, primary))
@@ -85,7 +92,9 @@ def renderable(comparison: Comparison) -> RenderableType:
             style="dim",
         ),
     ]
-    for row in comparison.rows:
+    if hidden := len(comparison.rows) - len(shown):
+        parts.append(f"{hidden:,} more recipes are in the records; {escape(words.ALL)} has all.")
+    for row in shown:
         if not row.ok:
             why = "; ".join(row.reasons) or "no reason recorded"
             parts.append(f"[red]{escape(row.status_text)}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
