@@ -123,24 +123,11 @@ class _Claim(TypedDict):
 
 
 @_open
-class _Inference(TypedDict, total=False):
+class _Counted(TypedDict, total=False):
     peak_bytes: Number | None
     load_peak_bytes: Number | None
     compile_seconds: Number | None
-
-
-@_open
-class _Bytes(TypedDict, total=False):
     bytes: Number | None
-
-
-@_open
-class _Peak(TypedDict, total=False):
-    peak_bytes: Number | None
-
-
-@_open
-class _Parameters(TypedDict, total=False):
     total: Number | None
     nonzero: Number | None
 
@@ -177,10 +164,10 @@ class _Node(TypedDict, total=False):
     quality: _Quality | None
     retained: _Retained | None
     evidence: list[_Claim] | None
-    inference: _Inference | None
-    transform: _Peak | None
-    size: _Bytes | None
-    parameters: _Parameters | None
+    inference: _Counted | None
+    transform: _Counted | None
+    size: _Counted | None
+    parameters: _Counted | None
     weight_bytes: Number | None
     trust: dict[str, _Trust | None] | None
     absent: dict[str, str] | None
