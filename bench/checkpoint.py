@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from bench import disk
 
 if TYPE_CHECKING:
     import torch
+
+    from bench.tasks.base import Answers
 
 
 def folder(results: Path) -> Path:
@@ -27,11 +30,20 @@ def folder(results: Path) -> Path:
     return path
 
 
+ABANDONED = 3600
+"""Seconds after which nobody is writing a report any more."""
+
+
 def sweep(results: Path) -> None:
     """Remove what killed processes left in a results folder: half files, temporary ones. Its lock is held."""
     own = temporary(results)
-    for half in (*results.glob("*.part"), *(results / "checkpoints").glob("*.part")):
+    for half in (results / "checkpoints").glob("*.part"):
         half.unlink(missing_ok=True)
+    for half in results.glob("*.part"):
+        # Reports are written without the lock, so this may be one that another process is at.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - half.stat().st_mtime > ABANDONED:
+                half.unlink()
     for other in own.parent.glob("*"):
         if other != own:
             shutil.rmtree(other, ignore_errors=True)
@@ -52,8 +64,8 @@ def present(results: Path) -> set[str]:
     return {file.stem for file in (results / "checkpoints").glob("*.pt")}
 
 
-def save(file: Path, model: torch.nn.Module, tokenizer: Any) -> None:
-    """Write a checkpoint; a reader sees all of it or none.
+def save(file: Path, model: torch.nn.Module, tokenizer: Any, answers: Answers | None = None) -> None:
+    """Write a checkpoint; a reader sees all of it or none. `answers` are what the model answers on the test split.
 
     Raises:
         OSError: it cannot be written; of a full disk, torch raises another error, with this one in its context.
@@ -63,7 +75,7 @@ def save(file: Path, model: torch.nn.Module, tokenizer: Any) -> None:
     # Torch's own files do not say why they could not be written.
     with disk.whole(file) as half, half.open("wb") as stream:
         half.chmod(0o600)
-        torch.save({"model": model, "tokenizer": tokenizer}, stream)
+        torch.save({"model": model, "tokenizer": tokenizer, "answers": answers or []}, stream)
 
 
 def write(file: Path, content: bytes) -> None:
@@ -74,11 +86,26 @@ def write(file: Path, content: bytes) -> None:
 
 
 def load(file: Path) -> tuple[torch.nn.Module, Any]:
-    """Read a checkpoint.
+    """Read a checkpoint's model and tokenizer.
 
     Raises:
         PermissionError: the file, or its folder, belongs to or can be written by somebody else.
     """
+    whole = _read(file)
+    _can_record(whole["model"])
+    return whole["model"], whole["tokenizer"]
+
+
+def answers(file: Path) -> Answers:
+    """Read what a checkpoint's model answers on the test split; empty where that was not kept.
+
+    Raises:
+        PermissionError: as :func:`load`.
+    """
+    return list(_read(file).get("answers", ()))
+
+
+def _read(file: Path) -> dict[str, Any]:
     import torch
 
     for place in (file.parent, file):
@@ -88,9 +115,8 @@ def load(file: Path) -> tuple[torch.nn.Module, Any]:
     with warnings.catch_warnings():
         # Torch says it to itself, of its own quantized tensors.
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
-        whole = torch.load(file, weights_only=False, map_location="cpu")
-    _can_record(whole["model"])
-    return whole["model"], whole["tokenizer"]
+        whole: dict[str, Any] = torch.load(file, weights_only=False, map_location="cpu")
+    return whole
 
 
 def _can_record(model: torch.nn.Module) -> None:

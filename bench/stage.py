@@ -29,7 +29,7 @@ from bench.method import Trainer, Transform, facts_after, ships_alone, standing,
 from bench.models import open_model
 from bench.parallel import Group
 from bench.tasks import open_task
-from bench.tasks.base import Task
+from bench.tasks.base import Answers, Task
 from bench.work import Work
 
 
@@ -114,6 +114,7 @@ def run(
     del work, before
     let_go()
     absent = Absent(measured)
+    answers: Answers = []
     if job.measure.quality and source.pretrained:
         progress("evaluate", 0, 1)
         with seconds("evaluate"), absent("quality"):
@@ -123,6 +124,7 @@ def run(
                 batch_size=job.budget.eval_batch_size,
                 max_length=job.budget.max_length,
                 reference=_answering_the_same(job, task, stages),
+                answers=answers,
             )
             measured["quality"] = asdict(quality)
     progress("save", 0, 1)
@@ -137,7 +139,7 @@ def run(
                 savers.insert(0, size.whole)
             with absent("size_on_disk"), tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(trained, Path(folder), savers)
-        checkpoint.save(job.output, trained, tokenizer)
+        checkpoint.save(job.output, trained, tokenizer, answers)
     if job.measure.retain is not None and source.pretrained:
         progress("retain", 0, 1)
         with seconds("retain"), absent("forgetting"):
@@ -210,14 +212,18 @@ def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
     return model.to(job.machine.device).eval()
 
 
-def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) -> torch.nn.Module | None:
-    """The uncompressed model, if it is to give the answers that the compressed one gives.
+def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) -> torch.nn.Module | Answers | None:
+    """The uncompressed model, or its answers, if it is to give the answers that the compressed one gives.
 
     One that was not trained for the task yet when it was compressed has no answers to keep once the other was.
+    Answers that its own evaluation kept are as good as the model, and take no time.
     """
     whole = uncompressed(stages)
     trained_since = any(isinstance(stage.base, Trainer) for stage in stages[whole:])
-    return None if whole == 0 and trained_since else uncompressed_model(job, task)
+    if whole == 0 and trained_since:
+        return None
+    kept = [] if whole is None or job.reference is None else checkpoint.answers(job.reference)
+    return kept or uncompressed_model(job, task)
 
 
 def _train(

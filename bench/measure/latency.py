@@ -61,8 +61,8 @@ def measure(
     """Warm each of `passes` up until it is steady, then time each `samples` times; the samples of each, in their order.
 
     Several take turns, and the order turns round with every sample: whatever slows the machine down meanwhile slows
-    all of them, so the ratio of two samples of one turn is that of the two passes. With no samples there are warm-ups
-    alone.
+    all of them, so the ratio of two samples of one turn is that of the two passes. With no samples each runs
+    once.
 
     `now` gives seconds and must wait for the device first: :func:`wall_clock`, or ``time.process_time`` on a CPU.
     `wait` waits for the device too, after each pass of a sample: queued back to back, passes would overlap with the
@@ -85,6 +85,8 @@ def measure(
             spent += now() - started
         return spent / loops
 
+    if not samples:
+        return [Samples(1, (timed(one, 1),), ()) for one in passes]
     warmups: list[list[float]] = []
     for one in passes:
         warmups.append([])

@@ -146,6 +146,10 @@ class Quality:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+Answers = list["torch.Tensor"]
+"""The logits of an evaluation's batches, ``[predictions, classes]`` each, on the CPU."""
+
+
 class Retention:
     """What a compressed model keeps of the uncompressed one's answers, over any number of batches of predictions."""
 
@@ -261,11 +265,13 @@ class Task(abc.ABC):
         batch_size: int,
         max_length: int,
         split: Split = "test",
-        reference: torch.nn.Module | None = None,
+        reference: torch.nn.Module | Answers | None = None,
+        answers: Answers | None = None,
     ) -> Quality:
         """Score `model`, which is in evaluation mode, on `split`.
 
-        With a `reference`, the metrics have what `model` keeps of its answers too (:class:`Retention`).
+        With a `reference`, the metrics have what `model` keeps of its answers too (:class:`Retention`). A task whose
+        answers are few adds those of `model` to `answers`: with the same split and sizes they are a `reference` too.
         """
 
 

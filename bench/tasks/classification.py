@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench.paths import PathError, find
 from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction, representative
-from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
 from bench.tasks.texts import TextTask
 
@@ -203,7 +203,8 @@ class Classification(TextTask[Data, "Encoded"]):
         batch_size: int,
         max_length: int,
         split: Split = "test",
-        reference: torch.nn.Module | None = None,
+        reference: torch.nn.Module | Answers | None = None,
+        answers: Answers | None = None,
     ) -> Quality:
         """Accuracy and macro F1. An item whose logits are not numbers is predicted −1, which is never right.
 
@@ -212,7 +213,7 @@ class Classification(TextTask[Data, "Encoded"]):
         """
         import torch
 
-        from bench.work import device_of
+        from bench.work import PROBED, device_of
 
         encoded = self.encoded(split, tokenizer, max_length)
         device = device_of(model)
@@ -221,11 +222,15 @@ class Classification(TextTask[Data, "Encoded"]):
         predictions = [-1] * len(encoded)
         retention = Retention()
         with torch.no_grad():
-            for start in range(0, len(order), batch_size):
+            for number, start in enumerate(range(0, len(order), batch_size)):
                 batch = encoded.batch(order[start : start + batch_size]).to(device)
                 logits = self.logits(model(**batch.inputs), batch)
-                if reference is not None:
+                if answers is not None and len(order) * logits.shape[-1] <= PROBED:
+                    answers.append(logits.cpu())
+                if isinstance(reference, torch.nn.Module):
                     retention.add(logits, self.logits(reference(**batch.inputs), batch), batch.labels)
+                elif reference is not None:
+                    retention.add(logits, reference[number].to(device), batch.labels)
                 predicted = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
                 for item, prediction in zip(batch.items, predicted.tolist(), strict=True):
                     predictions[item] = prediction

@@ -20,7 +20,7 @@ from bench import cache
 from bench.models.base import ENCODERS
 from bench.paths import PathError, find
 from bench.tasks.alike import comparable, representative
-from bench.tasks.base import Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
 from bench.tasks.texts import TextTask
 
@@ -190,9 +190,10 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
         batch_size: int,
         max_length: int,
         split: Split = "test",
-        reference: torch.nn.Module | None = None,
+        reference: torch.nn.Module | Answers | None = None,
+        answers: Answers | None = None,
     ) -> Quality:
-        """Bits per byte, perplexity and token accuracy.
+        """Bits per byte, perplexity and token accuracy. Of logits over a vocabulary, none are kept as `answers`.
 
         ``correct`` holds each text's bits over the mean bytes of a text: their mean is the bits per byte. It is empty
         where a loss is not finite. ``extra`` has the sums that the metrics come from.
@@ -204,6 +205,7 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
 
         from bench.work import device_of
 
+        assert not isinstance(reference, list), "answers of a language model are not kept"
         blocks = self.encoded(split, tokenizer, max_length)
         device = device_of(model)
         nats = [0.0] * len(self.texts(split))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class Contrastive(Modifier):
             yield "supcon compares labels of items, and pretrain puts its own in their place; put it on the training after"
         if place.batch_size < 2:
             yield "a batch of 1 has nothing to compare with; raise budget.batch_size"
+        elif place.batch_size < 3 and self.loss == "supcon":
+            yield "of 2 items the one is always the other's nearest, so nothing is learned; raise budget.batch_size"
         if self.loss == "supcon" and place.task != "classification":
             yield f'supcon compares labels of items, and a {place.task} task has none; use contrastive("simcse")'
         if self.loss == "simcse":
@@ -99,10 +102,14 @@ class Contrastive(Modifier):
         from bench.work import evaluating
 
         assert isinstance(work, Training)
+        probe = work.probe
+        if self.loss == "supcon" and len(set(probe.labels.tolist())) == len(probe.labels):
+            # All of other classes: nothing would be added, and nothing shown.
+            probe = dataclasses.replace(probe, labels=probe.labels[:1].expand_as(probe.labels))
         half = work.compute_dtype != torch.float32
         without: ComputeLoss = work.notes.get(self.name, work.loss)
         with torch.random.fork_rng(), torch.no_grad(), _states(work.model) as trained:
-            work.loss(work.probe)
+            work.loss(probe)
         passes = 2 if self.loss == "simcse" else 1
         drawn = torch.Generator().manual_seed(work.seed)
         given = [
@@ -113,11 +120,11 @@ class Contrastive(Modifier):
         with evaluating(work.model):
             for compute in (work.loss, without):
                 with _instead(work.model, given), torch.autocast(work.device.type, work.compute_dtype, enabled=half):
-                    value = compute(work.probe)
+                    value = compute(probe)
                 slope = torch.autograd.grad(value, given, allow_unused=True)
                 values.append(float(value.detach()))
                 slopes.append([g if g is not None else p.detach() * 0 for g, p in zip(slope, given, strict=True)])
-        plainly = self.weight * self._plain(given, work.probe)
+        plainly = self.weight * self._plain(given, probe)
         wanted = torch.autograd.grad(plainly, given)
         seen, expected = values[0] - values[1], float(plainly.detach())
         rounding = 1e-5 if not half else 1e-2

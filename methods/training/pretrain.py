@@ -14,7 +14,7 @@ from annotated_types import Gt, Le
 from bench.evidence import Claim, marks, plain
 from bench.method import Place, Trainer
 from bench.models.base import ENCODERS
-from bench.tasks.base import Batch, Quality, Split, Task, first
+from bench.tasks.base import Answers, Batch, Quality, Split, Task, first
 from methods import _own_weights
 
 if TYPE_CHECKING:
@@ -335,7 +335,8 @@ class _Objective(Task):
         batch_size: int,
         max_length: int,
         split: Split = "test",
-        reference: nn.Module | None = None,
+        reference: nn.Module | Answers | None = None,
+        answers: Answers | None = None,
     ) -> Quality:
         import torch
 

@@ -270,7 +270,11 @@ def test_an_early_ctrl_c_is_130_and_quiet(suite, tmp_path):
     for number, seconds in enumerate((0.15, 0.4, 0.8, 1.2, 2.0)):
         # A group of its own, as a terminal's Ctrl-C reaches every process of it.
         process = subprocess.Popen(
-            [METHODBENCH, "run", file, "--out", tmp_path / str(number)], start_new_session=True, stderr=subprocess.PIPE
+            [METHODBENCH, "run", file, "--out", tmp_path / str(number)],
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            # Whatever these tests were started from, as a shell's background job is deaf to it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)

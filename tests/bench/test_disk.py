@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import resource
 
 import pytest
@@ -56,10 +57,12 @@ def test_what_killed_processes_left_is_swept(tmp_path):
     checkpoint.folder(tmp_path)
     (tmp_path / "checkpoints" / "a.pt.1.part").write_text("half")
     (tmp_path / "report.html.1.part").write_text("half")
+    os.utime(tmp_path / "report.html.1.part", (0, 0))
+    (tmp_path / "report.html.2.part").write_text("another process is at it")
     (tmp_path / "checkpoints" / "b.pt").write_text("whole")
     (tmp_path / "temporary" / "1" / "methodbench-x").mkdir(parents=True)
     checkpoint.temporary(tmp_path).mkdir()
     checkpoint.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "temporary"}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "temporary", "report.html.2.part"}
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["b.pt"]
     assert list((tmp_path / "temporary").iterdir()) == [checkpoint.temporary(tmp_path)]

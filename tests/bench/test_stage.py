@@ -87,6 +87,23 @@ def test_training_never_sees_test_items_and_evaluation_no_others(tiny_bert, tmp_
     assert task.texts("test")
 
 
+@pytest.mark.parametrize("text", ["full >> half", "full >> prune_ffn(0.5) >> full >> half"])
+def test_answers_that_were_kept_are_as_good_as_the_model_that_gave_them(tiny_bert, tmp_path, monkeypatch, text):
+    loaded = []
+    real = stage.uncompressed_model
+    monkeypatch.setattr(stage, "uncompressed_model", lambda *given: loaded.append(given) or real(*given))
+    kept = [record["quality"] for record in jobs.run(text, tiny_bert, tmp_path, measure={"latency": []})[2]]
+    first, *compressed = range(len(kept))
+    assert len(loaded) == 1  # by the stage that nothing compressed, which is given none
+    loaded.clear()
+    monkeypatch.setattr(checkpoint, "answers", lambda file: [])
+    asked = [record["quality"] for record in jobs.run(text, tiny_bert, tmp_path, measure={"latency": []})[2]]
+    assert len(loaded) == len(asked)
+    assert kept == asked
+    assert "agreement" not in kept[first]["metrics"]
+    assert all("agreement" in kept[depth]["metrics"] for depth in compressed)
+
+
 def test_measures_can_be_turned_off(tiny_bert, tmp_path):
     off = {"quality": False, "memory": False, "flops": False, "size": False, "latency": []}
     _, _, (record,) = jobs.run("full", tiny_bert, tmp_path, measure=off)
@@ -177,7 +194,7 @@ def test_what_was_measured_before_an_error_is_kept(tiny_bert, tmp_path, monkeypa
 
     monkeypatch.setattr(checkpoint, "save", full)
     status, reason, (record,) = jobs.run("full", tiny_bert, tmp_path)
-    assert (status, reason) == ("failed", "OSError: [Errno 28] No space left on device")
+    assert (status, reason) == ("failed", "the disk is full: [Errno 28] No space left on device")
     assert len(record["training"]["losses"]) == 6
     assert record["quality"]["metrics"]
 

@@ -26,7 +26,8 @@ def test_plan_a_hundred_recipes(benchmark, monkeypatch):
 
 def test_append_a_record(benchmark, tmp_path):
     store = Store(tmp_path)
-    record = {"kind": "node", "id": "a", "run": "r", "status": "ok", "training": {"step_seconds": [0.1] * 500}}
+    training = {"step_seconds": [0.1] * 500, "tokens": [96] * 500, "samples": [8] * 500, "warmup": 5}
+    record = {"kind": "node", "id": "a", "run": "r", "status": "ok", "training": training}
     benchmark(store.append, record)
     assert store.read().nodes
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from bench import pyperf_file
 from bench.measure import latency
-from bench.measure.latency import Pass, encoder, measure, shape_inputs, wall_clock
+from bench.measure.latency import Pass, Samples, encoder, measure, shape_inputs, wall_clock
 
 CPU = torch.device("cpu")
 
@@ -113,11 +113,11 @@ def test_passes_take_turns_and_the_order_turns_round() -> None:
     assert [of.values for of in found] == [(1.0,) * 3, (3.0,) * 3]
 
 
-def test_without_samples_there_are_warm_ups_alone() -> None:
+def test_without_samples_each_runs_once() -> None:
     clock = Clock(1.0)
     found = measure(Pass(clock.forward), now=clock.now, samples=0)[0]
-    assert found.values == ()
-    assert clock.calls == len(found.warmups) == latency.MIN_WARMUPS
+    assert found == Samples(1, (1.0,), ())
+    assert clock.calls == 1
 
 
 def test_cuda_is_synchronised_before_each_reading(monkeypatch: pytest.MonkeyPatch) -> None:

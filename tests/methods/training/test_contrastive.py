@@ -10,6 +10,7 @@ from bench import recipe
 from bench.architecture import body
 from bench.method import Place
 from bench.tasks.base import Batch
+from bench.work import Work
 from methods.training.contrastive import pooled, simcse, supcon
 from tests import jobs
 from tests.subjects import HERE
@@ -126,6 +127,7 @@ def problems(text, **place):
         ('full + contrastive("supcon") + accumulate(2)', {}, "leave out accumulate"),
         ('full + contrastive("simcse") + accumulate(2)', {}, "micro-batches"),
         ('full + contrastive("supcon")', {"batch_size": 1}, "budget.batch_size"),
+        ('full + contrastive("supcon")', {"batch_size": 2}, "budget.batch_size"),
         ('full + contrastive("supcon")', {"task": "causal_lm"}, 'contrastive("simcse")'),
         ('full + contrastive("simcse")', {"model": "llama"}, "no dropout"),
         (
@@ -155,3 +157,15 @@ def test_what_it_cannot_see_is_refused(text, place, says):
 def test_with_others(request, name, tmp_path, text):
     status, reason, _ = jobs.run(text, request.getfixturevalue(name), tmp_path)
     assert status == "ok", reason
+
+
+def test_a_probe_without_two_of_a_class_shows_the_loss_too(tiny_bert, tmp_path, monkeypatch):
+    def different(work):
+        batches = work.task.batches("train", work.tokenizer, batch_size=3, max_length=16)
+        return next(batch for batch in batches if len(set(batch.labels.tolist())) == 3)
+
+    monkeypatch.setattr(Work, "probe", property(different))
+    status, reason, (record,) = jobs.run('full + contrastive("supcon")', tiny_bert, tmp_path)
+    assert status == "ok", reason
+    seen = next(claim["seen"] for claim in record["evidence"] if "loss of supcon" in claim["text"])
+    assert float(seen.split()[0]) > 0.01
