@@ -20,17 +20,16 @@ if (
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.method import RecipeError as RecipeError
-    from bench.recipe import Recipe as Recipe
-    from bench.recipe import parse as parse
-    from bench.record import frame as read_records
+    from bench.recipe.errors import RecipeError
+    from bench.recipe.recipe import Recipe, parse
+    from bench.record.record import frame as read_records
 else:
     # Every worker and command imports this package first: nothing is loaded until it is asked for.
     _WHERE = {
-        "parse": ("bench.recipe", "parse"),
-        "Recipe": ("bench.recipe", "Recipe"),
-        "RecipeError": ("bench.method", "RecipeError"),
-        "read_records": ("bench.record", "frame"),
+        "parse": ("bench.recipe.recipe", "parse"),
+        "Recipe": ("bench.recipe.recipe", "Recipe"),
+        "RecipeError": ("bench.recipe.method", "RecipeError"),
+        "read_records": ("bench.record.record", "frame"),
     }
 
     def __getattr__(name):

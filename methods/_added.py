@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, digest, named_tensors, plain, projection, whole_numel
+from bench.models.architecture import plain
+from bench.stage.evidence import Claim, digest, named_tensors, projection, whole_numel
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.loop import Training
-    from bench.work import Work
+    from bench.stage.evidence import Snapshot
+    from bench.stage.loop import Training
+    from bench.stage.work import Work
 
 
 def new_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -21,7 +22,7 @@ def new_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
     A language model keeps the head that it was pretrained with.
     """
-    from bench.architecture import base, head_parameters, new_parameters
+    from bench.models.architecture import base, head_parameters, new_parameters
 
     head = {} if base(model).get_output_embeddings() is not None else head_parameters(model)
     return head | new_parameters(model)
@@ -67,7 +68,7 @@ def claims(
     `also` names tensors of the base that may differ. Of the new parameters `every` one trains and of each kind one moved;
     by default those train of which there is one like it that does, whose name differs in numbers alone.
     """
-    from bench.architecture import head_parameters, new_parameters
+    from bench.models.architecture import head_parameters, new_parameters
 
     after, tensors = work.after, named_tensors(work.model)
     beside = head_parameters(work.model) | new_parameters(work.model)

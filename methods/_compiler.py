@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim
-from bench.method import Place
+from bench.plan.context import Place
+from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:
     from torch._dynamo.callback import CallbackArgs

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, plain
+from bench.models.architecture import plain
+from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.work import Work
+    from bench.stage.evidence import Snapshot
+    from bench.stage.work import Work
 
 
 def matrices(before: Snapshot, model: nn.Module) -> set[str]:

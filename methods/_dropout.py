@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.method import Place
+    from bench.plan.context import Place
 
 WITHOUT = frozenset({
     "albert", "apertus", "arcee", "bloom", "codegen", "cohere", "deepseek_v3", "eurobert", "exaone4", "falcon",

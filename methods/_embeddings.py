@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def changed(model: nn.Module, change: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Inside, what `change` makes of the embedding layer's output goes on into the model; no weight is touched."""
-    from bench.architecture import embeddings
+    from bench.models.architecture import embeddings
 
     def hook(layer: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return change(layer, output)
@@ -30,7 +30,7 @@ def changed(model: nn.Module, change: Callable[[nn.Module, torch.Tensor], torch.
 @contextlib.contextmanager
 def observed(model: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
     """Token ids and embeddings of every pass inside, as the model gets them. For evidence."""
-    from bench.architecture import embeddings
+    from bench.models.architecture import embeddings
 
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     handle = embeddings(model).register_forward_hook(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.evidence import whole
+from bench.stage.evidence import whole
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.loop import Training
+    from bench.stage.loop import Training
 
 
 def taken(training: Training) -> torch.Tensor:

@@ -8,8 +8,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim, digest, plain, whole
-from bench.method import Method, Place, Transform, standing
+from bench.models.architecture import plain
+from bench.plan.context import Place
+from bench.recipe.facts import standing
+from bench.recipe.method import Method, Transform
+from bench.stage.evidence import Claim, digest, whole
 from methods import _coverage, _replay
 from methods._models import linear_blocks
 
@@ -17,9 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.loop import Training
-    from bench.work import Work
+    from bench.stage.evidence import Snapshot
+    from bench.stage.loop import Training
+    from bench.stage.work import Work
 
 Masks = list[tuple["torch.Tensor", "torch.Tensor"]]
 """Weights, each with True where it is not zero."""
@@ -56,7 +59,7 @@ class Masking(Transform):
         if "adapter" in place.facts:
             yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
-            yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> dynamic_int8`"
+            yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> torch_int8_dynamic`"
         yield from linear_blocks(place)
         for earlier in carried(place):
             if not self.extends(earlier):
@@ -151,14 +154,14 @@ def carried(place: Place) -> list[Masking]:
 
 def layers(model: nn.Module) -> dict[str, nn.Linear]:
     """The linear layers that are pruned. An adapter's own low-rank layers are no part of them."""
-    from bench.architecture import block_linears
+    from bench.models.architecture import block_linears
 
     return {name: layer for name, layer in block_linears(model).items() if "lora_" not in name}
 
 
 def by_block(model: nn.Module) -> list[dict[str, nn.Linear]]:
     """The layers, those of each block together, first block to last."""
-    from bench.architecture import blocks
+    from bench.models.architecture import blocks
 
     found = layers(model)
     within = [{id(module) for module in block.modules()} for block in blocks(model)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.method import Place
+from bench.plan.context import Place
 
 
 def unknown(place: Place, models: Sequence[str]) -> Iterator[str]:
@@ -23,7 +23,7 @@ _PARTS = {
 
 
 def known(place: Place, *parts: str) -> Iterator[str]:
-    """That a part of the blocks is not known, by the name of the function of :mod:`bench.architecture` that finds it."""
+    """That a part of the blocks is not known, by the name of the function of :mod:`bench.models.architecture` that finds it."""
     for part in parts:
         if why := place.structure.untold.get(part):
             yield f"it needs to find {_PARTS[part]}, and {why}; use another method, such as lora or full"

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from bench.evidence import Claim, named_tensors, plain
+from bench.models.architecture import plain
+from bench.stage.evidence import Claim, named_tensors
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.work import Work
+    from bench.stage.evidence import Snapshot
+    from bench.stage.work import Work
 
 _OF_KEYS = re.compile(r"(^|[._])k(ey|_?proj|_?lin)?s?([._]proj)?\.bias$")
 """Softmax cancels the biases of keys: their gradient is no more than rounding, or nothing."""
@@ -25,7 +26,7 @@ def names(model: nn.Module) -> list[str]:
 
 def outside_body(model: nn.Module) -> set[str]:
     """Those that do not begin with transformers' name of the pretrained part."""
-    from bench.architecture import base
+    from bench.models.architecture import base
 
     prefix = f"{base(model).base_model_prefix}."
     return {name for name in names(model) if not name.startswith(prefix)}
@@ -33,7 +34,7 @@ def outside_body(model: nn.Module) -> set[str]:
 
 def drawn(model: nn.Module) -> set[str]:
     """Those that no file held."""
-    from bench.architecture import new_parameters
+    from bench.models.architecture import new_parameters
 
     return {plain(name) for name in new_parameters(model)}
 

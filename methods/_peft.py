@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim, plain
-from bench.method import nearest
+from bench.models.architecture import plain
+from bench.recipe.errors import nearest
+from bench.stage.evidence import Claim
 from methods import _added
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.loop import Training
-    from bench.method import Place
-    from bench.work import Work
+    from bench.plan.context import Place
+    from bench.stage.loop import Training
+    from bench.stage.work import Work
 
 TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 """PEFT's name for each kind of task."""
@@ -78,7 +79,7 @@ def quiet() -> Iterator[None]:
 
 def attach(training: Training, config: Any) -> None:
     """Put the adapter that `config` describes on the model; what was made new for the task trains beside it."""
-    from bench.architecture import modules_of
+    from bench.models.architecture import modules_of
 
     beside = _added.new_weights(training.model)
     if hasattr(config, "modules_to_save"):
@@ -101,7 +102,7 @@ def config(training: Training, name: str, **options: Any) -> Any:
 
 def sizes(training: Training) -> dict[str, int]:
     """The sizes that PEFT's learned prompts are made by, where PEFT does not know the names that the model has for them."""
-    from bench.architecture import config
+    from bench.models.architecture import config
 
     found, known = config(training.model), config(training.model).to_dict()
     names = {
@@ -119,7 +120,7 @@ def active(model: nn.Module) -> Any:
 
 def layers(model: nn.Module, part: str) -> dict[str, Any]:
     """The layers of `model` that have `part` of an adapter, by the names that they had before."""
-    from bench.evidence import plain
+    from bench.models.architecture import plain
 
     return {plain(name): module for name, module in model.named_modules() if "default" in getattr(module, part, ())}
 
@@ -132,7 +133,7 @@ def virtual_tokens(model: nn.Module) -> Any:
 
 def probe_gradient(work: Training, parameter: nn.Parameter) -> torch.Tensor:
     """The probe batch's gradient at `parameter`; all gradients are taken away again."""
-    from bench.work import evaluating
+    from bench.models.modes import evaluating
 
     work.optimizer.zero_grad(set_to_none=True)
     with evaluating(work.model):
@@ -144,7 +145,7 @@ def probe_gradient(work: Training, parameter: nn.Parameter) -> torch.Tensor:
 
 def adapted(work: Training, layers: Mapping[str, Any], method: str, targets: Sequence[str] | None) -> Iterator[Claim]:
     """The adapted layers are those of all blocks that are named, or that PEFT's own table names for the model."""
-    from bench.architecture import base, blocks
+    from bench.models.architecture import base, blocks
 
     load()
     from peft.utils import constants

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim, digest, plain
-from bench.method import standing
+from bench.models.architecture import plain
+from bench.recipe.facts import standing
+from bench.stage.evidence import Claim, digest
 from methods import _coverage
 from methods._models import linear_blocks
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.method import Place
-    from bench.work import Work
+    from bench.plan.context import Place
+    from bench.stage.evidence import Snapshot
+    from bench.stage.work import Work
 
 
 def problems(place: Place, name: str) -> Iterator[str]:
@@ -43,12 +44,10 @@ def save(model: nn.Module, folder: Path) -> bool:
 def casting(place: Place, held: str = "these weights are held as bytes") -> Iterator[str]:
     """What keeps a layer from being replaced: code that casts activations to the type of its weight."""
     if casts := place.structure.casts:
-        yield f"the code of {' and '.join(casts)} casts activations to the type of a weight, and {held}; use int8 or dynamic_int8"
+        yield f"the code of {' and '.join(casts)} casts activations to the type of a weight, and {held}; use bnb_int8 or torch_int8_dynamic"
 
 
-ONE_INPUT = (
-    "torchao cannot scale the rows of layers with a single input, as factors of rank 1 are; use int8 or dynamic_int8"
-)
+ONE_INPUT = "torchao cannot scale the rows of layers with a single input, as factors of rank 1 are; use bnb_int8 or torch_int8_dynamic"
 """Why torchao's int8 leaves such a layer alone."""
 
 
@@ -60,7 +59,7 @@ def one_input(place: Place) -> Iterator[str]:
 
 def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:
     """The linear layers of each block, by their names in `model`."""
-    from bench.architecture import block_linears, blocks
+    from bench.models.architecture import block_linears, blocks
 
     names = {layer: path for path, layer in block_linears(model).items()}
     for block in blocks(model):
@@ -69,7 +68,7 @@ def by_block(model: nn.Module) -> Iterator[dict[str, nn.Linear]]:
 
 def replace(work: Work, name: str, make: Callable[[nn.Linear], nn.Module]) -> None:
     """Put ``make(layer)`` in the place of each linear layer of the blocks."""
-    from bench.architecture import as_linear
+    from bench.models.architecture import as_linear
 
     as_linear(work.model)
     for block in by_block(work.model):
@@ -176,7 +175,7 @@ def _biased(before: Snapshot, work: Work, name: str, layers: dict[str, Any], cas
     """To inputs of zeros each layer answers the bias that there was, to the precision that it computes in."""
     import torch
 
-    from bench.work import evaluating
+    from bench.models.modes import evaluating
 
     were = {plain(path): bias for path, bias in originals(before, work, name, "bias").items()}
     had = {path for path in layers if f"{path}.bias" in before.shapes}

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.evidence import Claim
+from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bench.stage.work import Work
     from bench.tasks.base import Batch
-    from bench.work import Work
 
 Measure = Callable[["torch.Tensor"], "torch.Tensor"]
 """Takes a layer's inputs ``[rows, in_features]``, rows of padding all 0, and gives what is summed over batches."""
@@ -40,7 +40,7 @@ def sums(
     """
     import torch
 
-    from bench.work import evaluating
+    from bench.models.modes import evaluating
 
     modules: dict[str, Any] = dict(work.model.named_modules())
     for paths in by_block(originals):

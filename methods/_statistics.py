@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bench.stage.work import Work
     from bench.tasks.base import Batch
-    from bench.work import Work
 
 
 def batches(work: Work, samples: int) -> Iterator[Batch]:
@@ -28,7 +28,7 @@ def observe(
     """Run the model in evaluation mode and let `see` a module's name, its inputs and its outputs, a row a token."""
     import torch
 
-    from bench.work import evaluating
+    from bench.models.modes import evaluating
 
     mask: torch.Tensor | None = None
 
@@ -73,7 +73,7 @@ def gradients(work: Work, samples: int) -> None:
     """Leave in every parameter the gradient of the task's criterion, in evaluation mode: no dropout, no draw."""
     import torch
 
-    from bench.work import evaluating
+    from bench.models.modes import evaluating
 
     work.model.requires_grad_(True)
     work.model.zero_grad(set_to_none=True)

@@ -11,8 +11,10 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.evidence import Claim, digest, named_tensors, plain
-from bench.method import Place, Transform
+from bench.models.architecture import plain
+from bench.plan.context import Place
+from bench.recipe.method import Transform
+from bench.stage.evidence import Claim, digest, named_tensors
 from methods import _replay, _statistics
 from methods._models import unknown
 
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.evidence import Snapshot
-    from bench.work import Work
+    from bench.stage.evidence import Snapshot
+    from bench.stage.work import Work
 
 Importance = Literal["l2", "taylor", "random"]
 
@@ -48,7 +50,7 @@ def problems(place: Place, method: str) -> Iterator[str]:
     if "adapter" in place.facts:
         yield f"there is an adapter on the weights; {place.fold(method)}"
     if "quantized" in place.facts:
-        yield f"quantized weights cannot be cut; prune first, as in `{method} >> dynamic_int8`"
+        yield f"quantized weights cannot be cut; prune first, as in `{method} >> torch_int8_dynamic`"
     if "factored" in place.facts:
         yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
     yield from unknown(place, MODELS)
@@ -77,7 +79,7 @@ def graph(work: Work) -> Iterator[Any]:
     """
     import torch_pruning
 
-    from bench.architecture import base
+    from bench.models.architecture import base
 
     model = work.model
     config = base(model).config
@@ -284,7 +286,7 @@ def _values(work: Work, name: str, importance: Importance) -> dict[str, torch.Te
     import torch
     from torch import nn
 
-    from bench.work import evaluating
+    from bench.models.modes import evaluating
 
     model: nn.Module = work.notes[name]
     modules = [module for module in model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from bench.loop import Training
+    from bench.stage.loop import Training
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
-from bench import disk
-from bench.compare import Comparison, Comparisons
+from bench.compare.compare import Comparison, Comparisons
+from bench.machine import disk
 
 FORMATS = ("table", "md", "html", "json", "csv")
 """What :func:`render` knows. :func:`write` also knows ``svg``: the figures alone."""
@@ -19,7 +19,7 @@ def comparisons(folder: str | PathLike[str]) -> Sequence[Comparison]:
     Raises:
         RecordError: there are none that can be read.
     """
-    from bench import record
+    from bench.record import record
 
     records = record.read(Path(folder))
     if records.warnings and not records.runs:

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bench.compare import Comparison, Row, headline
-from bench.metrics import Metric
+from bench.compare.compare import Comparison, Row, headline
+from bench.metrics.metrics import Metric
 
 SCHEMA = 1
 """Version of both; counts up when a key changes its meaning or goes."""
@@ -40,7 +40,7 @@ def _about(comparison: Comparison) -> dict[str, Any]:
         "title": comparison.title,
         "model": comparison.model,
         "task": comparison.task,
-        "reference": comparison.reference,
+        "baseline": comparison.baseline,
         "primary": comparison.primary.name if comparison.primary else None,
         "headline": headline(comparison),
         "warnings": list(comparison.warnings),
@@ -67,7 +67,7 @@ def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:
         "title": comparison.title,
         "model": comparison.model,
         "task": comparison.task,
-        "reference": row.is_reference,
+        "baseline": row.is_baseline,
         "status": row.status,
         "seeds": list(row.seeds),
         "seeds_ok": list(row.succeeded),
@@ -98,7 +98,7 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
 
 
 _COLUMNS = (
-    "title", "model", "task", "name", "recipe", "reference", "status", "seeds", "seeds_ok", "reasons",
+    "title", "model", "task", "name", "recipe", "baseline", "status", "seeds", "seeds_ok", "reasons",
     "metric", "unit", "better", "value", "low", "high", "compared_by", "change", "change_low",
     "change_high", "interval_covers", "verdict", "contended",
 )  # fmt: skip
@@ -128,7 +128,7 @@ def csv_pieces(comparisons: Iterable[Comparison]) -> Iterator[str]:
                 comparison.task,
                 row.name,
                 row.recipe,
-                row.is_reference,
+                row.is_baseline,
                 row.status,
                 len(row.seeds),
                 len(row.succeeded),

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compare import Comparison, Figure, Row, front
-from bench.metrics import Metric, show
+from bench.compare.compare import Comparison, Figure, Row, front
+from bench.metrics.metrics import Metric, show
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 _DASHES = ([1, 0], [6, 3], [2, 2])
-_REFERENCE, _FRONT, _OTHER = "reference", "on the front", "behind the front"
-_COLOURS = {_REFERENCE: "#D55E00", _FRONT: "#1f83c4", _OTHER: "#8a8f98"}
+_BASELINE, _FRONT, _OTHER = "baseline", "on the front", "behind the front"
+_COLOURS = {_BASELINE: "#D55E00", _FRONT: "#1f83c4", _OTHER: "#8a8f98"}
 
 _WIDTH, _HEIGHT = 460, 290  # the plot for which labels are placed; on a page it is as wide as there is room
-_NARROW = 400  # below it, only the labels of the front and the reference stay
+_NARROW = 400  # below it, only the labels of the front and the baseline stay
 _CURVES = 20  # more than this nobody can read in one figure
 _STEPS = 60  # points of a loss curve, each the mean of its share of the steps
 _LABELS = 60  # placing labels is quadratic, and more would be noise
@@ -106,7 +106,7 @@ def scatter(comparison: Comparison, cost: Metric, quality: Metric) -> Drawing | 
     return Drawing(
         f"{quality.title} and {cost.title[0].lower()}{cost.title[1:]}",
         f"Best is {upward} {direction}. The dashed line joins the recipes that no other beats in both; "
-        f"the diamond is the reference. "
+        f"the diamond is the baseline. "
         + (
             "Bars are 95 % intervals over seeds."
             if any("y0" in each for each in data)
@@ -326,7 +326,7 @@ def _point(row: Row, cost: Metric, quality: Metric, on_front: bool) -> dict[str,
         "y": y.value,
         "name": row.name,
         "recipe": row.recipe,
-        "role": _REFERENCE if row.is_reference else _FRONT if on_front else _OTHER,
+        "role": _BASELINE if row.is_baseline else _FRONT if on_front else _OTHER,
         "front": "yes" if on_front else "no",
         "xt": f"{x}{' ⚠ machine busy' if x.contended else ''}",
         "yt": str(y),
@@ -364,7 +364,7 @@ def _place_labels(data: list[dict[str, Any]], corners: Sequence[tuple[float, flo
     for (x0, y0), (x1, y1) in itertools.pairwise(steps):
         line += [(min(x0, x1), y0 - 1, max(x0, x1), y0 + 1), (x1 - 1, min(y0, y1), x1 + 1, max(y0, y1))]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in centres]
-    ranks = {_REFERENCE: 0, _FRONT: 1, _OTHER: 2}
+    ranks = {_BASELINE: 0, _FRONT: 1, _OTHER: 2}
     for each in data:
         each |= {"label": "", "align": "left", "dx": 0, "dy": 0}
     for index in sorted(range(len(data)), key=lambda index: ranks[data[index]["role"]])[:_LABELS]:

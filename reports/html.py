@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bench.compare import Comparison, Row, headline
-from bench.metrics import Metric
+from bench.compare.compare import Comparison, Row, headline
+from bench.metrics.metrics import Metric
 from reports import figures, words
 
 _ROW = 9_000

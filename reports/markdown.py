@@ -6,8 +6,8 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from bench.compare import Comparison, Figure, Row, headline
-from bench.metrics import Metric
+from bench.compare.compare import Comparison, Figure, Row, headline
+from bench.metrics.metrics import Metric
 from reports import words
 
 _ROW = 1_200
@@ -69,7 +69,7 @@ def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
     head = ["recipe", "status", *(metric.title for metric in metrics)]
     rows = [
         [
-            f"{row.name}{' (reference)' if row.is_reference else ''}",
+            f"{row.name}{' (baseline)' if row.is_baseline else ''}",
             row.status_text,
             *(_figure(row, metric) for metric in metrics),
         ]

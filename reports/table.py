@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.compare import Change, Comparison, Row, headline
-from bench.metrics import Metric
+from bench.compare.compare import Change, Comparison, Row, headline
+from bench.metrics.metrics import Metric
 from reports import words
 
 WIDTH = 80
@@ -75,7 +75,7 @@ def renderable(comparison: Comparison) -> RenderableType:
         if primary is not None:
             cells.append(_quality(row, primary))
         cells += [_ratio(row, metric) for metric in ratios]
-        table.add_row(*cells, style="bold" if row.is_reference else "")
+        table.add_row(*cells, style="bold" if row.is_baseline else "")
 
     parts: list[RenderableType] = [
         Text.assemble((comparison.title, "bold"), f"  {comparison.model} · {comparison.task}"),
@@ -85,7 +85,7 @@ def renderable(comparison: Comparison) -> RenderableType:
         table,
         "",
         Text(
-            f"×: ratio to `{comparison.reference}` (the first row). ✓ better  ✗ worse  "
+            f"×: ratio to `{comparison.baseline}` (the first row). ✓ better  ✗ worse  "
             "= tie: inside the 95 % interval  ? no interval"
             + ("  divergence, gain: from the model that it was made from" if comparison.gain in ratios else "")
             + ("  ⚠ taken while the machine was busy" if any(r.contended for r in comparison.rows) else ""),
@@ -113,9 +113,9 @@ def _ratio(row: Row, metric: Metric) -> Text:
     figure, change = row.figures.get(metric.name), row.changes.get(metric.name)
     if figure is None:
         return Text("–", style="dim")
-    if row.is_reference:
+    if row.is_baseline:
         return Text("1×  ")
-    if change is None:  # what the reference has no figure of
+    if change is None:  # what the baseline has no figure of
         return Text(f"{str(figure).removesuffix(' nats')}{'⚠' if figure.contended else ''}")
     return Text(f"{change}{'⚠' if change.contended else ''}") + _mark(change)
 

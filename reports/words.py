@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.compare import Change, Comparison, Comparisons, Figure, Row
-from bench.metrics import Metric
+from bench.compare.compare import Change, Comparison, Comparisons, Figure, Row
+from bench.metrics.metrics import Metric
 from bench.tasks.alike import said
 
 VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}
@@ -15,7 +15,7 @@ LOG_LINES = 30
 
 HOW_TO_READ = (
     "Values are means over seeds ± half of their 95 % interval (Student's t). Changes are against the "
-    "reference, paired by seed: differences for quality, ratios for the rest. “Better” and “worse” mean"
+    "baseline, paired by seed: differences for quality, ratios for the rest. “Better” and “worse” mean"
     " that the whole 95 % interval lies on that side; a difference inside its interval is a tie: this "
     "run cannot tell the two apart. A quality difference must also hold against another choice of test "
     "items, where items are recorded; counted figures (bytes, parameters, FLOPs) are exact. Each "

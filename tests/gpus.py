@@ -16,10 +16,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench import machine, recipe
 from bench.execute import imports, worker
 from bench.execute.forkserver import prepared
-from bench.method import Trainer
+from bench.machine import machine
+from bench.recipe import recipe
+from bench.recipe.method import Trainer
 from tests import jobs, pretend
 
 REAL = os.environ.get("METHODBENCH_GPU") == "cuda"
@@ -92,7 +93,7 @@ def _serve(connection: Connection, model_type: str, log: Path) -> None:
 
 def _pretend() -> None:
     """From here on there are GPUs, whose tensors count as plain where their class is looked at."""
-    from bench import evidence
+    from bench.stage import evidence
 
     pretend.start()
     plain = evidence._plain_matrix
@@ -100,7 +101,7 @@ def _pretend() -> None:
 
 
 def _end(text: str, model: Path, folder: Path) -> End:
-    from bench import loop
+    from bench.stage import loop
 
     clocks: list[Any] = []
     made = loop.step_clock

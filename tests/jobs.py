@@ -5,13 +5,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench import machine, recipe, registry
-from bench.execute.base import Job
 from bench.execute.forkserver import prepared
 from bench.execute.worker import attempt
-from bench.method import Method, uncompressed
-from bench.suite import Budget, DataTable, Measure
-from bench.tasks import open_task
+from bench.machine import machine
+from bench.recipe import recipe, registry
+from bench.recipe.facts import stages_before_compression
+from bench.recipe.method import Method
+from bench.stage.job import Job
+from bench.suite.suite import Budget, Measure
+from bench.tasks.registry import open_task
+from bench.tasks.table import DataTable
 from tests.versions import skip_broken
 
 THREADS = 2
@@ -56,7 +59,7 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
     budget = {"steps": 6, "batch_size": 8, "max_length": 32, "warmup_steps": 2} | keys.pop("budget", {})
     measure = {"latency": [(1, 8)], "latency_samples": 3} | keys.pop("measure", {})
     (folder / "checkpoints").mkdir(mode=0o700, exist_ok=True)
-    whole = uncompressed(prefix.stages)
+    whole = stages_before_compression(prefix.stages)
     return Job(
         what="stage",
         node=f"node{depth}",
@@ -71,7 +74,7 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
         input=folder / "checkpoints" / f"node{depth - 1}.pt" if depth else None,
         output=folder / "checkpoints" / f"node{depth}.pt",
         log=folder / "log.txt",
-        reference=folder / "checkpoints" / f"node{whole - 1}.pt" if whole else None,
+        uncompressed=folder / "checkpoints" / f"node{whole - 1}.pt" if whole else None,
     )
 
 

@@ -29,7 +29,7 @@ mkdir -p "$results"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 METHODBENCH_GPU=cuda "$python" -m pytest -m "" tests/contract/test_on_gpu.py 2>&1 | tee "$results/contract.log"
 contract=${PIPESTATUS[0]}
-"$python" -P -c "from bench.cli import main; main()" run suites/encoder.toml --device cuda --out "$results" 2>&1 | tee "$results/suite.log"
+"$python" -P -c "from bench.cli.main import main; main()" run suites/encoder.toml --device cuda --out "$results" 2>&1 | tee "$results/suite.log"
 suite=${PIPESTATUS[0]}
 
 "$python" - "$about" "$contract" "$suite" "$results" <<'END'

@@ -82,7 +82,7 @@ def subjects() -> Iterator[tuple[str, Any, str, int]]:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from bench.models import open_model
+    from bench.models.registry import open_model
 
     torch.manual_seed(0)
     minilm, _ = open_model("minilm", Path()).load("AutoModelForSequenceClassification", {"num_labels": 10})
@@ -117,11 +117,11 @@ def premade(model: Any, count: int) -> list[Any]:
 
 
 def our_loop(model: Any, recipe: str, batches: list[Any], steps: int) -> Callable[[], float]:
-    from bench import machine
-    from bench import recipe as recipes
-    from bench.loop import Training
-    from bench.suite import Budget
-    from bench.tasks.stdlib_topics import StdlibTopics
+    from bench.machine import machine
+    from bench.recipe import recipe as recipes
+    from bench.stage.loop import Training
+    from bench.suite.suite import Budget
+    from bench.tasks.sources.stdlib_topics import StdlibTopics
 
     class Premade(Training):
         def batches(self, split: Any = "train", *, shuffle: bool = True) -> Iterator[Any]:
@@ -214,7 +214,7 @@ def _loaded() -> float:
     import peft  # noqa: F401
 
     import bench.stage  # noqa: F401
-    from bench.models import open_model
+    from bench.models.registry import open_model
 
     open_model("minilm", Path()).load("AutoModelForSequenceClassification", {"num_labels": 10})
     return time.monotonic()
@@ -304,7 +304,7 @@ def reports(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]
 
 def suite(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
     """What sharing prefixes saves, and what is spent outside of stages, from the records of a whole run."""
-    from bench import record
+    from bench.record import record
 
     if not (options.records / "records.jsonl").exists():
         print(f"(no records in {options.records}: run `nox -s bench` first for the two figures of a whole suite)")

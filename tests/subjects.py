@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import parallel
-from bench import plan as plans
-from bench.machine import Machine
+from bench.machine.machine import Machine
 from bench.models.base import Model
-from bench.parallel import Lacks
-from bench.plan import Plan
-from bench.structure import Structure
-from bench.suite import of
+from bench.models.structure import Structure
+from bench.plan import dividing
+from bench.plan import plan as plans
+from bench.plan.dividing import Lacks
+from bench.plan.plan import Plan
+from bench.suite.suite import of
 from bench.tasks.base import Task
 
 HERE = Machine(
@@ -59,7 +59,7 @@ def make_plan(
     monkeypatch: pytest.MonkeyPatch,
     recipes: dict[str, str],
     machine: Machine = HERE,
-    lacks: Lacks = parallel.lacks,
+    lacks: Lacks = dividing.lacks,
     **keys: object,
 ) -> Plan:
     monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())

@@ -38,9 +38,9 @@ class Method:
 
 
 OOM = """Traceback (most recent call last):
-  File "bench/stage.py", line 61, in run
+  File "bench/stage/stage.py", line 61, in run
     work, before, measured = _train(Training(**common), job, peak, seconds)
-  File "bench/loop.py", line 114, in run
+  File "bench/stage/loop.py", line 114, in run
     loss = gradients(batch, _ONE)
 MemoryError: process used 4.1 GB of the 4.0 GB it may use"""
 
@@ -53,7 +53,7 @@ METHODS = {
     "bitfit": Method("bitfit", 0.69, 0.85, 0.40, 1.0, 0.006, 0.003),
     "bf16 full": Method('full + mixed_precision("bf16")', 0.749, 0.52, 0.8),
     "full, accumulated": Method("full + accumulate(4)", 0.751, 1.3, 0.62),
-    "int8": Method("full >> int8", 0.7496, latency=1.72, size=0.645),
+    "int8": Method("full >> bnb_int8", 0.7496, latency=1.72, size=0.645),
     "nf4": Method("full >> nf4", 0.728, latency=1.95, size=0.58),
     "half FFN": Method("full >> prune_ffn(0.5) >> full(share=0.3)", 0.71, 1.0, 1.0, 0.71, 0.8),
     "qlora": Method("nf4 >> lora(r=16)", 0.735, 1.9, 0.31, 1.93, 0.59, 0.012),
@@ -128,7 +128,7 @@ def records(
             "kind": "run",
             "run": "r1",
             "title": title,
-            "reference": next(iter(methods)),
+            "baseline": next(iter(methods)),
             "seeds": list(seeds),
             "recipes": {name: method.recipe for name, method in methods.items()},
             "cells": cells,
@@ -169,7 +169,7 @@ def compressed(gains, **options):
         if node["depth"]:
             for entry in node["latency"]:
                 values = [seconds * gains[node["stage"]] for seconds in entry["values"]]
-                entry["reference"] = {"loops": 1, "warmups": [], "values": values}
+                entry["uncompressed"] = {"loops": 1, "warmups": [], "values": values}
             node["quality"]["metrics"] |= {"agreement": 0.96, "kl_divergence": 0.0123, "won": 3, "lost": 9}
             node["transform"] = {"peak_bytes": 300_000_000}
     return found

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
-from bench import machine, recipe
-from bench.loop import Training
-from bench.models import open_model
-from bench.suite import Budget, DataTable
-from bench.tasks import open_task
+from bench.machine import machine
+from bench.models.registry import open_model
+from bench.recipe import recipe
+from bench.stage.loop import Training
+from bench.suite.suite import Budget
+from bench.tasks.registry import open_task
+from bench.tasks.table import DataTable
 from tests import jobs
 from tests.versions import skip_broken
 

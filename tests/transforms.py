@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
-from bench import machine, plan, recipe
-from bench.models import open_model
-from bench.plan import Subject
-from bench.suite import Budget, DataTable, of
-from bench.tasks import open_task
-from bench.work import Work
+from bench.machine import machine
+from bench.models.registry import open_model
+from bench.plan import plan
+from bench.plan.plan import Subject
+from bench.recipe import recipe
+from bench.stage.work import Work
+from bench.suite.suite import Budget, of
+from bench.tasks.registry import open_task
+from bench.tasks.table import DataTable
 from tests import jobs
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import pytest
 from packaging.version import Version
 
-from bench import recipe
+from bench.recipe import recipe
 
 PREFIX_ON_CLASSIFIERS = Version(version("transformers")) < Version("5.24") or Version(version("peft")) > Version(
     "0.21.2"

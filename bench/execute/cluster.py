@@ -21,16 +21,18 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench import checkpoint, machine
-from bench.execute.base import Job, Outcome, Progress, Share, threads_each
+from bench.execute.base import Outcome
 from bench.execute.forkserver import ForkServer
 from bench.execute.imports import NOTHING, Imports
 from bench.execute.ranks import GRACE
 from bench.execute.worker import GONE
-from bench.machine import Machine
+from bench.machine import machine
+from bench.machine.machine import Machine
+from bench.stage import checkpoint
+from bench.stage.job import Job, Progress, Share, threads_each
 
 if TYPE_CHECKING:
-    from bench.recipe import Stage
+    from bench.recipe.recipe import Stage
 
 Through = Literal["object-store", "shared-folder"]
 """How checkpoints reach other machines."""
@@ -43,7 +45,7 @@ _LEFT = "a machine that had room for it left the cluster"
 NOTICED = 60.0
 """Seconds within which Ray has noticed that a machine is lost, while others say that its processes are gone."""
 
-_READ = {"stage": ("input", "reference"), "serve": ("output", "reference"), "make": ()}
+_READ = {"stage": ("input", "uncompressed"), "serve": ("output", "uncompressed"), "make": ()}
 """The checkpoints that each kind of job reads."""
 
 
@@ -105,7 +107,7 @@ class Cluster:
         """Run `job` on some machine, or on as few as can hold it. How far it is, nobody is told."""
         from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-        from bench import recipe
+        from bench.recipe import recipe
 
         stage = recipe.parse(job.recipe).stages[-1]
         processes, gpus = (stage.processes, stage.gpus_each) if job.what == "stage" else (1, 1)
@@ -165,7 +167,9 @@ class Cluster:
                 address = None
                 for number, (first, here) in enumerate(zip(accumulate(parts, initial=0), parts, strict=False)):
                     # The first process alone looks at the uncompressed model.
-                    mine = replace(job, share=Share(first, here, address), reference=None if first else job.reference)
+                    mine = replace(
+                        job, share=Share(first, here, address), uncompressed=None if first else job.uncompressed
+                    )
                     tasks.append(self._start(mine, timeout, _times(each, here), group, number))
                     if first == 0:
                         visits[0] = self._visit(ray.get(next(tasks[0])))

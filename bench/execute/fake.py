@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.execute.base import Job, Outcome, Progress
+from bench.execute.base import Outcome
+from bench.stage.job import Job, Progress
 
 
 class Fake:

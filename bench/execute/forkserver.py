@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.execute import worker
-from bench.execute.base import Job, Outcome, Progress, Status
+from bench.execute.base import Outcome, Status
 from bench.execute.imports import NOTHING, Imports
+from bench.stage.job import Job, Progress
 
 LOG_TAIL = 10_000
 """Characters of a failed job's output that its record keeps."""

@@ -17,8 +17,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from bench.plan import needs
-from bench.recipe import Stage
+from bench.plan.plan import needs
+from bench.recipe.recipe import Stage
 
 ALWAYS = (
     "torch._dynamo",
@@ -29,8 +29,8 @@ ALWAYS = (
     "accelerate",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
-    "bench.stage",
-    "bench.serve",
+    "bench.stage.stage",
+    "bench.stage.serve",
 )
 """What every process holds: mostly what transformers' models and torchao import. Nothing here asks CUDA."""
 

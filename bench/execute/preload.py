@@ -17,12 +17,15 @@ with Path(os.devnull).open("w") as nothing:
     try:
         import torch  # noqa: F401
 
-        from bench import registry
         from bench.execute import imports
+        from bench.recipe import registry
 
         registry.methods()
-        registry.tasks()
-        registry.models()
+        from bench.models.registry import models
+        from bench.tasks.registry import tasks
+
+        tasks()
+        models()
         text = os.environ.get("METHODBENCH_IMPORTS")
         (imports.read(text) if text else imports.Imports()).hold()
     finally:

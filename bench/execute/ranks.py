@@ -3,7 +3,7 @@
 A job's process has heard of torch but has neither used it nor CUDA, so forking it is safe, and costs hundredths of a
 second where new interpreters would cost seconds each. The processes meet at a store that listens on a port which is
 open before they start: no other program can take it in between. Where several machines share a stage
-(:class:`bench.execute.base.Share`), each forks its own ones; the first machine has the store.
+(:class:`bench.stage.job.Share`), each forks its own ones; the first machine has the store.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from bench.execute import worker
-from bench.execute.base import Job, Progress, Share, Status, threads_each
+from bench.execute.base import Status
 from bench.execute.forkserver import died, kernel_kills
-from bench.method import Split
+from bench.recipe.declarations import Split
+from bench.stage.job import Job, Progress, Share, threads_each
 
 GRACE = 2.0
 """Seconds that the others have, after the first has failed, to say what they know of it."""
@@ -79,22 +80,22 @@ def _rank(
     worker.follow(parent)
     import torch
 
-    from bench import parallel
+    from bench.distributed import group
 
     size = math.prod(layout.values())
     machine = replace(job.machine, threads=threads_each(job.machine, size))
     met = started
 
-    def meet() -> parallel.Group:
+    def meet() -> group.Group:
         nonlocal met
         assert share.address is not None
         own = share.listener.fileno() if share.listener and rank == 0 else None
         store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            *share.address, size, rank == 0, parallel.RENDEZVOUS, master_listen_fd=own
+            *share.address, size, rank == 0, group.RENDEZVOUS, master_listen_fd=own
         )
-        group = parallel.join(store, rank, layout, torch.device(machine.device), share.first)
+        joined = group.join(store, rank, layout, torch.device(machine.device), share.first)
         met = time.perf_counter()
-        return group
+        return joined
 
     progress = worker.Throttled(connection) if rank == 0 else lambda what, done, of: None
     status, reason, measured = worker.alone(replace(job, machine=machine), progress, meet)

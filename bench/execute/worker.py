@@ -15,11 +15,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import disk, output, recipe
-from bench.execute.base import Job, Progress, Status
+from bench.execute.base import Status
+from bench.machine import disk, output
+from bench.recipe import recipe
+from bench.stage.job import Job, Progress
 
 if TYPE_CHECKING:
-    from bench.parallel import Group
+    from bench.distributed.group import Group
 
 
 def main(connection: Connection, job: Job) -> None:
@@ -66,18 +68,18 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
     """
     import torch
 
-    from bench.loop import Diverged, NothingToTrain
     from bench.measure.absent import out_of_memory
-    from bench.method import Unfit
     from bench.models.base import ModelError
+    from bench.recipe.errors import Unfit
+    from bench.stage.loop import Diverged, NothingToTrain
 
     measured: dict[str, Any] = {}
     if isinstance(progress, Throttled):
         progress.measured = measured
     try:
-        from bench import serve, stage
         from bench.execute import imports
-        from bench.models import open_model
+        from bench.models.registry import open_model
+        from bench.stage import serve, stage
 
         torch.set_num_threads(job.machine.threads)
         if job.machine.device == "cuda" and not torch.cuda.is_available():

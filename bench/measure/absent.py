@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from bench.method import Unfit
 from bench.models.base import ModelError
+from bench.recipe.errors import Unfit
 
 _NO_MEMORY = (
     "can't allocate memory",  # torch's allocator on CPUs

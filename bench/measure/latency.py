@@ -3,7 +3,7 @@
 A sample is the time of ``loops`` forward passes divided by ``loops``, so that no sample is shorter than the
 clock and the interpreter's own work are fine; each pass begins when the device has done the one before. Warm-ups are
 single passes. No sample is left out and nothing is
-summarised: :mod:`bench.metrics` does that when records are read.
+summarised: :mod:`bench.metrics.metrics` does that when records are read.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from bench import signature
 from bench.measure import clock
-from bench.suite import NEW_TOKENS
-from bench.work import evaluating
+from bench.models import signature
+from bench.models.modes import evaluating
+from bench.suite.suite import NEW_TOKENS
 
 MIN_SAMPLE_SECONDS = 0.005
 """Below this, a sample is mostly jitter of the scheduler and of the clock."""
@@ -134,7 +134,7 @@ def encoder(
     process: int,
     threads: int,
     seed: int = 0,
-    reference: torch.nn.Module | None = None,
+    uncompressed: torch.nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Time one forward pass of `model` on a batch of exactly `shape` ``(batch, length)``, in evaluation mode.
 
@@ -145,8 +145,8 @@ def encoder(
         {"phase": "forward", "batch", "length", "clock": "wall" | "cpu", "threads", "unit": "second", "loops",
         "warmups", "values", "process"}
 
-    A `reference` is another model that reads the same tokens. The two take turns (:func:`measure`), and its
-    ``{"loops", "warmups", "values"}`` are the entry's ``reference``: its n-th value was taken beside the n-th of
+    A `uncompressed` is another model that reads the same tokens. The two take turns (:func:`measure`), and its
+    ``{"loops", "warmups", "values"}`` are the entry's ``uncompressed``: its n-th value was taken beside the n-th of
     the model's.
 
     The number of threads and the modules' modes are as before afterwards. Measure last: what a model builds
@@ -156,7 +156,7 @@ def encoder(
         ValueError: the model has no position for a sequence of that length, or the vocabulary no ordinary
         token.
     """
-    models = _both(model, reference)
+    models = _both(model, uncompressed)
     _check_positions(models, shape[1], f"{shape[1]} tokens")
     inputs = shape_inputs(vocabulary, shape, device, seed)
     passes = [Pass(functools.partial(each, **inputs)) for each in models]
@@ -180,7 +180,7 @@ def decoder(
     process: int,
     threads: int,
     seed: int = 0,
-    reference: torch.nn.Module | None = None,
+    uncompressed: torch.nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Time `model` as it answers a batch of prompts of exactly `shape` ``(batch, length)``, in evaluation mode.
 
@@ -197,7 +197,7 @@ def decoder(
         ValueError: the model takes no cache or has no position for prompt and answer, or the vocabulary has no ordinary
         token.
     """
-    models = _both(model, reference)
+    models = _both(model, uncompressed)
     _check_positions(models, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
     prompt = shape_inputs(vocabulary, shape, device, seed)
     answers = [Answer(each, prompt) for each in models]
@@ -219,7 +219,7 @@ class Answer:
     """The two phases of a decoder's answer to `prompt`."""
 
     def __init__(self, model: torch.nn.Module, prompt: Mapping[str, torch.Tensor]) -> None:
-        from bench.architecture import base
+        from bench.models.architecture import base
 
         inner = base(model)
         # Of the prompt, only the last position's logits are wanted; some models can leave the others out.
@@ -253,8 +253,8 @@ class Answer:
         return self.decode(self.prefill())
 
 
-def _both(model: torch.nn.Module, reference: torch.nn.Module | None) -> list[torch.nn.Module]:
-    return [model] if reference is None else [model, reference]
+def _both(model: torch.nn.Module, uncompressed: torch.nn.Module | None) -> list[torch.nn.Module]:
+    return [model] if uncompressed is None else [model, uncompressed]
 
 
 def _check_positions(models: Iterable[torch.nn.Module], length: int, what: str) -> None:
@@ -278,7 +278,7 @@ def _each(found: Samples, parts: int) -> Samples:
 def _entry(
     phase: str, shape: tuple[int, int], clock: str, threads: int, process: int, found: Sequence[Samples]
 ) -> dict[str, Any]:
-    own, *reference = found
+    own, *uncompressed = found
     return {
         "phase": phase,
         "batch": shape[0],
@@ -288,7 +288,7 @@ def _entry(
         "unit": "second",
         **_raw(own),
         "process": process,
-        **({"reference": _raw(reference[0])} if reference else {}),
+        **({"uncompressed": _raw(uncompressed[0])} if uncompressed else {}),
     }
 
 

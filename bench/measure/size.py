@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.architecture import members
+from bench.models.architecture import members
 
 Saver = Callable[[torch.nn.Module, Path], bool]
 """Saves a model in a folder and says True, or leaves it to others and says False."""

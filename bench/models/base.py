@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.structure import Structure
+from bench.models.structure import Structure
 
 if TYPE_CHECKING:
     import torch

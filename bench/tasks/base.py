@@ -135,7 +135,7 @@ class Copies:
 class Quality:
     """How good a model is on the test split.
 
-    ``metrics`` are named in :mod:`bench.metrics`. ``correct`` holds what each scored item adds to one of them: 1 or 0,
+    ``metrics`` are named in :mod:`bench.metrics.metrics`. ``correct`` holds what each scored item adds to one of them: 1 or 0,
     or a loss for tasks without right and wrong. Its mean *is* that metric, and its order depends on the data alone, so
     that two models compare pairwise.
     """
@@ -149,6 +149,9 @@ class Quality:
 Answers = list["torch.Tensor"]
 """The logits of an evaluation's batches, ``[predictions, classes]`` each, on the CPU."""
 
+MOST_KEPT = 2**26
+"""Logits of an evaluation that are kept at most, 256 MB of float32."""
+
 
 class Retention:
     """What a compressed model keeps of the uncompressed one's answers, over any number of batches of predictions."""
@@ -157,7 +160,7 @@ class Retention:
         self._count = self._agreeing = self._won = self._lost = 0
         self._divergence = 0.0
 
-    def add(self, logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> None:
+    def add(self, logits: torch.Tensor, uncompressed: torch.Tensor, labels: torch.Tensor) -> None:
         """Count predictions: logits of both models ``[predictions, classes]``, and the right classes.
 
         Logits that are not numbers predict nothing, and diverge without end.
@@ -166,12 +169,12 @@ class Retention:
         rows = max(1, 2**22 // logits.shape[-1])
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
-            self._add(logits[part], reference[part], labels[part])
+            self._add(logits[part], uncompressed[part], labels[part])
 
-    def _add(self, logits: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor) -> None:
+    def _add(self, logits: torch.Tensor, uncompressed: torch.Tensor, labels: torch.Tensor) -> None:
         import torch
 
-        ours, theirs = (each.double().log_softmax(-1) for each in (logits, reference))
+        ours, theirs = (each.double().log_softmax(-1) for each in (logits, uncompressed))
         mine, other = (torch.where(each.isnan().any(-1), -1, each.argmax(-1)) for each in (ours, theirs))
         self._count += len(labels)
         self._agreeing += int(((mine == other) & (mine >= 0)).sum())
@@ -181,7 +184,7 @@ class Retention:
         self._divergence += float(each.sum())
 
     def metrics(self) -> dict[str, float]:
-        """As :mod:`bench.metrics` names them."""
+        """As :mod:`bench.metrics.metrics` names them."""
         return {
             "agreement": self._agreeing / self._count,
             "kl_divergence": self._divergence / self._count,
@@ -265,13 +268,13 @@ class Task(abc.ABC):
         batch_size: int,
         max_length: int,
         split: Split = "test",
-        reference: torch.nn.Module | Answers | None = None,
+        uncompressed: torch.nn.Module | Answers | None = None,
         answers: Answers | None = None,
     ) -> Quality:
         """Score `model`, which is in evaluation mode, on `split`.
 
-        With a `reference`, the metrics have what `model` keeps of its answers too (:class:`Retention`). A task whose
-        answers are few adds those of `model` to `answers`: with the same split and sizes they are a `reference` too.
+        With a `uncompressed`, the metrics have what `model` keeps of its answers too (:class:`Retention`). A task whose
+        answers are few adds those of `model` to `answers`: with the same split and sizes they are a `uncompressed` too.
         """
 
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.method import nearest
-from bench.paths import irregular
+from bench.machine.paths import irregular
+from bench.recipe.errors import nearest
 from bench.tasks.alike import comparable
 from bench.tasks.base import TaskError
 

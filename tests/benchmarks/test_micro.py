@@ -3,15 +3,13 @@
 import pytest
 import torch
 
-from bench import recipe
-from bench.record import Store
-from bench.tasks import open_task
+from bench.recipe import recipe
+from bench.record.record import Store
+from bench.tasks.registry import open_task
 from tests import jobs
 from tests.subjects import make_plan
 
-LONG = (
-    "lora(r=16) + accumulate(4) + mixed_precision('bf16') >> merge >> prune_ffn(0.5) >> full(share=0.3) >> dynamic_int8"
-)
+LONG = "lora(r=16) + accumulate(4) + mixed_precision('bf16') >> merge >> prune_ffn(0.5) >> full(share=0.3) >> torch_int8_dynamic"
 
 
 def test_parse_a_long_recipe(benchmark):
@@ -34,7 +32,7 @@ def test_append_a_record(benchmark, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [16])
 def test_make_a_batch(benchmark, tiny_bert, tmp_path, batch_size):
-    from bench.models import open_model
+    from bench.models.registry import open_model
 
     task = open_task(jobs.table(tmp_path), tmp_path)
     _, tokenizer = open_model(str(tiny_bert), tmp_path).load("AutoModelForSequenceClassification", {"num_labels": 3})

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import checkpoint, machine, plan, recipe
-from bench.evidence import plain
-from bench.models import open_model
-from bench.suite import of
-from bench.tasks import open_task
+from bench.machine import machine
+from bench.models.architecture import plain
+from bench.models.registry import open_model
+from bench.plan import plan
+from bench.recipe import recipe
+from bench.stage import checkpoint
+from bench.suite.suite import of
+from bench.tasks.registry import open_task
 from tests import architectures, jobs
 
 RECIPES = (
@@ -21,7 +24,7 @@ RECIPES = (
     "full >> prune_ffn(0.5)",
     "full >> prune_heads(0.5)",
     "full >> nf4",
-    "full >> dynamic_int8",
+    "full >> torch_int8_dynamic",
 )
 
 REFUSED = {
@@ -93,7 +96,7 @@ def test_every_trainer_trains_what_no_file_held(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["albert", "bart", "bert", "deberta-v2", "falcon", "mpt", "t5"])
-@pytest.mark.parametrize("text", ["magnitude(0.5)", "int8", "dynamic_int8", "nf4", "low_rank(4)", "int4"])
+@pytest.mark.parametrize("text", ["magnitude(0.5)", "bnb_int8", "torch_int8_dynamic", "nf4", "low_rank(4)", "int4"])
 def test_no_weight_matrix_of_the_blocks_is_left_out(name, text, tmp_path):
     model = architectures.make(name, tmp_path)
     if ends(model, tmp_path, text)[0] == "refused":

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench import machine, plan, recipe
-from bench.method import Method, Modifier, Trainer
-from bench.plan import Subject
-from bench.suite import DataTable, of
+from bench.machine import machine
+from bench.plan import plan
+from bench.plan.plan import Subject
+from bench.recipe import recipe
+from bench.recipe.method import Method, Modifier, Trainer
+from bench.suite.suite import of
+from bench.tasks.table import DataTable
 from tests import jobs
 from tests.contract.test_contract import METHODS, SLOW
 
@@ -108,8 +111,8 @@ def test_many_recipes_that_planning_allows_run_on_language_modelling(text, tiny_
 @pytest.mark.parametrize(
     "text",
     [
-        "low_rank(1) >> dynamic_int8",  # scales outweigh what such layers save
-        "low_rank(1) >> int8",  # torch's product of a single column
+        "low_rank(1) >> torch_int8_dynamic",  # scales outweigh what such layers save
+        "low_rank(1) >> bnb_int8",  # torch's product of a single column
         "full + gradual(magnitude(0.9)) >> sparse_storage",
         "full >> prune_hidden(0.3) >> distill(layers=1)",  # a hidden size that the heads do not divide
         'ia3 + mixed_precision("fp16")',  # an overflow that is not a number

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench import registry
-from bench.method import Method, Modifier, Trainer, Transform
+from bench.recipe import registry
+from bench.recipe.method import Method, Modifier, Trainer, Transform
 from tests import jobs
 
 # Each method, with a recipe in which it takes part. One that is not here fails the first test.
@@ -20,13 +20,13 @@ METHODS: dict[str, dict[str, str]] = {
     "augment": {"": 'full + augment("eda")', "swap": 'full + augment("embedding_swap")'},
     "awq": {"": "awq(samples=16)"},
     "bitfit": {"": "bitfit"},
-    "checkpointing": {"": "full + checkpointing"},
+    "gradient_checkpointing": {"": "full + gradient_checkpointing"},
     "compile": {"": "full + compile"},
     "compressed_gradients": {
         "": 'full + data_parallel(2) + compressed_gradients("fp16")',
         "factors": 'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)',
     },
-    "compiled": {"": "compiled"},
+    "compile_inference": {"": "compile_inference"},
     "contrastive": {"": 'full + contrastive("supcon")', "simcse": 'full + contrastive("simcse")'},
     "device_map": {},  # several GPUs; its own tests hold it to the contract on ones that are not there
     "data_parallel": {"": "full + data_parallel(2)", "on_loss": "full + data_parallel(2) + accumulate(2)"},
@@ -41,10 +41,10 @@ METHODS: dict[str, dict[str, str]] = {
         "similar": 'drop_layers(1, "similarity", samples=16)',
     },
     "dropout": {"": "full + dropout(0.3)"},
-    "dynamic_int8": {"": "full >> dynamic_int8"},
+    "torch_int8_dynamic": {"": "full >> torch_int8_dynamic"},
     "early_stopping": {"": "full + early_stopping(patience=1, every=2)"},
     "ensemble": {"": "full + ensemble(2)"},
-    "fake_int8": {"": "full + fake_int8"},
+    "qat_int8": {"": "full + qat_int8"},
     "fp4": {"": "fp4"},
     "full": {"": "full"},
     "fully_sharded": {"": "full + fully_sharded(2)", "replicas": "full + data_parallel(2) + fully_sharded(2)"},
@@ -55,10 +55,10 @@ METHODS: dict[str, dict[str, str]] = {
     "head": {"": "head"},
     "ia3": {"": "ia3"},
     "int4": {"": "int4"},
-    "int4_weight_only": {"": "int4_weight_only(group_size=32)"},
-    "int8": {"": "int8"},
-    "int8_dynamic": {"": "int8_dynamic"},
-    "int8_weight_only": {"": "int8_weight_only"},
+    "torchao_int4_weight_only": {"": "torchao_int4_weight_only(group_size=32)"},
+    "bnb_int8": {"": "bnb_int8"},
+    "torchao_int8_dynamic": {"": "torchao_int8_dynamic"},
+    "torchao_int8_weight_only": {"": "torchao_int8_weight_only"},
     "label_smoothing": {"": "full + label_smoothing(0.1)"},
     "lora": {"": "lora(r=2)"},
     "low_rank": {"": "low_rank(2)", "energy": "low_rank(energy=0.5)"},
@@ -126,7 +126,7 @@ METHODS: dict[str, dict[str, str]] = {
     "weight_decay": {"": "full + weight_decay(0.1)"},
 }
 
-SLOW = {"compile", "compiled", "onnx", "openvino"}
+SLOW = {"compile", "compile_inference", "onnx", "openvino"}
 """These take half a minute each, so they run with the slow tests alone, and not in random recipes."""
 
 HOOKS = [

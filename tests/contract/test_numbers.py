@@ -5,9 +5,11 @@ import typing
 
 import pytest
 
-from bench import plan, recipe, registry
-from bench.method import RecipeError, fields_of
-from bench.suite import of
+from bench.plan import plan
+from bench.recipe import recipe, registry
+from bench.recipe.errors import RecipeError
+from bench.recipe.fields import fields_of
+from bench.suite.suite import of
 from tests.subjects import HERE
 
 HARMLESS = {

@@ -11,37 +11,39 @@ from pathlib import Path
 
 import pytest
 
-from bench import machine, plan, recipe, registry
-from bench.suite import of
+from bench.machine import machine
+from bench.plan import plan
+from bench.recipe import recipe, registry
+from bench.suite.suite import of
 from tests import gpus, jobs
 from tests.contract.test_contract import METHODS
 
 PROCESSES = "several processes exchange gradients or activations by NCCL, for tensors of CUDA alone"
-BY_GLOO = "the contract and `tests/methods/training/test_divided.py`, by gloo on the CPU"
+BY_GLOO = "the contract and `tests/methods/training/parallel/test_divided.py`, by gloo on the CPU"
 FOUR_BITS = "bitsandbytes makes its own class of tensor of the weight, and chooses kernels by the device's name"
 KERNELS = "Triton builds kernels for CUDA alone"
 
 ELSEWHERE = {
-    "compile": (KERNELS, "`tests/methods/training/test_compile.py`, on the CPU; recording of CUDA graphs by torch's own word"),
-    "compiled": (KERNELS, "`tests/methods/compression/test_compiled.py`, likewise"),
+    "compile": (KERNELS, "`tests/methods/training/optimization/test_compile.py`, on the CPU; recording of CUDA graphs by torch's own word"),
+    "compile_inference": (KERNELS, "`tests/methods/compression/export/test_compile_inference.py`, likewise"),
     "compressed_gradients": (PROCESSES, BY_GLOO),
     "data_parallel": (PROCESSES, BY_GLOO),
-    "device_map": ("it needs several GPUs", "`tests/methods/training/test_device_map.py`, on several of these"),
-    "fp4": (FOUR_BITS, "`tests/methods/compression/test_four_bits.py`, on the CPU"),
+    "device_map": ("it needs several GPUs", "`tests/methods/training/parallel/test_device_map.py`, on several of these"),
+    "fp4": (FOUR_BITS, "`tests/methods/compression/quantization/test_four_bits.py`, on the CPU"),
     "fully_sharded": (PROCESSES, BY_GLOO),
-    "int4_weight_only": ("torchao packs weights for CUDA's kernel alone", "`tests/methods/compression/test_torchao.py`, on the CPU"),
-    "int8": (FOUR_BITS, "`tests/methods/compression/test_int8.py`, on the CPU"),
-    "nf4": (FOUR_BITS, "`tests/methods/compression/test_four_bits.py`, on the CPU"),
+    "torchao_int4_weight_only": ("torchao packs weights for CUDA's kernel alone", "`tests/methods/compression/quantization/test_torchao.py`, on the CPU"),
+    "bnb_int8": (FOUR_BITS, "`tests/methods/compression/quantization/test_bnb_int8.py`, on the CPU"),
+    "nf4": (FOUR_BITS, "`tests/methods/compression/quantization/test_four_bits.py`, on the CPU"),
     "pipeline_parallel": (PROCESSES, BY_GLOO),
-    "sparse_storage": ("no tensor in compressed rows (CSR) can be on it", "`tests/methods/compression/test_sparse_storage.py`, on the CPU"),
+    "sparse_storage": ("no tensor in compressed rows (CSR) can be on it", "`tests/methods/compression/export/test_sparse_storage.py`, on the CPU"),
     "tensor_parallel": (PROCESSES, BY_GLOO),
 }  # fmt: skip
 """What cannot run on GPUs that are not there, by method: why, and what covers it instead."""
 
 TRIED = {
     "fp4": "Params4bit",
-    "int4_weight_only": "CUDA",
-    "int8": "set_data",
+    "torchao_int4_weight_only": "CUDA",
+    "bnb_int8": "set_data",
     "nf4": "Params4bit",
     "sparse_storage": "CSR",
 }
@@ -49,7 +51,7 @@ TRIED = {
 
 WAITS = {
     "adalora": "adalora/layer.py",
-    "distill": "methods/_distillation.py: per_item",
+    "distill": "methods/training/objectives/_shared/distillation.py: per_item",
     "gradual": "methods/_statistics.py: rows|tasks/base.py",
     "mixed_precision": "training/mixed_precision.py: unscaled",
     "prefix": "peft/peft_model.py|transformers/cache_utils.py: lazy_initialization",
@@ -87,7 +89,7 @@ def gpu(request, tmp_path_factory):
             texts = dict.fromkeys(text for recipes in METHODS.values() for text in recipes.values())
             suite = of({
                 "model": str(model), "task": jobs.table(folder).model_dump(), "recipes": {text: text for text in texts},
-                "reference": "full", "budget": {"steps": 6, "batch_size": 8, "max_length": 32}, "measure": {"latency": [(1, 8)]},
+                "baseline": "full", "budget": {"steps": 6, "batch_size": 8, "max_length": 32}, "measure": {"latency": [(1, 8)]},
             })  # fmt: skip
             here = machine.look("cuda", 1) if gpus.REAL else dataclasses.replace(gpus.here(), device="cuda")
             cells = plan.make(suite, folder, here).cells
@@ -138,7 +140,7 @@ def test_what_is_said_to_be_covered_elsewhere_cannot_be_tried_here(name, gpu):
 def test_the_list_of_what_is_covered_elsewhere_is_of_methods_and_files_that_there_are():
     assert ELSEWHERE.keys() <= registry.methods().keys()
     divided = {name for name, recipes in METHODS.items() if recipes and all(map(_divided, recipes.values()))}
-    assert ELSEWHERE.keys() == divided | TRIED.keys() | {"compile", "compiled", "device_map"}
+    assert ELSEWHERE.keys() == divided | TRIED.keys() | {"compile", "compile_inference", "device_map"}
     for _, by in ELSEWHERE.values():
         for file in re.findall(r"`(tests/[^`]+)`", by):
             assert Path(file).is_file(), file

@@ -230,11 +230,14 @@ def _alone(
     try:
         if planted:
             planting.plant(mutant)
-        from bench import registry
+        from bench.recipe import registry
 
         registry.methods()
-        registry.tasks()
-        registry.models()
+        from bench.models.registry import models
+        from bench.tasks.registry import tasks
+
+        tasks()
+        models()
         jobs = importlib.import_module("tests.jobs")
         jobs.THREADS = 1  # several would wait for each other where mutants run side by side
     except Exception as error:

@@ -1,6 +1,6 @@
 import pytest
 
-from bench import recipe, registry
+from bench.recipe import recipe, registry
 from tests.mutants import planting
 
 DECLARED = [

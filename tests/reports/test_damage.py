@@ -6,8 +6,8 @@ import json
 import pytest
 
 import reports
-from bench.compare import compare
-from bench.record import FILE, RecordError, frame, read
+from bench.compare.compare import compare
+from bench.record.record import FILE, RecordError, frame, read
 from reports import figures
 from tests import synthetic
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bench.compare import compare
+from bench.compare.compare import compare
 from reports import export
 from tests import synthetic
 
@@ -21,7 +21,7 @@ def test_json_is_one_object_with_the_recipes_of_all_comparisons():
     assert len(found["recipes"]) == 30
     assert {(r["model"], r["task"]) for r in found["recipes"]} == set(subjects)
     assert [c["task"] for c in found["comparisons"]] == ["a", "b"]
-    assert found["comparisons"][0]["reference"] == "full"
+    assert found["comparisons"][0]["baseline"] == "full"
     assert found["comparisons"][0]["headline"]
 
 

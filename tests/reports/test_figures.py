@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from bench.compare import compare
-from bench.metrics import METRICS
+from bench.compare.compare import compare
+from bench.metrics.metrics import METRICS
 from reports import figures
 from tests import synthetic
 from tests.synthetic import Method

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from bench.compare import compare
-from bench.metrics import METRICS
+from bench.compare.compare import compare
+from bench.metrics.metrics import METRICS
 from reports import figures, html, words
 from tests import synthetic
 from tests.synthetic import Method
@@ -134,10 +134,10 @@ def test_the_answer_comes_before_the_table_and_the_figures(page):
     )
 
 
-def test_the_references_row_is_the_first(page):
+def test_the_baselines_row_is_the_first(page):
     rows = [attributes for tag, attributes in page.elements if tag == "tr" and "class" in attributes]
-    assert rows[0]["class"] == "reference"
-    assert not any("reference" in row["class"] for row in rows[1:])
+    assert rows[0]["class"] == "baseline"
+    assert not any("baseline" in row["class"] for row in rows[1:])
 
 
 def test_verdicts_are_words_and_not_colours_alone(page):

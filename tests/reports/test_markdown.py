@@ -1,6 +1,6 @@
 import re
 
-from bench.compare import compare
+from bench.compare.compare import compare
 from reports import markdown
 from tests import synthetic
 from tests.synthetic import Method
@@ -29,10 +29,10 @@ def test_pipes_and_markup_in_names_are_text():
     assert "needs | a &lt;b&gt;" in text
 
 
-def test_the_reference_comes_first_and_ties_are_words():
+def test_the_baseline_comes_first_and_ties_are_words():
     text = render()
     ranking = text[text.index("## Ranking") :].splitlines()
-    assert ranking[4].startswith("| full (reference) | ok | 0.757 ± 0.011 |")
+    assert ranking[4].startswith("| full (baseline) | ok | 0.757 ± 0.011 |")
     assert ranking[5].count(" tie ") >= 3
 
 

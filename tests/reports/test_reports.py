@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import reports
-from bench.compare import Comparisons
+from bench.compare.compare import Comparisons
 from reports import figures, words
 from tests import synthetic
 

@@ -1,4 +1,4 @@
-from bench.compare import compare
+from bench.compare.compare import compare
 from reports import table
 from tests import synthetic
 from tests.synthetic import Method
@@ -19,7 +19,7 @@ def test_it_fits_into_80_columns_with_a_row_a_recipe():
     assert "…" not in text
 
 
-def test_the_reference_is_the_first_row():
+def test_the_baseline_is_the_first_row():
     lines = render().splitlines()
     head = next(i for i, text in enumerate(lines) if text.startswith("recipe"))
     assert lines[head + 1].split()[:2] == ["full", "ok"]

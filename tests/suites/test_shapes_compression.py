@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare import change, compare
-from bench.metrics import METRICS
-from bench.record import read
+from bench.compare.compare import change, compare
+from bench.metrics.metrics import METRICS
+from bench.record.record import read
 
 SUITES = Path(__file__).parents[2] / "suites"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import suite
-from bench.compare import change, compare
-from bench.metrics import METRICS
-from bench.models.tiny_llama import CONFIG
-from bench.recipe import parse
-from bench.record import read
+from bench.compare.compare import change, compare
+from bench.metrics.metrics import METRICS
+from bench.models.sources.tiny_llama import CONFIG
+from bench.recipe.recipe import parse
+from bench.record.record import read
+from bench.suite import suite
 from tests import jobs
 
 SUITE = Path(__file__).parents[2] / "suites/shapes-training.toml"

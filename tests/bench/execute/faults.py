@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.method import Transform
+from bench.recipe.method import Transform
 
 
 @dataclass(frozen=True)

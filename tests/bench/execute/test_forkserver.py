@@ -16,9 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import registry
 from bench.execute import forkserver
 from bench.execute.forkserver import ForkServer
+from bench.recipe import registry
 from tests import jobs
 
 

@@ -8,10 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from bench import catalogue, machine, recipe, registry, suite
+from bench.cli import catalogue
 from bench.execute import imports, worker
 from bench.execute.forkserver import prepared
-from bench.models import open_model
+from bench.machine import machine
+from bench.models.registry import open_model
+from bench.recipe import recipe, registry
+from bench.suite import suite
 from tests import jobs
 from tests.contract.test_contract import METHODS
 
@@ -77,7 +80,7 @@ def test_on_a_gpu_no_suite_has_the_server_ask_cuda():
     for name, (calls, modules) in preloaded(suites).items():
         assert (name, calls) == (name, [])
         # What is heavy and does not ask is there all the same.
-        assert {"transformers.models.auto.tokenization_auto", "torch._dynamo", "bench.stage"} <= modules
+        assert {"transformers.models.auto.tokenization_auto", "torch._dynamo", "bench.stage.stage"} <= modules
         for model_type in suites[name].model_types:
             assert f"transformers.models.{model_type}.configuration_{model_type}" in modules
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.execute.forkserver import ForkServer
 from bench.execute.worker import left_alone
-from bench.suite import DataTable
+from bench.tasks.table import DataTable
 from tests import jobs
 
 LONG = {"budget": {"steps": 100_000}, "measure": {"latency": []}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.measure.absent import Absent, out_of_memory
-from bench.method import Unfit
+from bench.recipe.errors import Unfit
 
 NCCL = """NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled cuda error, NCCL version 2.27.5
 ncclUnhandledCudaError: Call to CUDA function failed.

@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from bench import metrics, pyperf_file
 from bench.measure import latency
 from bench.measure.latency import NEW_TOKENS, decoder, shape_inputs
-from bench.models.directory import Directory
-from bench.signature import CACHES
+from bench.metrics import metrics
+from bench.models.signature import CACHES
+from bench.models.sources.directory import Directory
+from bench.record import pyperf_file
 
 CPU = torch.device("cpu")
 SHAPE = (2, 7)

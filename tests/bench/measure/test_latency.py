@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench import pyperf_file
 from bench.measure import latency
 from bench.measure.latency import Pass, Samples, encoder, measure, shape_inputs, wall_clock
+from bench.record import pyperf_file
 
 CPU = torch.device("cpu")
 
@@ -237,16 +237,16 @@ def test_a_model_that_refuses_inference_mode_runs_without_gradients() -> None:
     assert {(grad, inference) for _, _, grad, inference, _ in model.seen} == {(False, False)}
 
 
-def test_a_reference_is_timed_beside_and_as_the_model_is() -> None:
+def test_an_uncompressed_model_is_timed_beside_and_as_the_model_is() -> None:
     model, other = Spy(), RefusesInference()
-    entries = encoder(model, 50, (1, 2), device=CPU, samples=3, process=0, threads=1, reference=other)
-    assert [len(entry["reference"]["values"]) for entry in entries] == [3, 3]
+    entries = encoder(model, 50, (1, 2), device=CPU, samples=3, process=0, threads=1, uncompressed=other)
+    assert [len(entry["uncompressed"]["values"]) for entry in entries] == [3, 3]
     for one in (model, other):
         modes = {(training, grad, inference) for _, training, grad, inference, _ in one.seen}
         assert (False, False, False) in modes
     assert (False, False, True) in {tuple(seen[1:4]) for seen in model.seen}, "it was tried alone"
     alone = encoder(model, 50, (1, 2), device=CPU, samples=3, process=0, threads=1)
-    assert "reference" not in alone[0]
+    assert "uncompressed" not in alone[0]
 
 
 def test_another_error_is_not_hidden() -> None:
@@ -327,7 +327,7 @@ def test_a_value_of_zero_is_refused(tmp_path: Path) -> None:
 
 
 def test_entries_are_ready_for_a_record() -> None:
-    from bench.metrics import latency as latency_metric
+    from bench.metrics.metrics import latency as latency_metric
 
     taken = entries()
     assert json.loads(json.dumps(taken)) == taken

@@ -38,7 +38,7 @@ latency_samples = 3
 [recipes]
 {recipes}
 """
-RECIPES = ["full", "head", "lora(r=8)", "full >> dynamic_int8", "full >> nf4"]
+RECIPES = ["full", "head", "lora(r=8)", "full >> torch_int8_dynamic", "full >> nf4"]
 
 
 def peaks(folder, recipes, steps, threads=1):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench import structure
-from bench.architecture import new_parameters
-from bench.models import open_model
+from bench.models import structure
+from bench.models.architecture import new_parameters
 from bench.models.base import ModelError
-from bench.structure import Structure
+from bench.models.registry import open_model
+from bench.models.structure import Structure
 from tests import architectures
 
 LABELS = {0: "fruit", 1: "metal", 2: "river"}

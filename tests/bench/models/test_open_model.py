@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.models import open_model
 from bench.models.base import ModelError
-from bench.models.directory import Directory
-from bench.models.minilm import MiniLM
+from bench.models.registry import open_model
+from bench.models.sources.directory import Directory
+from bench.models.sources.minilm import MiniLM
 
 
 def test_a_name_and_a_directory(tmp_path: Path) -> None:

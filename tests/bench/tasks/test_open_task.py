@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.suite import DataTable
-from bench.tasks import open_task
 from bench.tasks.base import TaskError
-from bench.tasks.classification import Table
-from bench.tasks.stdlib_topics import StdlibTopics
+from bench.tasks.kinds.classification import Table
+from bench.tasks.registry import open_task
+from bench.tasks.sources.stdlib_topics import StdlibTopics
+from bench.tasks.table import DataTable
 
 
 def test_a_name_and_a_table(tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from bench.models import open_model
+from bench.models.registry import open_model
 from bench.suite import DataTable
-from bench.tasks import open_task
+from bench.tasks.registry import open_task
 table = DataTable(kind="classification", data="mine.csv")
 for task in (open_task("stdlib-topics", Path()), open_task(table, Path({str(tmp_path)!r}))):
     assert task.problems() == [] and len(task.fingerprint()) == 64

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.architecture import attention, block_linears, blocks, feed_forward
-from methods import _packed, _quantized, _statistics, _structured
-from methods.compression import prune_heads
+from bench.models.architecture import attention, block_linears, blocks, feed_forward
+from methods import _quantized, _statistics, _structured
+from methods.compression.pruning import prune_heads
+from methods.compression.quantization._shared import packed
 from tests import jobs
 from tests.transforms import refuted, work
 
@@ -149,8 +150,8 @@ def test_padding_that_counts(text, said, tiny_bert, tmp_path, monkeypatch):
 # -- quantized layers ------------------------------------------------------------------------------------------------
 
 QUANTIZED = [
-    "dynamic_int8", "int8", "nf4", "fp4(double_quant=False)", 'nf4(compute_dtype="bf16")', "int4", "int8_weight_only",
-    "int8_dynamic", "int4_weight_only(group_size=32)", "gptq(samples=16)", "awq(samples=16)",
+    "torch_int8_dynamic", "bnb_int8", "nf4", "fp4(double_quant=False)", 'nf4(compute_dtype="bf16")', "int4", "torchao_int8_weight_only",
+    "torchao_int8_dynamic", "torchao_int4_weight_only(group_size=32)", "gptq(samples=16)", "awq(samples=16)",
 ]  # fmt: skip
 
 
@@ -225,7 +226,7 @@ def test_what_is_not_quantized_is_as_it_was(text, tiny_bert, tmp_path):
     assert refuted(text, tiny_bert, tmp_path, spoil)[0] == "nothing else changed"
 
 
-@pytest.mark.parametrize("text", ["dynamic_int8", "int4"])
+@pytest.mark.parametrize("text", ["torch_int8_dynamic", "int4"])
 def test_a_head_that_is_quantized_too(text, tiny_bert, tmp_path):
     def spoil(done):
         done.model.bert.pooler.dense = copy.deepcopy(next(iter(quantized(done).values())))
@@ -258,17 +259,17 @@ def neighbours(done):
 
 
 ROUNDING = [
-    ("dynamic_int8", asymmetric),
-    ("dynamic_int8", seven_bits),
+    ("torch_int8_dynamic", asymmetric),
+    ("torch_int8_dynamic", seven_bits),
     ("nf4(double_quant=False)", longer),
     ("fp4(double_quant=False)", longer),
     ("nf4", neighbours),
     ("int4", lambda done: last(done).scale.mul_(1.01)),
     ("int4", lambda done: last(done).packed.copy_(last(done).packed.flip(0))),
-    ("int8", lambda done: last(done).weight.SCB.mul_(1.005)),
-    ("int8_weight_only", lambda done: last(done).weight.scale.mul_(1.002)),
-    ("int8_dynamic", lambda done: last(done).weight.scale.mul_(1.002)),
-    ("int4_weight_only(group_size=32)", lambda done: last(done).weight.scale_and_zero.mul_(1.01)),
+    ("bnb_int8", lambda done: last(done).weight.SCB.mul_(1.005)),
+    ("torchao_int8_weight_only", lambda done: last(done).weight.scale.mul_(1.002)),
+    ("torchao_int8_dynamic", lambda done: last(done).weight.scale.mul_(1.002)),
+    ("torchao_int4_weight_only(group_size=32)", lambda done: last(done).weight.scale_and_zero.mul_(1.01)),
 ]
 
 
@@ -288,17 +289,17 @@ def test_layers_that_compute_in_another_type(tiny_bert, tmp_path):
 
 
 def test_activations_are_rounded_by_the_step_that_it_says(tiny_bert, tmp_path):
-    done = work("int8_weight_only", tiny_bert, tmp_path)
+    done = work("torchao_int8_weight_only", tiny_bert, tmp_path)
     before = done.snapshot()
     done.stage.base.apply(done)
-    name = "int8_weight_only"
+    name = "torchao_int8_weight_only"
     assert _quantized.activations(before, done, name, gone=None, kept=1e-3).holds
     assert not _quantized.activations(before, done, name, gone=3e-3, kept=1e-2).holds
-    done = work("dynamic_int8", tiny_bert, tmp_path)
+    done = work("torch_int8_dynamic", tiny_bert, tmp_path)
     before = done.snapshot()
     done.stage.base.apply(done)
-    assert not _quantized.activations(before, done, "dynamic_int8", gone=None, kept=1e-3).holds
-    assert not _quantized.activations(before, done, "dynamic_int8", gone=1e-3, kept=2e-3).holds
+    assert not _quantized.activations(before, done, "torch_int8_dynamic", gone=None, kept=1e-3).holds
+    assert not _quantized.activations(before, done, "torch_int8_dynamic", gone=1e-3, kept=2e-3).holds
 
 
 def plainly(done, name):
@@ -307,10 +308,10 @@ def plainly(done, name):
     weight = done.notes[done.stage.base.name][f"{name}.weight"]
     plain = nn.Linear(layer.in_features, layer.out_features)
     plain.bias = layer.bias
-    scale = _packed.steps(weight, 4, 128)
-    codes = _packed.nearest(weight, _packed.spread(scale, 128, layer.in_features), 4)
+    scale = packed.steps(weight, 4, 128)
+    codes = packed.nearest(weight, packed.spread(scale, 128, layer.in_features), 4)
     divisor = None if layer.divisor is None else torch.ones(layer.in_features)
-    done.model.set_submodule(name, _packed.PackedLinear(plain, codes, scale, bits=4, group_size=128, divisor=divisor))
+    done.model.set_submodule(name, packed.PackedLinear(plain, codes, scale, bits=4, group_size=128, divisor=divisor))
 
 
 @pytest.mark.parametrize(
@@ -503,7 +504,7 @@ def merging(tiny, folder, spoil=lambda done: None, **lora):
     """What the evidence of a merge says does not hold; the adapter is one that changes something everywhere."""
     import peft
 
-    from bench import recipe
+    from bench.recipe import recipe
 
     done = work("half", tiny, folder)
     torch.manual_seed(0)
@@ -558,7 +559,7 @@ def test_a_merge_that_changes_something_else(tiny_bert, tmp_path):
 
 
 def sparse(done):
-    from methods._sparse_linear import SparseLinear
+    from methods.compression.export._shared.sparse_linear import SparseLinear
 
     return [module for module in done.model.modules() if isinstance(module, SparseLinear)]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import recipe
-from bench.method import Place
+from bench.plan.context import Place
+from bench.recipe import recipe
 from tests.subjects import HERE
 
 

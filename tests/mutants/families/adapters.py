@@ -2,16 +2,16 @@
 
 from tests.mutants.planting import Mutant
 
-_ADALORA = "methods/training/adalora.py"
-_ADAPTER = "methods/training/adapter.py"
+_ADALORA = "methods/training/adapters/adalora.py"
+_ADAPTER = "methods/training/adapters/adapter.py"
 _ADDED = "methods/_added.py"
-_BOTTLENECK = "methods/_adapter.py"
-_IA3 = "methods/training/ia3.py"
-_LORA = "methods/training/lora.py"
+_BOTTLENECK = "methods/training/adapters/_shared/bottleneck.py"
+_IA3 = "methods/training/adapters/ia3.py"
+_LORA = "methods/training/adapters/lora.py"
 _ON = "methods/_peft.py"
-_PEFT = "methods/training/peft.py"
-_PREFIX = "methods/training/prefix.py"
-_PROMPT = "methods/training/prompt.py"
+_PEFT = "methods/training/adapters/peft.py"
+_PREFIX = "methods/training/adapters/prefix.py"
+_PROMPT = "methods/training/adapters/prompt.py"
 
 _ATTACH = "        training.model = load().get_peft_model(training.model, config)\n"
 _TARGETS = 'target_modules=list(self.targets or targets(training.model, "LORA")),'

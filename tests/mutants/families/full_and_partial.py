@@ -3,16 +3,16 @@
 from tests.mutants.planting import Mutant
 
 _ADDED = "methods/_added.py"
-_ARCHITECTURE = "bench/architecture.py"
-_BITFIT = "methods/training/bitfit.py"
-_FULL = "methods/training/full.py"
-_LABELS = "bench/tasks/classification.py"
-_HEAD = "methods/training/head.py"
-_LOOP = "bench/loop.py"
-_TOP = "methods/training/top_layers.py"
+_ARCHITECTURE = "bench/models/architecture.py"
+_BITFIT = "methods/training/full_and_partial/bitfit.py"
+_FULL = "methods/training/full_and_partial/full.py"
+_LABELS = "bench/tasks/kinds/classification.py"
+_HEAD = "methods/training/full_and_partial/head.py"
+_LOOP = "bench/stage/loop.py"
+_TOP = "methods/training/full_and_partial/top_layers.py"
 
-_LOOPS = ("tests/bench/test_loop.py",)
-_TASKS = ("tests/bench/tasks/test_classification.py",)
+_LOOPS = ("tests/bench/stage/test_loop.py",)
+_TASKS = ("tests/bench/tasks/kinds/test_classification.py",)
 _UNFREEZE = "training.model.requires_grad_(True)\n"
 _EACH = "        for parameter in _head(training.model).values():\n            parameter.requires_grad_(True)\n"
 _CHOSEN = (
@@ -92,7 +92,7 @@ MUTANTS = [
         "full", "labels are in another order than texts", tests=_TASKS,
     ),
     Mutant(
-        "full", "bench/work.py", 'def batches(self, split: Split = "train",', 'def batches(self, split: Split = "test",',
+        "full", "bench/stage/work.py", 'def batches(self, split: Split = "train",', 'def batches(self, split: Split = "test",',
         "full", "it trains on the test split",
     ),
     Mutant(

@@ -2,13 +2,13 @@
 
 from tests.mutants.planting import Mutant
 
-_ADVERSARIAL = "methods/training/adversarial.py"
-_CONTRASTIVE = "methods/training/contrastive.py"
-_DISTILL = "methods/training/distill.py"
-_MATCHING = "methods/_distillation.py"
-_PRETRAIN = "methods/training/pretrain.py"
-_RDROP = "methods/training/rdrop.py"
-_SMOOTHING = "methods/training/label_smoothing.py"
+_ADVERSARIAL = "methods/training/objectives/adversarial.py"
+_CONTRASTIVE = "methods/training/objectives/contrastive.py"
+_DISTILL = "methods/training/objectives/distill.py"
+_MATCHING = "methods/training/objectives/_shared/distillation.py"
+_PRETRAIN = "methods/training/objectives/pretrain.py"
+_RDROP = "methods/training/objectives/rdrop.py"
+_SMOOTHING = "methods/training/objectives/label_smoothing.py"
 
 _ONE = "full >> distill(layers=1)"
 _HIDDEN = 'full >> distill(layers=1, match="hidden")'
@@ -116,7 +116,7 @@ MUTANTS = [
     Mutant("pretrain", _PRETRAIN, "terms=tuple(wanted.tolist()),", "terms=(1,) * batch.samples,", 'pretrain("mlm")', "the loss is per text"),
     Mutant("pretrain", _PRETRAIN, "        training.model.requires_grad_(True)\n", "        training.model.requires_grad_(True)\n        training.model.get_input_embeddings().requires_grad_(False)\n", 'pretrain("mlm")', "embeddings stay frozen"),
     Mutant("pretrain", _PRETRAIN, "        training.model.requires_grad_(True)\n", "        [p.requires_grad_(p.dim() > 1) for p in training.model.parameters()]\n", 'pretrain("mlm")', "vectors stay frozen"),
-    Mutant("pretrain", _PRETRAIN, "    model.apply(base(model)._init_weights)\n", "    from bench.architecture import blocks\n    blocks(model).apply(base(model)._init_weights)\n", 'pretrain("mlm", weights="random")', "blocks alone are drawn anew"),
+    Mutant("pretrain", _PRETRAIN, "    model.apply(base(model)._init_weights)\n", "    from bench.models.architecture import blocks\n    blocks(model).apply(base(model)._init_weights)\n", 'pretrain("mlm", weights="random")', "blocks alone are drawn anew"),
     Mutant("pretrain", _PRETRAIN, "    model.apply(base(model)._init_weights)\n", "    model.apply(base(model)._init_weights)\n    [p.data.mul_(3) for p in model.parameters() if p.dim() > 1]\n", 'pretrain("mlm", weights="random")', "random weights are three times as large"),
     Mutant("pretrain", _PRETRAIN, "labels = torch.randint(2, (count,), generator=draw)", "labels = (torch.rand(count, generator=draw) < 0.2).long()", 'pretrain("nsp")', "a fifth of the pairs is another's"),
     Mutant("pretrain", _PRETRAIN, "halves[(item + label * step) % count][1]", "halves[(item + (1 - label) * step) % count][1]", 'pretrain("nsp")', "labels are the wrong way round"),

@@ -2,19 +2,19 @@
 
 from tests.mutants.planting import Mutant
 
-_ACCUMULATE = "methods/training/accumulate.py"
-_CHECKPOINTING = "methods/training/checkpointing.py"
-_CLIP = "methods/training/gradient_clip.py"
-_DECAY = "methods/training/weight_decay.py"
-_LOOP = "bench/loop.py"
-_OPTIMIZER = "methods/training/optimizer.py"
-_PRECISION = "methods/training/mixed_precision.py"
-_SCHEDULE = "methods/training/schedule.py"
-_STOPPING = "methods/training/early_stopping.py"
+_ACCUMULATE = "methods/training/optimization/accumulate.py"
+_CHECKPOINTING = "methods/training/optimization/gradient_checkpointing.py"
+_CLIP = "methods/training/optimization/gradient_clip.py"
+_DECAY = "methods/training/regularization/weight_decay.py"
+_LOOP = "bench/stage/loop.py"
+_OPTIMIZER = "methods/training/optimization/optimizer.py"
+_PRECISION = "methods/training/optimization/mixed_precision.py"
+_SCHEDULE = "methods/training/optimization/schedule.py"
+_STOPPING = "methods/training/regularization/early_stopping.py"
 
 _STOP = "full(lr=0.01) + early_stopping(patience=2, every=2)"
 _LONG = {"budget": {"steps": 14}}
-_DIVIDED = ("tests/methods/training/test_divided.py",)
+_DIVIDED = ("tests/methods/training/parallel/test_divided.py",)
 
 MUTANTS = [
     # -- accumulate
@@ -96,25 +96,25 @@ MUTANTS = [
     ),
     # -- checkpointing
     Mutant(
-        "checkpointing", _CHECKPOINTING,
+        "gradient_checkpointing", _CHECKPOINTING,
         "        model.disable_input_require_grads()\n", "        model.enable_input_require_grads()\n",
-        "top_layers(1) + checkpointing", "frozen blocks are drawn into the backward pass",
+        "top_layers(1) + gradient_checkpointing", "frozen blocks are drawn into the backward pass",
     ),
     Mutant(
-        "checkpointing", _CHECKPOINTING,
+        "gradient_checkpointing", _CHECKPOINTING,
         '        enable({"use_reentrant": False})\n',
         '        enable({"use_reentrant": False})\n        next(m for m in model.modules() if m.__class__.__name__ == "BertLayer").gradient_checkpointing = False\n',
-        "full + checkpointing", "one block is left out",
+        "full + gradient_checkpointing", "one block is left out",
     ),
     Mutant(
-        "checkpointing", _CHECKPOINTING,
+        "gradient_checkpointing", _CHECKPOINTING,
         'enable({"use_reentrant": False})', 'enable({"use_reentrant": False, "preserve_rng_state": False})',
-        "full + checkpointing", "dropout is drawn anew in the backward pass",
+        "full + gradient_checkpointing", "dropout is drawn anew in the backward pass",
     ),
     Mutant(
-        "checkpointing", _CHECKPOINTING,
+        "gradient_checkpointing", _CHECKPOINTING,
         "        disable()\n", "        model.train()\n",
-        "full + checkpointing", "checkpoints stay on",
+        "full + gradient_checkpointing", "checkpoints stay on",
     ),
     # -- optimizer
     Mutant(

@@ -2,17 +2,17 @@
 
 from tests.mutants.planting import Mutant
 
-_COMPRESSED = "methods/training/compressed_gradients.py"
-_DATA = "methods/training/data_parallel.py"
-_GROUP = "bench/parallel.py"
-_PIPE = "methods/_pipeline.py"
-_SHARDED = "methods/training/fully_sharded.py"
-_SHARED = "methods/_parallel.py"
-_STAGE = "bench/stage.py"
-_TENSORS = "methods/_tensors.py"
-_TENSOR = "methods/training/tensor_parallel.py"
+_COMPRESSED = "methods/training/parallel/compressed_gradients.py"
+_DATA = "methods/training/parallel/data_parallel.py"
+_GROUP = "bench/distributed/group.py"
+_PIPE = "methods/training/parallel/_shared/pipeline.py"
+_SHARDED = "methods/training/parallel/fully_sharded.py"
+_SHARED = "methods/training/parallel/_shared/divided.py"
+_STAGE = "bench/stage/stage.py"
+_TENSORS = "methods/training/parallel/_shared/tensors.py"
+_TENSOR = "methods/training/parallel/tensor_parallel.py"
 
-_TESTS = ("tests/methods/training/test_divided.py",)
+_TESTS = ("tests/methods/training/parallel/test_divided.py",)
 _REPLICAS = "full + data_parallel(2)"
 _HALF = 'full + data_parallel(2) + compressed_gradients("fp16")'
 _POWER = 'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)'

@@ -3,12 +3,12 @@
 from tests.mutants.planting import Mutant
 
 _MASKS = "methods/_masks.py"
-_OBS = "methods/_obs.py"
+_OBS = "methods/compression/pruning/_shared/obs.py"
 _STATISTICS = "methods/_statistics.py"
-_MAGNITUDE = ("magnitude", "methods/compression/magnitude.py")
-_WANDA = ("wanda", "methods/compression/wanda.py")
-_SPARSEGPT = ("sparsegpt", "methods/compression/sparsegpt.py")
-_SPARSE_2_4 = ("sparse_2_4", "methods/compression/sparse_2_4.py")
+_MAGNITUDE = ("magnitude", "methods/compression/pruning/magnitude.py")
+_WANDA = ("wanda", "methods/compression/pruning/wanda.py")
+_SPARSEGPT = ("sparsegpt", "methods/compression/pruning/sparsegpt.py")
+_SPARSE_2_4 = ("sparse_2_4", "methods/compression/pruning/sparse_2_4.py")
 
 _LAYERS = 'for name, layer in block_linears(model).items() if "lora_" not in name'
 _SCORES = "scores = layer.weight.detach().float().abs() * squares[name].sqrt()"

@@ -2,17 +2,17 @@
 
 from tests.mutants.planting import Mutant
 
-_AUGMENT = "methods/training/augment.py"
-_DROPOUT = "methods/training/dropout.py"
+_AUGMENT = "methods/training/regularization/augment.py"
+_DROPOUT = "methods/training/regularization/dropout.py"
 _EMBEDDINGS = "methods/_embeddings.py"
-_ENSEMBLE = "methods/training/ensemble.py"
-_FAKE = "methods/_fake_int8.py"
-_FAKING = "methods/training/fake_int8.py"
-_GRADUAL = "methods/training/gradual.py"
+_ENSEMBLE = "methods/training/regularization/ensemble.py"
+_FAKE = "methods/training/compression_aware/_shared/fake_quantization.py"
+_FAKING = "methods/training/compression_aware/qat_int8.py"
+_GRADUAL = "methods/training/compression_aware/gradual.py"
 _MASKS = "methods/_masks.py"
-_MAGNITUDE = "methods/compression/magnitude.py"
-_NEFTUNE = "methods/training/neftune.py"
-_TOGETHER = "methods/_ensemble.py"
+_MAGNITUDE = "methods/compression/pruning/magnitude.py"
+_NEFTUNE = "methods/training/regularization/neftune.py"
+_TOGETHER = "methods/training/regularization/_shared/ensemble.py"
 
 _EDA, _SWAP = 'full + augment("eda")', 'full + augment("embedding_swap")'
 _STEPS = {"budget": {"steps": 12}}
@@ -70,16 +70,16 @@ MUTANTS = [
     Mutant("ensemble", _TOGETHER, "logits=logs.logsumexp(0) - torch.tensor(len(logs)).log()", "logits=logs.mean(0)", "full + ensemble(2)", "the mean of logarithms"),
     Mutant("ensemble", _TOGETHER, "for member in self.members])", "for member in self.members[:1]])", "full + ensemble(2)", "the first member answers"),
     Mutant("ensemble", _ENSEMBLE, "            shuffle(adapter)\n", "", "lora(r=2) + ensemble(2)", "adapters start alike"),
-    # -- fake_int8
-    Mutant("fake_int8", _FAKE, "nn.functional.linear(rounded(inputs), rounded(self.weight), self.bias)", "nn.functional.linear(inputs, rounded(self.weight), self.bias)", "full + fake_int8", "activations are not rounded"),
-    Mutant("fake_int8", _FAKE, "nn.functional.linear(rounded(inputs), rounded(self.weight), self.bias)", "nn.functional.linear(rounded(inputs), self.weight, self.bias)", "full + fake_int8", "weights are not rounded"),
-    Mutant("fake_int8", _FAKE, "nn.functional.linear(rounded(inputs), rounded(self.weight), self.bias)", "nn.functional.linear(rounded(inputs).detach(), rounded(self.weight), self.bias)", "full + fake_int8", "no gradient to what lies below"),
-    Mutant("fake_int8", _FAKE, "rows.detach().abs().amax(1) / 127.5", "rows.detach().abs().amax(1) / 127", "full + fake_int8", "steps of a 127th"),
-    Mutant("fake_int8", _FAKE, "rows.detach().abs().amax(1) / 127.5", "rows.detach().abs().amax().expand(len(rows)) / 127.5", "full + fake_int8", "one step for all rows"),
-    Mutant("fake_int8", _FAKE, "zero, 0, -128, 127)", "zero, 0, -8, 7)", "full + fake_int8", "codes of 4 bits"),
-    Mutant("fake_int8", _FAKE, "        if not self.training:\n            return super().forward(inputs)\n", "", "full + fake_int8 + early_stopping(patience=3, every=2)", "it rounds in evaluation too"),
-    Mutant("fake_int8", _FAKING, "for layer in block_linears(training.model).values():\n            layer.__class__ = FakeInt8Linear", "for layer in list(block_linears(training.model).values())[:-1]:\n            layer.__class__ = FakeInt8Linear", "full + fake_int8", "one layer is left out"),
-    Mutant("fake_int8", _FAKE, "rounded(self.weight), self.bias)", "rounded(self.weight) * 0.5 + rounded(self.weight).detach() * 0.5, self.bias)", "full + fake_int8", "half of the weights' gradient"),
+    # -- qat_int8
+    Mutant("qat_int8", _FAKE, "nn.functional.linear(rounded(inputs), rounded(self.weight), self.bias)", "nn.functional.linear(inputs, rounded(self.weight), self.bias)", "full + qat_int8", "activations are not rounded"),
+    Mutant("qat_int8", _FAKE, "nn.functional.linear(rounded(inputs), rounded(self.weight), self.bias)", "nn.functional.linear(rounded(inputs), self.weight, self.bias)", "full + qat_int8", "weights are not rounded"),
+    Mutant("qat_int8", _FAKE, "nn.functional.linear(rounded(inputs), rounded(self.weight), self.bias)", "nn.functional.linear(rounded(inputs).detach(), rounded(self.weight), self.bias)", "full + qat_int8", "no gradient to what lies below"),
+    Mutant("qat_int8", _FAKE, "rows.detach().abs().amax(1) / 127.5", "rows.detach().abs().amax(1) / 127", "full + qat_int8", "steps of a 127th"),
+    Mutant("qat_int8", _FAKE, "rows.detach().abs().amax(1) / 127.5", "rows.detach().abs().amax().expand(len(rows)) / 127.5", "full + qat_int8", "one step for all rows"),
+    Mutant("qat_int8", _FAKE, "zero, 0, -128, 127)", "zero, 0, -8, 7)", "full + qat_int8", "codes of 4 bits"),
+    Mutant("qat_int8", _FAKE, "        if not self.training:\n            return super().forward(inputs)\n", "", "full + qat_int8 + early_stopping(patience=3, every=2)", "it rounds in evaluation too"),
+    Mutant("qat_int8", _FAKING, "for layer in block_linears(training.model).values():\n            layer.__class__ = FakeInt8Linear", "for layer in list(block_linears(training.model).values())[:-1]:\n            layer.__class__ = FakeInt8Linear", "full + qat_int8", "one layer is left out"),
+    Mutant("qat_int8", _FAKE, "rounded(self.weight), self.bias)", "rounded(self.weight) * 0.5 + rounded(self.weight).detach() * 0.5, self.bias)", "full + qat_int8", "half of the weights' gradient"),
     # -- gradual
     Mutant("gradual", _GRADUAL, "            _masks.restore(training.notes.get(self.name, []))\n", "            pass\n", _PRUNE, "zeros regrow between prunings", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "return self.target.amount * (1 - (1 - way) ** 3)", "return self.target.amount * way", _PRUNE, "a line for the cubic curve", keys=_STEPS),

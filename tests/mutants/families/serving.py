@@ -2,14 +2,14 @@
 
 from tests.mutants.planting import Mutant
 
-_MERGE = ("merge", "methods/compression/merge.py")
-_HALF = ("half", "methods/compression/half.py")
-_COMPILED = ("compiled", "methods/compression/compiled.py")
-_STORAGE = "methods/compression/sparse_storage.py"
-_LINEAR = "methods/_sparse_linear.py"
-_ONNX = "methods/_onnx.py"
-_OPENVINO = "methods/_openvino.py"
-_EXPORTED = "methods/_exported.py"
+_MERGE = ("merge", "methods/compression/export/merge.py")
+_HALF = ("half", "methods/compression/quantization/half.py")
+_COMPILED = ("compile_inference", "methods/compression/export/compile_inference.py")
+_STORAGE = "methods/compression/export/sparse_storage.py"
+_LINEAR = "methods/compression/export/_shared/sparse_linear.py"
+_ONNX = "methods/compression/export/_shared/onnx.py"
+_OPENVINO = "methods/compression/export/_shared/openvino.py"
+_EXPORTED = "methods/compression/export/_shared/exported.py"
 
 _FOLD = "work.model = work.model.merge_and_unload()  # type: ignore[operator]"
 _ADAPTED = "a = [m for m in work.model.modules() if hasattr(m, 'lora_B') and len(m.lora_B)]\n        "
@@ -76,12 +76,12 @@ MUTANTS = [
     _storage(_STORAGE, "work.model.set_submodule(name, SparseLinear(layer))", "work.model.set_submodule(name, SparseLinear(layer)); work.model.classifier.weight.data.mul_(1.000001)", "the head moves a little"),
     _storage(_LINEAR, "filled.sum(1).cumsum(0)", "filled.sum(1).cumsum(0).clamp(max=int(filled[:-1].sum()))", "the last row is lost"),
     # -- compiled
-    Mutant(*_COMPILED, _COMPILE, 'model.compile(dynamic=True, backend="eager")', "compiled", "runs eagerly"),
-    Mutant(*_COMPILED, _COMPILE, 'model.compile(dynamic=True, backend="aot_eager")', "compiled", "traced, not compiled"),
-    Mutant(*_COMPILED, _COMPILE, "model.classifier.compile(dynamic=True, mode=self.mode)", "compiled", "the head alone"),
-    Mutant(*_COMPILED, _COMPILE, "list(model.base_model.encoder.layer)[0].compile(dynamic=True, mode=self.mode)", "compiled", "one block alone"),
-    Mutant(*_COMPILED, _COMPILE, "model.compile(dynamic=True, mode=self.mode, disable=True)", "compiled", "switched off"),
-    Mutant(*_COMPILED, _COMPILE, "[p.data.copy_(p.bfloat16()) for p in model.parameters()]; model.compile(dynamic=True, mode=self.mode)", "compiled", "weights through bfloat16"),
+    Mutant(*_COMPILED, _COMPILE, 'model.compile(dynamic=True, backend="eager")', "compile_inference", "runs eagerly"),
+    Mutant(*_COMPILED, _COMPILE, 'model.compile(dynamic=True, backend="aot_eager")', "compile_inference", "traced, not compiled"),
+    Mutant(*_COMPILED, _COMPILE, "model.classifier.compile(dynamic=True, mode=self.mode)", "compile_inference", "the head alone"),
+    Mutant(*_COMPILED, _COMPILE, "list(model.base_model.encoder.layer)[0].compile(dynamic=True, mode=self.mode)", "compile_inference", "one block alone"),
+    Mutant(*_COMPILED, _COMPILE, "model.compile(dynamic=True, mode=self.mode, disable=True)", "compile_inference", "switched off"),
+    Mutant(*_COMPILED, _COMPILE, "[p.data.copy_(p.bfloat16()) for p in model.parameters()]; model.compile(dynamic=True, mode=self.mode)", "compile_inference", "weights through bfloat16"),
     # -- another runtime
     Mutant("onnx", _ONNX, "file, small, per_channel=True)", "file, small, per_channel=False)", 'onnx("int8")', "a scale for the whole tensor"),
     Mutant("onnx", _ONNX, "file, small, per_channel=True)", 'file, small, per_channel=True, op_types_to_quantize=["MatMul"])', 'onnx("int8")', "embeddings left out"),

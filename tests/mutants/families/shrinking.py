@@ -4,11 +4,11 @@ from tests.mutants.planting import Mutant
 
 _STRUCTURED = "methods/_structured.py"
 _STATISTICS = "methods/_statistics.py"
-_FFN = ("prune_ffn", "methods/compression/prune_ffn.py")
-_HEADS = ("prune_heads", "methods/compression/prune_heads.py")
-_HIDDEN = ("prune_hidden", "methods/compression/prune_hidden.py")
-_DROP = ("drop_layers", "methods/compression/drop_layers.py")
-_LOW = ("low_rank", "methods/compression/low_rank.py")
+_FFN = ("prune_ffn", "methods/compression/pruning/prune_ffn.py")
+_HEADS = ("prune_heads", "methods/compression/pruning/prune_heads.py")
+_HIDDEN = ("prune_hidden", "methods/compression/pruning/prune_hidden.py")
+_DROP = ("drop_layers", "methods/compression/pruning/drop_layers.py")
+_LOW = ("low_rank", "methods/compression/low_rank/low_rank.py")
 
 _ORDER = "list(range(layer.out_features)))).argsort().tolist()"
 _TAYLOR = '    if importance == "taylor":\n        _statistics.gradients(work, SAMPLES)\n        return torch_pruning.importance.GroupTaylorImportance()  # type: ignore[no-any-return]\n'

@@ -1,0 +1,96 @@
+"""What there is: the entries of ``methodbench list`` and the pages of ``methodbench show``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from bench.models.registry import models
+from bench.recipe import registry
+from bench.recipe.errors import RecipeError, nearest
+from bench.recipe.fields import schema
+from bench.recipe.method import Method
+from bench.tasks.registry import tasks
+
+
+def entries(what: str) -> list[dict[str, Any]]:
+    """The methods, tasks, models or suites, each with at least ``name``, ``kind`` and ``summary``."""
+    if what == "methods":
+        rows = [
+            {"name": cls.name, "kind": cls.kind, "summary": _summary(cls), "paper": cls.paper, "example": cls.example}
+            for cls in registry.methods().values()
+        ]
+        return sorted(rows, key=lambda row: (["trainer", "modifier", "transform"].index(row["kind"]), row["name"]))
+    if what == "suites":
+        return [
+            {"name": name, "kind": "suite", "summary": _title(path), "path": str(path)}
+            for name, path in suites().items()
+        ]
+    found = tasks() if what == "tasks" else models()
+    return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
+
+
+def suites() -> dict[str, Path]:
+    """The suites that come along, by name: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parents[1]
+    folder = here / "_suites" if (here / "_suites").is_dir() else here.parent / "suites"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def page(name: str) -> dict[str, Any]:
+    """All there is to say of a method, task or model.
+
+    Raises:
+        RecipeError: nothing is called `name`.
+    """
+    if cls := registry.methods().get(name):
+        return {
+            "name": name,
+            "kind": cls.kind,
+            "about": inspect.getdoc(cls) or "",
+            "arguments": schema(cls),
+            "evidence": (inspect.getdoc(cls.evidence) or "").splitlines()[0],
+            "needs": list(cls.needs),
+            "breaks_with": [str(broken) for broken in cls.breaks_with],
+            "paper": cls.paper,
+            "example": cls.example,
+            "source": _source(cls),
+        }
+    others: dict[str, Any] = {**tasks(), **models()}
+    if other := others.get(name):
+        return {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
+    raise RecipeError(f"nothing is called `{name}`{nearest(name, [*registry.methods(), *others])}")
+
+
+def text(page: dict[str, Any]) -> str:
+    """A page for the terminal."""
+    lines = [f"{page['name']}  ({page['kind']})", "", page["about"]]
+    if page.get("arguments"):
+        lines += ["", "Arguments"]
+        width = max(len(row["name"]) for row in page["arguments"])
+        for row in page["arguments"]:
+            default = f", default {row['default']!r}" if "default" in row else ", must be given"
+            lines.append(f"  {row['name']:<{width}}  {row['type']}{default}")
+    for key in ("evidence", "needs", "breaks_with", "paper", "example", "source"):
+        if page.get(key):
+            value = ", ".join(page[key]) if isinstance(page[key], list) else page[key]
+            lines += ["", key.capitalize().replace("_", " "), f"  {value}"]
+    return "\n".join(lines)
+
+
+def _summary(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _title(path: Path) -> str:
+    from bench.suite.suite import SuiteError, load
+
+    try:
+        return load(path).title
+    except SuiteError as error:
+        return f"cannot be read: {error}"
+
+
+def _source(cls: type[Method] | type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,372 @@
+"""Carry out a plan: each node that is not recorded yet, a record after each.
+
+What is recorded is never lost, and the same call goes on where the last one stopped, however that was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from bench.execute.base import Executor, Outcome
+from bench.execute.slots import Slots, slots
+from bench.machine import disk, machine
+from bench.plan import plan
+from bench.plan.plan import Cell, Node, Plan
+from bench.record import pyperf_file
+from bench.record.record import Records, Store
+from bench.stage import checkpoint
+from bench.stage.job import Job, Progress
+from bench.suite.suite import Measure
+
+
+class Watcher(Protocol):
+    """Told how a run goes on."""
+
+    def begin(self, nodes: list[Node], recorded: int) -> None:
+        """These will run; so many others are recorded."""
+
+    def node(self, node: Node) -> Progress:
+        """A node begins; what it returns is told the progress inside."""
+
+    def making(self, what: str) -> None:
+        """A model is made first, as `what` says."""
+
+    def ended(self, node: Node, record: Mapping[str, Any]) -> None:
+        """A node ended."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: every node that ran with its status, and the cells that were refused, planned or under way."""
+
+    statuses: Mapping[str, str]
+    refused: tuple[Cell, ...]
+    beside: tuple[str, ...] = ()
+    """What could not be done beside the records, such as a file that others read, and why."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was not refused ended ``ok``."""
+        return all(status in ("ok", "refused") for status in self.statuses.values())
+
+
+def run(
+    whole: Plan,
+    names: set[str],
+    store: Store,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    timeout: float | None = None,
+    fresh: bool = False,
+    room: Slots | None = None,
+) -> Result:
+    """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
+
+    Args:
+        timeout: seconds that one process of a node may take.
+        room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
+            machine are marked.
+
+    Raises:
+        RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
+        disk.Full: the disk is full.
+    """
+    started = time.perf_counter()
+    run_id = uuid.uuid4().hex[:12]
+    records = store.read()
+    chosen = whole.select(names)
+    recorded = set() if fresh else records.ok
+    todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
+    with store.writable():
+        checkpoint.folder(store.folder)
+        checkpoint.sweep(store.folder)
+        for needed in (store.folder / "logs", checkpoint.temporary(store.folder)):
+            needed.mkdir(parents=True, exist_ok=True)
+    environment = machine.environment(whole.machine, whole.base)
+    store.append(_run_line(run_id, whole, names, environment))
+    _record_refusals(whole, names, store, records, run_id)
+
+    watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
+    statuses: dict[str, str] = {}
+    beside: list[str] = []
+
+    def measured(node: Node, gpus: tuple[str, ...]) -> dict[str, Any]:
+        line = _node_line(run_id, node, whole) | {"environment": environment}
+        return line | _measured(node, whole, store, executor, timeout, watcher, gpus)
+
+    waiting = [chosen.nodes[id_] for id_ in todo]
+    room = room or slots(whole.machine, 1)
+    # What is compared is paired by seed, so that it is on one card; other seeds and subjects may be on others meanwhile.
+    homes = {key: number for number, key in enumerate(dict.fromkeys(map(_pairing, whole.cells)))}
+    running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
+    with _threads(executor, room.jobs) as threads:
+        while waiting or running:
+            unfinished = {node.id for node in [*waiting, *(other for other, _ in running.values())]}
+            for node in list(waiting):
+                if ended := [statuses[other] for other in node.stands_on if statuses.get(other, "ok") != "ok"]:
+                    statuses[node.id] = ended[0]
+                    waiting.remove(node)
+                elif (
+                    not node.stands_on & unfinished
+                    and (gpus := room.take(node.gpus, homes[_pairing(node)])) is not None
+                ):
+                    waiting.remove(node)
+                    running[threads.submit(measured, node, gpus)] = node, gpus
+            assert running or not waiting, "planning allowed what there is no room for"
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                node, gpus = running.pop(future)
+                room.give(gpus)
+                record = future.result()
+                store.append(record)
+                statuses[node.id] = record["status"]
+                watcher.ended(node, record)
+                if record["status"] == "ok":
+                    recorded.add(node.id)
+                if record["reason"].startswith(disk.FULL):
+                    # All that follows would train for nothing.
+                    raise disk.Full(
+                        f"{store.folder}: {record['reason']}; free some space and run the same command again"
+                    )
+                try:
+                    _files(node, record, store)
+                    _tidy(chosen, store, recorded)
+                except OSError as error:
+                    beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
+    store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
+    asked = [cell for cell in whole.cells if cell.name in names]
+    refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
+    return Result(statuses, tuple(refused), tuple(dict.fromkeys(beside)))
+
+
+def _pairing(of: Node | Cell) -> tuple[str, str, int]:
+    return of.subject.model.name, of.subject.task.name, of.seed
+
+
+@contextlib.contextmanager
+def _threads(executor: Executor, number: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that wait for nodes. Where all is to end, as on Ctrl-C, the nodes end first."""
+    threads = ThreadPoolExecutor(number)
+    try:
+        yield threads
+    except BaseException:
+        executor.stop()
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _marked(outcome: Outcome) -> dict[str, Any]:
+    """What was measured; where another job ran beside it, timings are not of a quiet machine, whatever its load said."""
+    measured = dict(outcome.measured)
+    if outcome.beside and "trust" in measured:
+        measured["trust"] = {what: _crowded(found) for what, found in measured["trust"].items()}
+    return measured
+
+
+def _crowded(found: Mapping[str, Any]) -> dict[str, Any]:
+    said = [reason for reason in (found.get("reason"), "another stage ran beside it") if reason]
+    return {**found, "contended": True, "reason": "; ".join(said)}
+
+
+def _measured(
+    node: Node,
+    whole: Plan,
+    store: Store,
+    executor: Executor,
+    timeout: float | None,
+    watcher: Watcher,
+    gpus: tuple[str, ...],
+) -> dict[str, Any]:
+    """Run a node's processes: one for the stage, then those that measure inference."""
+    progress = watcher.node(node)
+    began = time.perf_counter()
+    measure = whole.suite.measure
+    job = Job(
+        what="stage",
+        node=node.id,
+        recipe=node.recipe.spell(defaults=True),
+        model=node.subject.model_spec,
+        task=node.subject.task_spec,
+        base=whole.base,
+        seed=node.seed,
+        budget=whole.suite.budget,
+        measure=measure,
+        machine=whole.machine,
+        input=checkpoint.path(store.folder, node.parent) if node.parent else None,
+        uncompressed=checkpoint.path(store.folder, node.uncompressed) if node.uncompressed else None,
+        output=checkpoint.path(store.folder, node.id),
+        log=store.folder / "logs" / f"{node.id}.log",
+        gpus=gpus,
+        temporary=checkpoint.temporary(store.folder) / node.id,
+    )
+    if making := node.subject.model.to_make():
+        # In a process of its own, so that no stage's time and timeout has it in.
+        watcher.making(making)
+        made = _outcome(executor, replace(job, what="make"), None, progress)
+        if made.status != "ok":
+            seconds = {"total": time.perf_counter() - began}
+            return {"seconds": seconds, "status": made.status, "reason": f"{making}: {made.reason}", "log": made.log}
+        began = time.perf_counter()
+    outcome = _outcome(executor, job, timeout, progress)
+    measured = _marked(outcome)
+    if outcome.status == "ok" and measure.latency:
+        for process in range(measure.latency_processes):
+            served = _outcome(executor, replace(job, what="serve", process=process), timeout, progress)
+            measured = _merge(measured, _marked(served))
+            if served.status in ("oom", "timeout"):
+                # The model is what the recipe says, and what was measured of it stays.
+                reason = f"in process {process + 1} of {measure.latency_processes}: {served.status}: {served.reason}"
+                measured = _merge(measured, {"absent": dict.fromkeys(_unmeasured(measured, measure), reason)})
+                break
+            if served.status != "ok":
+                reason = served.reason
+                if not reason.startswith(disk.FULL):
+                    reason = f"while measuring inference: {reason}"
+                outcome = Outcome(served.status, reason, served.log)
+                break
+    measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
+    return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
+
+
+def _outcome(executor: Executor, job: Job, timeout: float | None, progress: Progress) -> Outcome:
+    """What becomes of `job`; an error of the files around it is its end, and costs nothing that was measured before."""
+    try:
+        return executor.run(job, timeout, progress)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return Outcome("failed", f"{disk.FULL}: {said}" if disk.full(error) else f"around the job: {said}")
+
+
+def _files(node: Node, record: Mapping[str, Any], store: Store) -> None:
+    """What lies beside the record of `node`, which is on the disk by now.
+
+    Raises:
+        OSError: a file could not be written or removed.
+    """
+    if record["status"] != "ok":
+        checkpoint.path(store.folder, node.id).unlink(missing_ok=True)
+        return
+    (store.folder / "logs" / f"{node.id}.log").unlink(missing_ok=True)
+    if record.get("latency"):
+        file = store.folder / "latency" / f"{node.id}.json"
+        file.parent.mkdir(exist_ok=True)
+        pyperf_file.write(record["latency"], file)
+
+
+def _unmeasured(measured: Mapping[str, Any], measure: Measure) -> list[str]:
+    """What the processes that measure inference were to measure and did not; ``latency`` where each shape has some."""
+    timed = {(entry["batch"], entry["length"]) for entry in measured.get("latency") or []}
+    known = measured.get("inference") or {}
+    bytes_ = {"load_peak_bytes": "load_peak_bytes", "peak_bytes": "inference_peak_bytes"} if measure.memory else {}
+    found = [f"latency_{batch}x{length}" for batch, length in measure.latency if (batch, length) not in timed]
+    found += [name for key, name in bytes_.items() if known.get(key) is None]
+    return found or ["latency"]
+
+
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, lists joined, tables merged, seconds of the same name added."""
+    merged = dict(first)
+    for key, value in second.items():
+        if isinstance(value, list):
+            merged[key] = [*merged.get(key, []), *value]
+        elif isinstance(value, Mapping) and key == "seconds":
+            merged[key] = {
+                **merged.get(key, {}),
+                **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()},
+            }
+        elif isinstance(value, Mapping) and key == "trust":
+            # What one of the processes says against a timing stands, whatever the others say.
+            ours = merged.get(key, {})
+            quiet = {what: found for what, found in value.items() if not ours.get(what, {}).get("contended")}
+            merged[key] = {**ours, **quiet}
+        elif isinstance(value, Mapping) and key == "inference":
+            ours = merged.get(key, {})
+            merged[key] = {name: _most(ours.get(name), value.get(name)) for name in {**ours, **value}}
+        else:
+            merged[key] = {**merged.get(key, {}), **value}
+    return merged
+
+
+def _most(*values: float | None) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _tidy(chosen: Plan, store: Store, recorded: set[str]) -> None:
+    """Remove checkpoints that no node of the plan needs any more."""
+    needed = {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
+    for id_ in checkpoint.present(store.folder) - needed:
+        checkpoint.path(store.folder, id_).unlink(missing_ok=True)
+
+
+def _record_refusals(whole: Plan, names: set[str], store: Store, records: Records, run_id: str) -> None:
+    for cell in whole.cells:
+        last = cell.path[-1]
+        reason = "; ".join(cell.refused)
+        before = records.nodes.get(last.id)
+        if cell.refused and cell.name in names and (before is None or before.get("reason") != reason):
+            store.append({**_node_line(run_id, last, whole), "status": "refused", "reason": reason, "log": ""})
+
+
+def _run_line(run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any]) -> dict[str, Any]:
+    suite = whole.suite
+    return {
+        "kind": "run",
+        "run": run_id,
+        "title": suite.title,
+        "baseline": suite.baseline or next(iter(suite.recipes)),
+        "seeds": suite.seeds,
+        "recipes": {name: str(recipe) for name, recipe in suite.parsed().items()},
+        "cells": [
+            {
+                "name": cell.name,
+                "recipe": str(cell.recipe),
+                "model": cell.subject.model.name,
+                "task": cell.subject.task.name,
+                "seed": cell.seed,
+                "path": [node.id for node in cell.path],
+                "refused": list(cell.refused),
+            }
+            for cell in whole.cells
+        ],
+        "notes": [asdict(note) for note in whole.notes(names)],
+        "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
+        "environment": environment,
+        "started": _now(),
+        "version": version("methodbench"),
+    }
+
+
+def _node_line(run_id: str, node: Node, whole: Plan) -> dict[str, Any]:
+    return {
+        "kind": "node",
+        "id": node.id,
+        "parent": node.parent,
+        "alone": node.alone,
+        "run": run_id,
+        "recipe": str(node.recipe),
+        "stage": str(node.stage),
+        "depth": node.depth,
+        "base_kind": node.stage.base.kind,
+        "model": node.subject.model.name,
+        "task": node.subject.task.name,
+        "model_fingerprint": node.subject.model_fingerprint,
+        "task_fingerprint": node.subject.task_fingerprint,
+        "head": node.subject.structure.head,
+        "seed": node.seed,
+        "budget": whole.suite.budget.model_dump(),
+        "measure": whole.suite.measure.model_dump(),
+        "started": _now(),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,37 @@
+"""Models: registered ones, and local transformers directories."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from bench.machine.paths import PathError, find
+from bench.models.base import Model, ModelError
+from bench.recipe.errors import nearest
+from bench.recipe.registry import by_name
+
+
+@functools.cache
+def models() -> dict[str, type[Model]]:
+    """Every registered model, by name."""
+    return by_name("methodbench.models", Model)
+
+
+def open_model(spec: str, base: Path) -> Model:
+    """The model that a suite names: a registered one, else a directory seen from `base`, the suite's folder.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    from bench.models.sources.directory import Directory
+
+    known = models()
+    if spec in known:
+        return known[spec]()
+    try:
+        path = find(spec, base)
+    except PathError as error:
+        raise ModelError(f"model: {error}") from None
+    if not path.is_dir():
+        raise ModelError(f"`{spec}` is neither a registered model nor a directory ({path}){nearest(spec, known)}")
+    return Directory(path)

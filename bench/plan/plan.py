@@ -1,0 +1,385 @@
+"""The plan: a tree of stages. Recipes of a suite that begin alike share the work of their common stages.
+
+Each node is one stage for one model, task and seed; each cell is one recipe, and ends at one node.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.machine import machine as machines
+from bench.machine.machine import Machine
+from bench.models import structure
+from bench.models.base import Model, ModelError
+from bench.models.registry import open_model
+from bench.models.structure import Structure
+from bench.plan import dividing
+from bench.plan.context import Place
+from bench.recipe.declarations import Fact
+from bench.recipe.facts import facts_after, stages_before_compression
+from bench.recipe.method import Method, Trainer
+from bench.recipe.recipe import Recipe, Stage
+from bench.suite.suite import NEW_TOKENS, Suite, SuiteError
+from bench.tasks.base import Task, TaskError
+from bench.tasks.registry import open_task
+from bench.tasks.table import DataTable
+
+IDENTITY = 2
+"""Counts up when the engine changes what an equal node would measure, so that old records are not taken for new."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model on one task, with what planning needs to know of them."""
+
+    model: Model
+    task: Task
+    model_spec: str
+    task_spec: str | DataTable
+    model_fingerprint: str
+    task_fingerprint: str
+    base: Path = Path()
+    retained_fingerprint: str = ""
+    """Of the task that is not to be forgotten, where a suite names one."""
+
+    @functools.cached_property
+    def structure(self) -> Structure:
+        """What is known of the model with the task's head."""
+        return structure.of(self.model, self.model_spec, self.base, *self.task.model_options())
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of the tree: the last of ``recipe``, on the result of ``parent``.
+
+    ``uncompressed`` is the node that left the uncompressed model, which this one's is measured beside; None where nothing
+    was compressed, or the model that the recipe began with is the uncompressed one. ``alone`` is what this stage's node
+    would be in one process; None where it is that.
+    """
+
+    id: str
+    parent: str | None
+    subject: Subject
+    recipe: Recipe
+    seed: int
+    uncompressed: str | None = None
+    alone: str | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that this node runs."""
+        return self.recipe.stages[-1]
+
+    @property
+    def processes(self) -> int:
+        """How many processes it takes."""
+        return self.stage.processes
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes for itself, where there are GPUs."""
+        return self.stage.gpus
+
+    @property
+    def depth(self) -> int:
+        """How many stages come before."""
+        return len(self.recipe.stages) - 1
+
+    @property
+    def stands_on(self) -> set[str]:
+        """The nodes whose models it needs."""
+        return {node for node in (self.parent, self.uncompressed) if node is not None}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe, model, task and seed: the nodes it goes through, or why it was refused."""
+
+    name: str
+    recipe: Recipe
+    subject: Subject
+    seed: int
+    path: tuple[Node, ...]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a reader should know of a model on a task."""
+
+    model: str
+    task: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a suite would run. ``nodes`` come parents first and depth first, so that checkpoints are short-lived."""
+
+    suite: Suite
+    base: Path
+    machine: Machine
+    cells: tuple[Cell, ...]
+    nodes: dict[str, Node] = field(repr=False)
+
+    def notes(self, names: Iterable[str]) -> list[Note]:
+        """What a reader should know of the models, and of the recipes called `names` with them."""
+        wanted = set(names)
+        found: dict[Note, None] = {}
+        for cell in self.cells:
+            if cell.refused or cell.name not in wanted:
+                continue
+            model, task, structure = cell.subject.model.name, cell.subject.task.name, cell.subject.structure
+            for text in structure.notes:
+                found[Note(model, task, f"{model}: {text}")] = None
+            trains = any(isinstance(stage.base, Trainer) for stage in cell.recipe.stages)
+            if structure.head == "new" and not trains and self.suite.measure.quality and cell.subject.model.pretrained:
+                text = f"`{cell.name}` trains nothing and the head is new, so its quality is that of a random head"
+                found[Note(model, task, text)] = None
+        return list(found)
+
+    def select(self, names: Iterable[str]) -> Plan:
+        """The plan for the recipes called `names` alone."""
+        wanted = set(names)
+        needed = {node.id for cell in self.cells if cell.name in wanted and not cell.refused for node in cell.path}
+        return Plan(
+            self.suite,
+            self.base,
+            self.machine,
+            self.cells,
+            {id_: node for id_, node in self.nodes.items() if id_ in needed},
+        )
+
+
+def make(suite: Suite, base: Path, machine: Machine, lacks: dividing.Lacks = dividing.lacks) -> Plan:
+    """Expand `suite`; paths in it are relative to `base`. There is room for stages as `lacks` says.
+
+    Raises:
+        SuiteError: a model or a task cannot be used.
+    """
+    recipes = suite.parsed()
+    retain = suite.measure.retain
+    subjects = [_subject(model, task, base, retain) for model in suite.models for task in suite.tasks]
+    for (model, task), number in Counter((subject.model.name, subject.task.name) for subject in subjects).items():
+        if number > 1:
+            raise SuiteError(
+                f"the model {model} on the task {task} is there {number} times, and results go by these names; name each "
+                "once, a table by `name` in its [task], a model by its folder"
+            )
+    cells: list[Cell] = []
+    nodes: dict[str, Node] = {}
+    for subject in subjects:
+        refused = {name: refusals(recipe, subject, suite, machine, lacks) for name, recipe in recipes.items()}
+        for seed in suite.seeds:
+            for name, recipe in recipes.items():
+                path = _path(recipe, subject, seed, suite, machine)
+                cells.append(Cell(name, recipe, subject, seed, path, refused[name]))
+                if not refused[name]:
+                    nodes.update((node.id, node) for node in path)
+    return Plan(suite, base, machine, tuple(cells), _depth_first(nodes))
+
+
+def refusals(
+    recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, lacks: dividing.Lacks = dividing.lacks
+) -> tuple[str, ...]:
+    """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
+    if unfit := subject.task.unfit(subject.model.model_type()):
+        return (f"{subject.task.name}: {unfit}",)
+    if subject.structure.problems:
+        return subject.structure.problems
+    reasons = [*_too_long(recipe, subject, suite), *_too_large(recipe, subject, suite, machine)]
+    for depth, stage in enumerate(recipe.stages):
+        place = Place(
+            before=recipe.stages[:depth],
+            stage=stage,
+            machine=machine,
+            task=subject.task.kind,
+            model=subject.model.model_type(),
+            config={**subject.model.config(), **subject.structure.config},
+            structure=subject.structure,
+            max_length=suite.budget.max_length,
+            base=subject.base,
+            given=subject.model,
+            splits=subject.task.splits(),
+            items=subject.task.training_items(),
+            batch_size=suite.budget.batch_size,
+            steps=suite.budget.steps,
+        )
+        for method in stage.methods:
+            # Of a dotted name, only the first part: looking for the rest would import it.
+            tops = {package.partition(".")[0] for package in needs(method)}
+            missing = sorted(package for package in tops if importlib.util.find_spec(package) is None)
+            reasons += [
+                f"{method.name}: needs the package {name}: pip install {name}" for name in map(_distribution, missing)
+            ]
+            reasons += [
+                f"{method.name}: {broken}"
+                for each in _with_inner(method)
+                for broken in each.breaks_with
+                if (broken.tasks is None or place.task in broken.tasks) and machines.satisfies(machine, broken.versions)
+            ]
+            problems = list(method.problems(place))
+            final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
+            if method is stage.base and not problems and final & (place.facts - method.takes):
+                problems = ["the model that arrives is made for inference only; put this before what made it so"]
+            if method is stage.base and "ensemble" in place.facts:
+                problems = [
+                    "an ensemble is the end of a recipe; put `ensemble` on the last training, and compress before it"
+                ]
+            reasons += [f"{method.name}: {problem}" for problem in problems]
+        reasons += dividing.problems(place, lacks)
+    return tuple(reasons)
+
+
+def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
+    """Why the suite's items do not fit the positions that the model has, beside the tokens that a method puts before them."""
+    positions = subject.structure.positions
+    if positions is None:
+        return
+    before = max((method.virtual_tokens for stage in recipe.stages for method in stage.methods), default=0)
+    room = positions - before
+    beside = f" and {before} virtual ones" if before else ""
+    has = f"{subject.model.name} has {positions} positions"
+    if suite.budget.max_length > room:
+        yield f"budget.max_length: {has}, and items may have {suite.budget.max_length} tokens{beside}; lower it to {room}"
+    new = NEW_TOKENS if subject.task.kind == "causal_lm" else 0
+    for batch, length in suite.measure.latency:
+        if length + new > room:
+            more = f"{' and ' + str(new) + ' new ones' if new else ''}{beside}"
+            yield f"measure.latency: {has}, and [{batch}, {length}] asks for {length} tokens{more}; lower it to {room - new}"
+
+
+def _too_large(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine) -> Iterable[str]:
+    """Why inputs do not fit the memory, whatever else does: what goes into a block and what comes out are there at once."""
+    memory = machine.gpu_memory if machine.device == "cuda" else machine.memory
+    width = subject.structure.config.get("hidden_size")
+    facts = facts_after(recipe.stages)
+    if not memory or not isinstance(width, int) or "reshaped" in facts:
+        return
+    bytes_each = 2 if facts & {"half", "exported"} else 4
+    for batch, length in suite.measure.latency:
+        needed = 2 * batch * length * width * bytes_each
+        if needed > memory:
+            yield (
+                f"measure.latency: [{batch}, {length}] takes more than {needed / 1e9:,.0f} GB for what a single block is given and "
+                f"gives, and {'the GPU' if machine.device == 'cuda' else 'this machine'} has {memory / 1e9:,.0f}; lower it to "
+                f"[{max(1, batch * memory // (8 * needed))}, {length}] or less"
+            )
+
+
+def needs(method: Method) -> list[str]:
+    """Packages that `method`, and the methods in its arguments, import."""
+    return list(dict.fromkeys(package for each in _with_inner(method) for package in each.needs))
+
+
+def _with_inner(method: Method) -> Iterator[Method]:
+    yield method
+    for value in vars(method).values():
+        if isinstance(value, Method):
+            yield from _with_inner(value)
+
+
+def _subject(model_spec: str, task_spec: str | DataTable, base: Path, retain: str | DataTable | None) -> Subject:
+    try:
+        model, task = open_model(model_spec, base), open_task(task_spec, base)
+    except (ModelError, TaskError) as error:
+        raise SuiteError(str(error)) from None
+    problems = [f"model {model.name}: {text}" for text in model.problems()]
+    problems += [f"task {task.name}: {text}" for text in task.problems()]
+    if problems:
+        raise SuiteError("\n".join(problems))
+    retained = _retained(retain, task, base).fingerprint() if retain is not None else ""
+    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), base, retained)
+
+
+def _retained(spec: str | DataTable, task: Task, base: Path) -> Task:
+    """The task that forgetting is measured on: one that the model can do as it arrives, and after learning `task`."""
+    try:
+        retained = open_task(spec, base)
+    except TaskError as error:
+        raise SuiteError(f"measure.retain: {error}") from None
+    for each in (retained, task):
+        if each.kind != "causal_lm":
+            raise SuiteError(
+                f"measure.retain: {each.name} is a {each.kind} task, whose head is new and has nothing to forget; "
+                "task and retain must both be causal_lm, such as stdlib-code, or leave retain out"
+            )
+    for problem in retained.problems():
+        raise SuiteError(f"measure.retain: {problem}")
+    return retained
+
+
+def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> tuple[Node, ...]:
+    path: list[Node] = []
+    for depth in range(len(recipe.stages)):
+        prefix = Recipe(recipe.stages[: depth + 1])
+        node_id = _identity(prefix, subject, seed, suite, machine)
+        uncompressed = path[whole - 1].id if (whole := stages_before_compression(prefix.stages)) else None
+        alone = _identity(prefix.alone, subject, seed, suite, machine) if prefix.stages[-1].layout else None
+        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed, uncompressed, alone))
+    return tuple(path)
+
+
+def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> str:
+    packages = {"methodbench", "torch", "transformers", "tokenizers", "safetensors"}
+    packages |= {_distribution(name) for stage in prefix.stages for method in stage.methods for name in needs(method)}
+    here = machines.identity(machine)
+    others = {
+        key: value
+        for stage in prefix.stages
+        for method in stage.methods
+        for key, value in method.reads(subject.base).items()
+    }
+    what: dict[str, Any] = {
+        "identity": IDENTITY,
+        "recipe": prefix.spell(defaults=True),
+        "model": subject.model_fingerprint,
+        "task": subject.task_fingerprint,
+        "seed": seed,
+        "budget": suite.budget.model_dump(),
+        "measure": suite.measure.model_dump(exclude={"retain"}),
+        "machine": {**here, "versions": {name: version for name, version in here["versions"] if name in packages}},
+    }
+    if others:
+        what["others"] = others
+    if subject.retained_fingerprint:
+        what["retained"] = subject.retained_fingerprint
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _distribution(package: str) -> str:
+    return package.partition(".")[0].replace("_", "-")
+
+
+def _depth_first(nodes: dict[str, Node]) -> dict[str, Node]:
+    below: dict[str | None, list[Node]] = {}
+    for node in nodes.values():
+        below.setdefault(node.parent, []).append(node)
+    ordered: dict[str, Node] = {}
+    waiting = below.get(None, [])[::-1]
+    while waiting:
+        node = waiting.pop()
+        ordered[node.id] = node
+        waiting += below.get(node.id, [])[::-1]
+    return ordered
+
+
+def to_run(plan: Plan, recorded: Sequence[str] | set[str], checkpoints: set[str]) -> dict[str, str]:
+    """Which nodes must run, and why: ``"new"``, or ``"again"`` for one whose result a new branch needs back.
+
+    `recorded` are the nodes with an ``ok`` record, `checkpoints` those whose model is still there.
+    """
+    done = set(recorded)
+    why = {node.id: "new" for node in plan.nodes.values() if node.id not in done}
+    for node in reversed(plan.nodes.values()):
+        if node.id in why:
+            why.update((other, "again") for other in node.stands_on if other not in why and other not in checkpoints)
+    return {node: why[node] for node in plan.nodes if node in why}

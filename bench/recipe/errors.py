@@ -1,0 +1,42 @@
+"""What is wrong with a recipe, and how an error offers the right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecipeError(ValueError):
+    """A recipe, a method or one of its arguments is wrong. The message says what, and how to mend it."""
+
+
+class Unfit(Exception):
+    """A stage is refused when it is about to run: for what no plan can know, such as sizes that only the model shows.
+
+    The message says why, and the mend, as :meth:`Method.problems` do where planning can tell.
+    """
+
+
+FORMER = {
+    "checkpointing": "gradient_checkpointing",
+    "compiled": "compile_inference",
+    "dynamic_int8": "torch_int8_dynamic",
+    "fake_int8": "qat_int8",
+    "int4_weight_only": "torchao_int4_weight_only",
+    "int8": "bnb_int8",
+    "int8_dynamic": "torchao_int8_dynamic",
+    "int8_weight_only": "torchao_int8_weight_only",
+    "reference": "baseline",
+}
+"""What was renamed before the first release: an old name is unknown, and its error offers the new one."""
+
+
+def nearest(found: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: the nearest right spelling, or all of a short list of known ones."""
+    known = sorted(known)
+    close = [FORMER[found]] if FORMER.get(found) in known else difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    if not known:
+        return ""
+    return f"; known: {', '.join(known)}"

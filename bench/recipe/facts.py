@@ -1,0 +1,50 @@
+"""What is true of a model at the end of a recipe's stages, as their methods declare it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bench.recipe.declarations import Fact
+from bench.recipe.method import Trainer, Transform
+
+if TYPE_CHECKING:
+    from bench.recipe.recipe import Stage
+
+
+def facts_after(stages: Sequence[Stage]) -> frozenset[Fact]:
+    """What is true of the model at the end of `stages`."""
+    facts: frozenset[Fact] = frozenset()
+    for stage in stages:
+        for method in stage.methods:
+            facts = (facts - method.takes) | method.gives
+    return facts
+
+
+def standing(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """The stages whose work the model at the end of `stages` still carries: those since another model took its place."""
+    replaced = [depth for depth, stage in enumerate(stages) if isinstance(stage.base, Trainer) and stage.base.replaces]
+    return stages[replaced[-1] :] if replaced else stages
+
+
+def ships_alone(stages: Sequence[Stage]) -> bool:
+    """Whether what `stages` end with can be had without its base: an adapter on a model as it was published.
+
+    Quantizing a model while it is loaded can be done again by whoever loads it. All else that came before the adapter
+    made another base, which has to be shipped too.
+    """
+    if "adapter" not in facts_after(stages):
+        return False
+    adapted = max(depth for depth, stage in enumerate(stages) if "adapter" in stage.base.gives)
+    return all(isinstance(stage.base, Transform) and stage.base.at_load for stage in stages[:adapted])
+
+
+def stages_before_compression(stages: Sequence[Stage]) -> int | None:
+    """How many of `stages` make the model that the others make smaller, or faster; None where none does that.
+
+    They are those before the first transform, or before the first trainer that puts another model in its place.
+    """
+    for depth, stage in enumerate(stages):
+        if isinstance(stage.base, Transform) or (isinstance(stage.base, Trainer) and stage.base.replaces):
+            return depth
+    return None

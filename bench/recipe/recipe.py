@@ -1,0 +1,214 @@
+"""Recipes: expressions of methods. ``a >> b`` is "then", ``a + b`` is "together with" and binds tighter, as in Python.
+
+    full
+    lora(r=8) + mixed_precision("bf16") + accumulate(4)
+    full >> prune_ffn(0.5) >> full(share=0.3)
+
+The text is read with :func:`ast.parse` over a closed grammar and evaluated by the operators of the method objects
+themselves, so that text and Python cannot differ. Modifiers are written in alphabetical order, every argument by
+name and defaults left out: ``str(recipe)`` is canonical.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.recipe import registry
+from bench.recipe.declarations import Split
+from bench.recipe.errors import RecipeError, nearest
+from bench.recipe.method import Method, Modifier, Trainer, Transform
+
+MAX_LENGTH = 10_000
+"""Characters in a recipe. Far beyond any real one, and little enough for the parser to refuse quickly."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe: a trainer with its modifiers, or a transform."""
+
+    base: Trainer | Transform
+    modifiers: tuple[Modifier, ...] = ()
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The base, then the modifiers in alphabetical order."""
+        return (self.base, *self.modifiers)
+
+    @property
+    def layout(self) -> dict[Split, int]:
+        """What is divided among processes, and into how many parts; empty where one process does it all."""
+        return {modifier.split: modifier.processes for modifier in self.modifiers if modifier.split}
+
+    @property
+    def processes(self) -> int:
+        """How many processes work on it together."""
+        return math.prod(self.layout.values())
+
+    @property
+    def gpus_each(self) -> int:
+        """On how many GPUs each of them works, where there are GPUs."""
+        return max((modifier.gpus for modifier in self.modifiers), default=1)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes, where there are GPUs."""
+        return self.processes * self.gpus_each
+
+    @property
+    def alone(self) -> Stage:
+        """The same in one process."""
+        return Stage(self.base, tuple(each for each in self.modifiers if not each.split and not each.for_several))
+
+    def spell(self, *, defaults: bool) -> str:
+        """The stage as recipe text; with `defaults`, every argument is written out."""
+        return " + ".join(method.spell(defaults=defaults) for method in self.methods)
+
+    def __str__(self) -> str:
+        return self.spell(defaults=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages, one after the other."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def alone(self) -> Recipe:
+        """The same, each stage in one process."""
+        return Recipe(tuple(stage.alone for stage in self.stages))
+
+    def __add__(self, other: Method) -> Recipe:
+        return join(self, other)
+
+    def __rshift__(self, other: Method | Recipe) -> Recipe:
+        return then(self, other)
+
+    def spell(self, *, defaults: bool) -> str:
+        """The recipe as text; with `defaults`, every argument is written out, which is its identity."""
+        return " >> ".join(stage.spell(defaults=defaults) for stage in self.stages)
+
+    def __str__(self) -> str:
+        return self.spell(defaults=False)
+
+
+def of(expression: object) -> Recipe:
+    """The recipe that a method alone, or a recipe, is.
+
+    Raises:
+        RecipeError: a modifier stands alone, or `expression` is neither.
+    """
+    if isinstance(expression, Recipe):
+        return expression
+    if isinstance(expression, Trainer | Transform):
+        return Recipe((Stage(expression),))
+    if isinstance(expression, Modifier):
+        raise RecipeError(f"`{expression}` is a modifier and needs a trainer before it, as in `{expression.example}`")
+    raise RecipeError(f"{expression!r} is not a method")
+
+
+def then(first: object, second: object) -> Recipe:
+    """``first >> second``."""
+    return Recipe(of(first).stages + of(second).stages)
+
+
+def join(first: object, second: object) -> Recipe:
+    """``first + second``: a stage together with one more modifier."""
+    left = of(first)
+    if isinstance(second, Recipe):
+        raise RecipeError(f"`+ ({second})`: only a modifier joins with `+`; use `>>` for what comes then")
+    if not isinstance(second, Modifier):
+        what = of(second).stages[0].base
+        raise RecipeError(
+            f"`{first} + {second}`: only a modifier joins with `+`, and {what.name} is a {what.kind}; "
+            f"for one after the other write `{first} >> {second}`"
+        )
+    if len(left.stages) > 1:
+        raise RecipeError(
+            f"`({first}) + {second}`: `+` joins one trainer, not a chain; "
+            f"write `{second.name}` right behind the trainer that it belongs to"
+        )
+    (stage,) = left.stages
+    if not isinstance(stage.base, Trainer):
+        raise RecipeError(
+            f"`{first} + {second}`: {second.name} modifies training, and {stage.base.name} does not train"
+        )
+    if any(type(other) is type(second) for other in stage.modifiers):
+        raise RecipeError(f"`{first} + {second}`: {second.name} is there twice")
+    return Recipe((Stage(stage.base, tuple(sorted((*stage.modifiers, second), key=lambda m: m.name))),))
+
+
+def parse(text: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+    """Read a recipe. `defaults` maps a method's name to arguments that apply where the recipe leaves them out.
+
+    Raises:
+        RecipeError: the text is not in the grammar, or a method or an argument is unknown or wrong.
+    """
+    if len(text) > MAX_LENGTH:
+        raise RecipeError(f"a recipe has at most {MAX_LENGTH} characters, this one {len(text)}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+        return of(_evaluate(tree.body, defaults or {}))
+    except RecipeError as error:
+        raise RecipeError(f"{error}\n  in the recipe `{_shorten(text)}`") from None
+    except SyntaxError as error:
+        where = f" at character {error.offset}" if error.offset else ""
+        raise RecipeError(f"`{_shorten(text)}` is not a recipe{where}: {error.msg}") from None
+    except (ValueError, MemoryError, RecursionError):
+        # The parser's own answers to null bytes and to thousands of nested parentheses or operators.
+        raise RecipeError(f"`{_shorten(text)}` is not a recipe: it is nested too deeply or is not text") from None
+
+
+def _shorten(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
+
+
+def _evaluate(node: ast.expr, defaults: Mapping[str, Mapping[str, Any]]) -> Method | Recipe:
+    match node:
+        case ast.BinOp(left=left, op=ast.RShift(), right=right):
+            return then(_evaluate(left, defaults), _evaluate(right, defaults))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return join(_evaluate(left, defaults), _evaluate(right, defaults))
+        case ast.Name(id=name):
+            return _method(name).build([], {}, defaults.get(name, {}))
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+            cls = _method(name)
+            if any(keyword.arg is None for keyword in keywords):
+                raise RecipeError(f"{name}: `**` is not in the grammar; write the arguments out")
+            names = [str(keyword.arg) for keyword in keywords]
+            given = {str(keyword.arg): _argument(keyword.value, defaults) for keyword in keywords}
+            if len(given) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise RecipeError(f"{name}: argument `{twice}` is given twice")
+            return cls.build([_argument(arg, defaults) for arg in args], given, defaults.get(name, {}))
+    raise RecipeError(
+        f"`{_shorten(ast.unparse(node))}` is not in the grammar of recipes, which has method names, calls, "
+        "literal arguments, `>>` and `+`"
+    )
+
+
+def _argument(node: ast.expr, defaults: Mapping[str, Mapping[str, Any]]) -> Any:
+    match node:
+        case ast.Constant(value=bool() | str() | int() | None as value):
+            return value
+        case ast.Constant(value=float() as value) if math.isfinite(value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return tuple(_argument(item, defaults) for item in items)
+        case ast.Name() | ast.Call():
+            return _evaluate(node, defaults)
+    raise RecipeError(f"`{_shorten(ast.unparse(node))}` is not a literal or a method")
+
+
+def _method(name: str) -> type[Method]:
+    methods = registry.methods()
+    if name not in methods:
+        raise RecipeError(f"unknown method `{name}`{nearest(name, methods)}")
+    return methods[name]

@@ -1,0 +1,68 @@
+"""One piece of work for a process of its own, as it is asked for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.machine.machine import Machine
+from bench.suite.suite import Budget, Measure
+from bench.tasks.table import DataTable
+
+Progress = Callable[[str, int, int], None]
+"""Told what is going on, how much of it is done, and of how much."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one machine does of a stage that several machines share: `here` of its processes, from number `first` on.
+
+    They meet the others at ``address``, where the machine of the first process listens (``listener``); None as long as
+    it does not.
+    """
+
+    first: int
+    here: int
+    address: tuple[str, int] | None = None
+    listener: socket.socket | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for one process of its own.
+
+    ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference) or
+    "make" (make the model that stages begin with).
+    ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``uncompressed`` that of
+    the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
+    them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
+    ``temporary`` is the folder for its temporary files, made before it and removed after it, whatever its end; the
+    system's where there is none.
+    """
+
+    what: Literal["stage", "serve", "make"]
+    node: str
+    recipe: str
+    model: str
+    task: str | DataTable
+    base: Path
+    seed: int
+    budget: Budget
+    measure: Measure
+    machine: Machine
+    input: Path | None
+    output: Path
+    log: Path
+    process: int = 0
+    uncompressed: Path | None = None
+    gpus: tuple[str, ...] = ()
+    share: Share | None = None
+    temporary: Path | None = None
+
+
+def threads_each(machine: Machine, processes: int) -> int:
+    """The CPU threads of each of a job's processes: they are divided, but where there are too few, each has one."""
+    return max(1, machine.threads // processes)

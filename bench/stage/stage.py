@@ -1,0 +1,389 @@
+"""One stage in its own process: load, apply or train, prove, evaluate, save.
+
+Runs where :mod:`bench.execute.worker` puts it. Everything that is measured here is raw; figures are derived when read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from bench.distributed.group import Group
+from bench.measure import flops, memory, size, trust
+from bench.measure.absent import Absent, let_go
+from bench.measure.wire import Wire
+from bench.models import architecture, structure
+from bench.models.architecture import plain
+from bench.models.registry import open_model
+from bench.recipe import recipe
+from bench.recipe.facts import facts_after, ships_alone, stages_before_compression, standing
+from bench.recipe.method import Trainer, Transform
+from bench.stage import checkpoint, evidence
+from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, whole_numel
+from bench.stage.job import Job, Progress
+from bench.stage.loop import Training
+from bench.stage.work import Work
+from bench.tasks.base import Answers, Task
+from bench.tasks.registry import open_task
+
+
+def run(
+    job: Job, progress: Progress, group: Group | None = None, measured: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run `job` and leave the model in ``job.output``; what was `measured`, and is filled in, goes into the record.
+
+    A measure that fails is absent, with its reason in ``absent``; all else is as if it had not been asked for.
+
+    Where a `group` of processes trains together, each runs this. They go hand in hand through the training and its
+    evidence; from there on the model is a plain one, and the first process goes on alone.
+    """
+    group = group or Group()
+    measured = {} if measured is None else measured
+    seconds = Stopwatch()
+    measured["seconds"] = seconds.total
+    if job.machine.device == "cuda":
+        measured["gpus"] = _cards()
+    stages = recipe.parse(job.recipe).stages
+    source, task = open_model(job.model, job.base), open_task(job.task, job.base)
+    if job.input is None:
+        # Where no one has looked at the model yet, as on another machine, this does, and imports what it takes.
+        structure.of(source, job.model, job.base, *task.model_options())
+    peak = memory.Peak(torch.device(job.machine.device), stages[-1].gpus_each)
+
+    progress("load", 0, 1)
+    seed_everything(job.seed)
+    with seconds("load"):
+        model, tokenizer = checkpoint.load(job.input) if job.input is not None else source.load(*task.model_options())
+        model.to(job.machine.device)
+        memory.touch(model)
+    # Each stage draws its own order of data; the same one for all recipes that share the seed.
+    seed = job.seed * 1000 + len(stages)
+    common: dict[str, Any] = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "task": task,
+        "stage": stages[-1],
+        "before": stages[:-1],
+        "budget": job.budget,
+        "machine": job.machine,
+        "seed": seed,
+        "base": job.base,
+        "progress": progress,
+    }
+    seed_everything(seed)
+    work: Work
+    if isinstance(stages[-1].base, Trainer):
+        work, before = _train(Training(group=group, **common), job, peak, seconds, measured)
+    else:
+        work, before = _transform(Work(**common), job, peak, seconds, measured)
+    # Only the work holds the model from here on.
+    del model
+    common.clear()
+
+    progress("prove", 0, 1)
+    # Methods look into a training's forward pass with hooks on modules, which compiled code leaves out.
+    stance = torch.compiler.set_stance("force_eager" if isinstance(work, Training) else "default")
+    with seconds("evidence"), stance:
+        # Those that divide the stage come first: what the others look at may have to be put together before.
+        methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
+        claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
+        if isinstance(work, Training):
+            claims += [(work.trainer.name, claim) for claim in of_training(before, work)]
+            claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
+            claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
+            work.optimizer.zero_grad(set_to_none=True)
+            work.finish()
+            claims += [(method.name, claim) for method in work.methods for claim in method.gone(work)]
+        claims = _of_all(group.everyone(claims))
+        measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
+    work.model.eval()
+    group.close()
+    if group.rank > 0 or not all(claim.holds for _, claim in claims):
+        # The first process alone goes on; and not where what is there is not what the recipe says, for then nothing
+        # else of it is worth a figure, or may be one at all.
+        return measured
+
+    # What trained is let go of first, so that evaluation has its memory.
+    trained = work.model
+    del work, before
+    let_go()
+    absent = Absent(measured)
+    answers: Answers = []
+    if job.measure.quality and source.pretrained:
+        progress("evaluate", 0, 1)
+        with seconds("evaluate"), absent("quality"):
+            quality = task.evaluate(
+                trained,
+                tokenizer,
+                batch_size=job.budget.eval_batch_size,
+                max_length=job.budget.max_length,
+                uncompressed=_answering_the_same(job, task, stages),
+                answers=answers,
+            )
+            measured["quality"] = asdict(quality)
+    progress("save", 0, 1)
+    with seconds("save"):
+        with absent("weight_bytes"):
+            measured["weight_bytes"] = memory.storage_bytes(trained)
+        with absent("parameters", "nonzero_parameters"):
+            measured["parameters"] = memory.parameter_counts(trained)
+        if job.measure.size:
+            savers = [method.save for stage in reversed(standing(stages)) for method in stage.methods]
+            if "adapter" in facts_after(stages) and not ships_alone(stages):
+                savers.insert(0, size.whole)
+            with absent("size_on_disk"), tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
+                measured["size"] = size.on_disk(trained, Path(folder), savers)
+        checkpoint.save(job.output, trained, tokenizer, answers)
+    if job.measure.retain is not None and source.pretrained:
+        progress("retain", 0, 1)
+        with seconds("retain"), absent("forgetting"):
+            measured["retained"] = {"after": _retained(trained, tokenizer, job)}
+            if job.input is None:
+                # Last of all, so that nothing of it is in what the training held or took; a model that arrives with
+                # its head is the same each time that it is loaded.
+                del trained
+                arrived, _ = source.load(*task.model_options())
+                measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
+    return measured
+
+
+def _new_weights_train(training: Training) -> Iterator[Claim]:
+    """What transformers drew at random for the task must train, whichever recipe it is: else its rows do not compare."""
+    new = {plain(name) for name in architecture.new_parameters(training.model)}
+    if new:
+        trained = {name for name, tensor in named_tensors(training.model).items() if tensor.requires_grad}
+        text = "all weights that no file held, and that were drawn at random for the task, train"
+        yield Claim(text, new <= trained, f"{len(new & trained)} of {len(new)} tensors")
+
+
+def _cards() -> list[dict[str, str]]:
+    """The GPUs that the stage has, by what tells them from others of their kind."""
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [{"name": card.name, "uuid": str(card.uuid)} for card in found]
+
+
+def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:
+    """How good `model` is at the task that it is not to forget."""
+    assert job.measure.retain is not None
+    quality = open_task(job.measure.retain, job.base).evaluate(
+        model.eval(), tokenizer, batch_size=job.budget.eval_batch_size, max_length=job.budget.max_length
+    )
+    return asdict(quality)
+
+
+def seed_everything(seed: int) -> None:
+    """Python, NumPy and torch, every device."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class Stopwatch:
+    """Seconds by name, wall time: ``with stopwatch("load"): …``."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Add the block's time to `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.total[name] = self.total.get(name, 0.0) + time.perf_counter() - started
+
+
+def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
+    """The model that the recipe's compression began with, in evaluation mode; None where nothing was compressed."""
+    if stages_before_compression(recipe.parse(job.recipe).stages) is None:
+        return None
+    if job.uncompressed is not None:
+        model, _ = checkpoint.load(job.uncompressed)
+    else:
+        seed_everything(job.seed)
+        model, _ = open_model(job.model, job.base).load(*task.model_options())
+    return model.to(job.machine.device).eval()
+
+
+def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) -> torch.nn.Module | Answers | None:
+    """The uncompressed model, or its answers, if it is to give the answers that the compressed one gives.
+
+    One that was not trained for the task yet when it was compressed has no answers to keep once the other was.
+    Answers that its own evaluation kept are as good as the model, and take no time.
+    """
+    whole = stages_before_compression(stages)
+    trained_since = any(isinstance(stage.base, Trainer) for stage in stages[whole:])
+    if whole == 0 and trained_since:
+        return None
+    kept = [] if whole is None or job.uncompressed is None else checkpoint.answers(job.uncompressed)
+    return kept or uncompressed_model(job, task)
+
+
+def _train(
+    training: Training, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
+) -> tuple[Training, Snapshot]:
+    with seconds("evidence"):
+        before = training.snapshot()
+    with seconds("prepare"):
+        training.prepare()
+    with seconds("evidence"):
+        training.began = evidence.marks(training.model)
+    # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
+    # Who holds another slice of the batch drops other things.
+    seed_everything(training.seed + 2**20 * training.group.slice)
+    contention = trust.Contention(training.device, training.stage.gpus_each)
+    with seconds("train"), contention:
+        peak.start()
+        training.run(after_first=peak.pause)
+    result: dict[str, Any] = {
+        "step_seconds": training.clock.seconds(),
+        "tokens": training.tokens,
+        "samples": training.samples,
+        "losses": [float(loss) for loss in training.losses],
+        # A short training still has steady steps left after its warm-up.
+        "warmup": min(job.budget.warmup_steps, len(training.losses) // 2),
+        "trainable": sum(map(whole_numel, training.parameters)),
+        "data_seconds": training.data_seconds,
+        "figures": training.figures,
+    }
+    measured |= {"training": result, "trust": {"training": contention.result()}}
+    # Where several processes go hand in hand, none can leave a step out.
+    absent = Absent(measured, strict=training.group.mesh is not None)
+    with seconds("count"):
+        if job.measure.memory:
+            with absent("train_peak_bytes"):
+                result["peak_bytes"] = _peak(training, peak)
+                if peak.reason:
+                    absent.note(peak.reason, "train_peak_bytes")
+            with absent("optimizer_bytes"):
+                result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
+        _count(training, job, result, absent)
+        _together(training, result)
+    return training, before
+
+
+def _peak(training: Training, peak: memory.Peak) -> int | None:
+    """The peak of the training. On a CPU, of its first step and of one more, on its largest batch, that is not taken.
+
+    The first has what an update takes; the other what it then left, and most activations.
+    """
+    if peak.paused:
+        assert training.largest is not None
+        training.model.train()
+        with _untaken(training):
+            peak.resume()
+            training.gradients(training.largest, 1.0)
+            peak.pause()
+    return peak.stop()
+
+
+def _count(training: Training, job: Job, result: dict[str, Any], absent: Absent) -> None:
+    """Gradient and activation bytes and FLOPs, of one more step that is not taken.
+
+    Bytes are those of a real step, which holds no more than the training's did. FLOPs take no memory
+    (:mod:`bench.measure.flops`).
+    """
+    training.model.train()
+    probe = training.probe  # made before tensors have no numbers, if it is not yet
+    if job.measure.flops:
+        with absent("step_flops"), _untaken(training):
+            result["step_flops"] = flops.count(
+                lambda: training.gradients(probe, 1.0),
+                lambda: training.optimizer.zero_grad(set_to_none=True),
+                fake=training.group.mesh is None,
+            )
+    if job.measure.memory or job.measure.flops:
+        # After FLOPs, for what hooks keep of the last step they saw is then of a real one.
+        with absent("activation_bytes", "gradient_bytes"), _untaken(training):
+            with memory.saved_activations(torch.nn.ModuleList([training.model, *training.beside])) as saved:
+                training.gradients(probe, 1.0)
+            if job.measure.memory:
+                result["activation_bytes"] = saved.bytes
+                with absent("gradient_bytes"):
+                    result["gradient_bytes"] = memory.gradient_bytes(training.parameters)
+
+
+@contextlib.contextmanager
+def _untaken(training: Training) -> Iterator[None]:
+    """A step that leaves nothing: no gradient, and no draw of random numbers."""
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            training.optimizer.zero_grad(set_to_none=True)
+
+
+def _together(training: Training, result: dict[str, Any]) -> None:
+    """Put the figures of all processes together in `result`; what each held, sent and took stays under ``ranks``.
+
+    A step takes as long as the process that is slowest in it, so that a rate is never too high. Of bytes the figure is
+    what the process held that held most, as each must fit; the operations of all add up.
+    """
+    group = training.group
+    if group.mesh is None:
+        return
+    with _untaken(training), Wire() as wire:
+        training.gradients(training.probe, 1.0)
+    own = ("step_seconds", *_BYTES, "step_flops")
+    mine = {name: result[name] for name in own if name in result}
+    mine |= {
+        "weight_bytes": memory.storage_bytes(training.model),
+        "communicated_bytes": round(wire.sent),
+        "collectives": wire.table(),
+    }
+    everyone = group.everyone((mine, result["losses"]))
+    ranks = [own for own, _ in everyone]
+    result["ranks"] = ranks
+    result["step_seconds"] = [max(step) for step in zip(*(rank["step_seconds"] for rank in ranks), strict=True)]
+    # Each process's loss is of its slice, weighted so that the mean is the whole batch's.
+    result["losses"] = [math.fsum(step) / group.size for step in zip(*(losses for _, losses in everyone), strict=True)]
+    for name in (*_BYTES, "communicated_bytes"):
+        result[name] = max((rank[name] for rank in ranks if rank.get(name) is not None), default=None)
+    if "step_flops" in result:
+        result["step_flops"] = sum(rank["step_flops"] for rank in ranks)
+
+
+_BYTES = ("peak_bytes", "optimizer_bytes", "gradient_bytes", "activation_bytes")
+
+
+def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
+    """The first process's claims, and those that do not hold in another alone."""
+    claims = list(said[0])
+    for rank, others in enumerate(said[1:], start=1):
+        failed = {(name, claim.text) for name, claim in claims if not claim.holds}
+        claims += [
+            (name, replace(claim, seen=f"process {rank}: {claim.seen}"))
+            for name, claim in others
+            if not claim.holds and (name, claim.text) not in failed
+        ]
+    return claims
+
+
+def _transform(
+    work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
+) -> tuple[Work, Snapshot]:
+    transform = work.stage.base
+    assert isinstance(transform, Transform)
+    with seconds("evidence"):
+        before = work.snapshot()
+    work.progress("apply", 0, 1)
+    with seconds("apply"):
+        peak.start()
+        transform.apply(work)
+        peak_bytes = peak.stop()
+    if job.measure.memory:
+        measured["transform"] = {"peak_bytes": peak_bytes}
+        if peak.reason:
+            Absent(measured).note(peak.reason, "transform_peak_bytes")
+    return work, before

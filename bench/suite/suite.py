@@ -1,0 +1,283 @@
+"""The suite file: what to compare, on which model and data, how long, how often, measuring what.
+
+TOML, checked by pydantic. :func:`json_schema` gives editors the same rules.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
+
+from bench.machine.paths import irregular
+from bench.recipe import recipe, registry
+from bench.recipe.errors import RecipeError, nearest
+from bench.recipe.fields import check, fields_of
+from bench.recipe.recipe import Recipe
+from bench.tasks.table import DataTable, Name, Strict, readable
+
+NEW_TOKENS = 16
+"""Tokens that a decoder adds to the prompt in one pass of decoding, where latency is measured."""
+
+
+class SuiteError(ValueError):
+    """A suite is wrong. The message names the file, the key, what was found and how to mend it."""
+
+
+MOST_STEPS = 10**8
+MOST_ITEMS = 2**20
+MOST_TOKENS = 2**24
+"""Bounds of a training, of a batch, and of an item or an input: no training of a language model that is known came near
+them. More is a slip of the keys, which would show when memory or patience ends."""
+
+SEEDS = 2**29
+"""How many seeds there are. A stage draws by a thousand times the seed, of which torch's generator on CPUs takes 32 bits:
+from here on, the draws of other seeds come again."""
+
+
+class Budget(Strict):
+    """How long every trainer trains; the same for all, so that recipes compare."""
+
+    steps: int = Field(
+        60, ge=1, le=MOST_STEPS, description="optimizer steps of each trainer; `share` takes a part of them"
+    )
+    batch_size: int = Field(
+        16, ge=1, le=MOST_ITEMS, description="items an optimizer step, over all micro-batches and processes"
+    )
+    max_length: int = Field(64, ge=2, le=MOST_TOKENS, description="tokens an item; longer ones are cut")
+    warmup_steps: int = Field(
+        3, ge=0, le=MOST_STEPS, description="first steps that throughput leaves out; they still train"
+    )
+    eval_batch_size: int = Field(32, ge=1, le=MOST_ITEMS, description="items a batch in evaluation")
+
+
+class Measure(Strict):
+    """Which figures are taken; each can be turned off, and latency up."""
+
+    quality: bool = Field(True, description="the task's metrics on the test split")
+    retain: Name | DataTable | None = Field(
+        None, description="a task that the model has learned before; how much of it each recipe forgets"
+    )
+    memory: bool = Field(True, description="peak bytes in training and inference, and tensor bytes by category")
+    flops: bool = Field(True, description="floating point operations of a training step")
+    size: bool = Field(True, description="bytes on disk of what a user would ship")
+    latency: list[tuple[int, int]] = Field(
+        [(1, 16), (8, 64)], description="[batch size, tokens] pairs to time inference at; [] turns it off"
+    )
+    latency_processes: int = Field(1, ge=1, le=20, description="processes that each take a set of samples")
+    latency_samples: int = Field(15, ge=3, le=100_000, description="samples in a set, beside the warm-ups")
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _shapes(cls, value: object) -> object:
+        if isinstance(value, list):
+            for shape in value:
+                if not (
+                    isinstance(shape, list | tuple)
+                    and len(shape) == 2
+                    and all(type(n) is int and n >= 1 for n in shape)
+                    and math.prod(shape) <= MOST_TOKENS
+                ):
+                    raise ValueError(
+                        "each is [batch size, tokens], two whole numbers of at least 1, at most "
+                        f"{MOST_TOKENS} tokens together, found {shape!r}"
+                    )
+            return [tuple(shape) for shape in value]
+        return value
+
+
+class Suite(Strict):
+    """A comparison, as a suite file says it."""
+
+    title: Name = Field("methodbench", description="the report's heading")
+    model: Name | list[Name] = Field(
+        description="a registered model or a transformers directory; a list makes a matrix"
+    )
+    task: Name | DataTable | list[Name | DataTable] = Field(
+        description="a registered task or a table; a list makes a matrix"
+    )
+    baseline: Name | None = Field(None, description="the recipe that all are compared with; the first otherwise")
+    seeds: list[Annotated[int, Field(ge=0, lt=SEEDS)]] = Field(
+        [0], min_length=1, description="every recipe runs once with each"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where stages run")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads a stage; all available cores otherwise")
+    budget: Budget = Budget()
+    measure: Measure = Measure()
+    defaults: dict[str, dict[str, Any]] = Field(
+        {}, description="method arguments that apply where a recipe leaves them out"
+    )
+    recipes: dict[Name, Annotated[str, AfterValidator(readable)]] = Field(description="name and recipe of each row")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("each seed is named once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.recipes:
+            raise ValueError('recipes: at least one is needed, as in `full = "full"`')
+        if not self.models or not self.tasks:
+            raise ValueError(f"{'model' if not self.models else 'task'}: at least one is needed")
+        if self.baseline is not None and self.baseline not in self.recipes:
+            raise ValueError(f"baseline: no recipe is called `{self.baseline}`{nearest(self.baseline, self.recipes)}")
+        return self
+
+    @property
+    def models(self) -> list[str]:
+        """The models, one or more."""
+        return [self.model] if isinstance(self.model, str) else self.model
+
+    @property
+    def tasks(self) -> list[str | DataTable]:
+        """The tasks, one or more."""
+        return self.task if isinstance(self.task, list) else [self.task]
+
+    def parsed(self) -> dict[str, Recipe]:
+        """The recipes by name, with the suite's defaults in them.
+
+        Raises:
+            SuiteError: a recipe or a default is wrong.
+        """
+        _check_defaults(self.defaults)
+        found: dict[str, Recipe] = {}
+        for name, text in self.recipes.items():
+            try:
+                found[name] = recipe.parse(text, self.defaults)
+            except RecipeError as error:
+                raise SuiteError(f"recipes.{name}: {error}") from None
+        return found
+
+    def only(self, patterns: list[str]) -> set[str]:
+        """Names of the recipes that match one of the shell patterns; all where there is none.
+
+        Raises:
+            SuiteError: a pattern matches nothing.
+        """
+        if not patterns:
+            return set(self.recipes)
+        for pattern in patterns:
+            if not fnmatch.filter(self.recipes, pattern):
+                raise SuiteError(f"--only '{pattern}' matches no recipe; there are: {', '.join(self.recipes)}")
+        return {name for name in self.recipes if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def load(path: str | os.PathLike[str]) -> Suite:
+    """Read and check a suite file.
+
+    Raises:
+        SuiteError: it cannot be read, is not TOML, or says something wrong.
+    """
+    return of(read_table(Path(path)), where=f"{path}: ")
+
+
+def read_table(file: Path) -> dict[str, Any]:
+    """The TOML table in `file`, unchecked.
+
+    Raises:
+        SuiteError: it cannot be read or is not TOML.
+    """
+    # A shell hands a pipe on as /dev/fd/63; another pipe may have no one who writes into it.
+    if not str(file).startswith("/dev/") and (what := irregular(file)):
+        raise SuiteError(f"{file}: cannot be read: it is {what}")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        known = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        raise SuiteError(f"{file}: no such file{nearest(str(file), known)}") from None
+    except (OSError, ValueError) as error:  # such as bytes that are no text, or a path with a NUL
+        raise SuiteError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib's own, and Python's of a number with thousands of digits
+        twice = "; a key or a recipe's name may stand only once" if "overwrite" in str(error) else ""
+        raise SuiteError(f"{file}: not TOML: {error}{twice}") from None
+    for key, value in _leaves(table, ()):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise SuiteError(f"{file}: {key}: a whole number of {value.bit_length()} bits; TOML's have 64")
+    return table
+
+
+def _leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, (*path, str(key)))
+    else:
+        yield ".".join(path), value
+
+
+def of(table: dict[str, Any], where: str = "") -> Suite:
+    """Check a suite given as a table; `where` begins each error.
+
+    Raises:
+        SuiteError: it says something wrong.
+    """
+    try:
+        suite = Suite.model_validate(table)
+    except ValidationError as error:
+        raise SuiteError("\n".join(f"{where}{line}" for line in _explain(error))) from None
+    try:
+        suite.parsed()
+    except SuiteError as error:
+        raise SuiteError(f"{where}{error}") from None
+    return suite
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a suite file, for editors."""
+    return Suite.model_json_schema()
+
+
+def _check_defaults(defaults: dict[str, dict[str, Any]]) -> None:
+    for name, arguments in defaults.items():
+        known = registry.methods()
+        if name not in known:
+            raise SuiteError(f"defaults.{name}: unknown method `{name}`{nearest(name, known)}")
+        fields = [field.name for field in fields_of(known[name])]
+        for argument, value in arguments.items():
+            if argument not in fields:
+                raise SuiteError(f"defaults.{name}.{argument}: {name} has no such argument{nearest(argument, fields)}")
+            try:
+                check(known[name], argument, value)
+            except RecipeError as error:
+                raise SuiteError(f"defaults.{error}") from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for wrong in error.errors(include_url=False):
+        # pydantic puts the branch of a union into the location; a user's key never looks like one.
+        path = [
+            part
+            for part in wrong["loc"]
+            if not (
+                isinstance(part, str) and part.startswith(("list[", "constrained-", "str", "DataTable", "function-"))
+            )
+        ]
+        key = ".".join(str(part) for part in path)
+        found = wrong["input"]
+        if wrong["type"] == "extra_forbidden":
+            table = _table_at(path[:-1])
+            lines.append(f"{key}: unknown key{nearest(str(path[-1]), table.model_fields)}")
+        elif wrong["type"] == "missing":
+            lines.append(f"{key}: this key is missing")
+        elif wrong["type"] == "value_error":
+            message = wrong["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {message}" if key else message)
+        else:
+            lines.append(f"{key}: {wrong['msg'][0].lower()}{wrong['msg'][1:]}, found {found!r}")
+    return list(dict.fromkeys(lines))
+
+
+def _table_at(path: list[Any]) -> type[BaseModel]:
+    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "task": DataTable, "retain": DataTable}
+    return next((tables[part] for part in reversed(path) if part in tables), Suite)

@@ -1,0 +1,470 @@
+"""Causal language modelling: predict each token of a text from those before it."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import sys
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from bench.machine import cache
+from bench.machine.paths import PathError, find
+from bench.models.base import ENCODERS
+from bench.tasks.alike import comparable, representative
+from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.rows import Rows
+from bench.tasks.texts import TextTask
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.tasks.table import DataTable
+
+PASSAGE = 2_000
+"""Characters of a passage, about."""
+
+HELD_OUT = 200_000
+"""Bytes of text, about, in each of the validation and test splits: every stage scores all of the test split."""
+
+IGNORED = -100
+"""The label of padding, as transformers has it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Texts in their splits. Order and fingerprint depend on the set of texts alone.
+
+    ``counts`` says what became of the texts, as :meth:`bench.tasks.base.Task.counts` does.
+    """
+
+    texts: Mapping[Split, tuple[str, ...]]
+    fingerprint: str
+    counts: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+
+def divide(found: Iterable[str]) -> Data:
+    """Put whole texts into splits by a hash of their content, so that no text is in two; the same ones count once.
+
+    Texts are the same where they have the same form (:func:`bench.tasks.alike.comparable`), of which alone the hash is;
+    the item's text is as it was written, in one of the ways that occur.
+
+    About 70 % train, 10 % validate and 20 % test. Of the last two, each text is cut into passages, and some
+    200 kB of them are taken, again by their hash: from all texts rather than all of a few. A passage that a training
+    text has too is not taken for either, nor one of validation for testing.
+    """
+    same = _by_form(found)
+    counts = Counter(
+        read=sum(of.total() for of in same.values()),
+        equal=sum(of.total() - len(of) for of in same.values()),
+        near_equal=sum(len(of) - 1 for of in same.values()),
+    )
+    texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
+    for at, text in sorted((place(form), representative(of)) for form, of in same.items()):
+        texts[split_of(at)].append(text)
+    elsewhere = {comparable(piece) for text in texts["train"] for piece in passages(text)}
+    held_out: tuple[Split, ...] = ("validation", "test")
+    for split in held_out:
+        pieces = _by_form(piece for text in texts[split] for piece in passages(text))
+        counts["in_two_splits"] += len(pieces.keys() & elsewhere)
+        new = sorted((place(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
+        elsewhere |= pieces.keys()
+        texts[split] = list(_first_bytes((piece for _, piece in new), HELD_OUT))
+    digest = hashlib.sha256()
+    for split, of in texts.items():
+        for text in of:
+            digest.update(json.dumps([text, split]).encode("ascii"))
+    counts.update({split: len(of) for split, of in texts.items()})
+    return Data({split: tuple(of) for split, of in texts.items()}, digest.hexdigest(), counts)
+
+
+def _by_form(texts: Iterable[str]) -> dict[str, Counter[str]]:
+    """The texts of each form, and how often each occurs; those are left out of which nothing can be seen."""
+    same: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in texts:
+        if form := comparable(text):
+            same[form][text] += 1
+    return same
+
+
+def passages(text: str) -> Iterator[str]:
+    """`text` cut at ends of lines into pieces of 2,000 characters or a little more; put together, they are the text."""
+    start = 0
+    while start < len(text):
+        newline = text.find("\n", start + PASSAGE - 1, start + 2 * PASSAGE)
+        end = newline + 1 if newline >= 0 else start + 2 * PASSAGE
+        yield text[start:end]
+        start = end
+
+
+def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
+    taken = 0
+    for text in texts:
+        if taken >= limit:
+            return
+        taken += len(text.encode("utf-8"))
+        yield text
+
+
+class LanguageModelling(TextTask[Data, "Blocks"]):
+    """Causal language modelling on the texts that :meth:`read` finds. See :func:`divide` for what becomes of them.
+
+    An item is a block of at most ``max_length`` tokens of one text. Each block begins with the tokenizer's token for a
+    beginning, so that every token of the text is predicted exactly once, from those before it in its block.
+    """
+
+    kind: ClassVar[str] = "causal_lm"
+
+    # -- planning, without torch -----------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def read(self) -> Iterable[str]:
+        """Every text.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+
+    def divided(self) -> Data:
+        """Every text in its split.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return divide(self.read())
+
+    def problems(self) -> list[str]:
+        """Say why the data cannot be used."""
+        try:
+            texts = self.data.texts
+        except TaskError as error:
+            return [str(error)]
+        count = len(texts["train"]) + len(texts["test"]) + len(texts["validation"])
+        needed: dict[Split, int] = {"train": 70, "test": 20}
+        return [
+            f"{self.name}: {count} different texts are too few: none falls into {split}, "
+            f"which gets about {share} % of all; add more"
+            for split, share in needed.items()
+            if not texts[split]
+        ]
+
+    def unfit(self, model_type: str) -> str:
+        """A model that reads in both directions has seen the token that it is to predict."""
+        if model_type in ENCODERS:
+            return (
+                f"a {model_type} model reads in both directions and sees the token that it is to predict; "
+                "use a decoder, such as tiny-llama"
+            )
+        return ""
+
+    # -- in a stage's own process ----------------------------------------------------------------------------
+
+    def model_options(self) -> tuple[str, dict[str, Any]]:
+        """The language modelling head that the model was pretrained with."""
+        return "AutoModelForCausalLM", {}
+
+    def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Cross entropy in float32, in nats, the mean over predicted tokens."""
+        import torch
+
+        logits = _predicting(outputs, batch).flatten(0, 1).float()
+        return torch.nn.functional.cross_entropy(logits, batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+    def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """``[predicted tokens, vocabulary]``."""
+        return _predicting(outputs, batch)[batch.labels[:, 1:] != IGNORED]
+
+    def evaluate(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int,
+        split: Split = "test",
+        uncompressed: torch.nn.Module | Answers | None = None,
+        answers: Answers | None = None,
+    ) -> Quality:
+        """Bits per byte, perplexity and token accuracy. Of logits over a vocabulary, none are kept as `answers`.
+
+        ``correct`` holds each text's bits over the mean bytes of a text: their mean is the bits per byte. It is empty
+        where a loss is not finite. ``extra`` has the sums that the metrics come from.
+
+        Raises:
+            TaskError: the split has no texts.
+        """
+        import torch
+
+        from bench.models.modes import device_of
+
+        assert not isinstance(uncompressed, list), "answers of a language model are not kept"
+        blocks = self.encoded(split, tokenizer, max_length)
+        device = device_of(model)
+        nats = [0.0] * len(self.texts(split))
+        hits = 0
+        retention = Retention()
+        # Blocks of like length go together, for little padding.
+        order = sorted(range(len(blocks)), key=lambda block: blocks.lengths[block])
+        with torch.no_grad():
+            for start in range(0, len(order), batch_size):
+                batch = blocks.batch(order[start : start + batch_size]).to(device)
+                loss = torch.zeros(batch.samples, dtype=torch.float64, device=device)
+                width = max(1, LOGITS // (batch.samples * _vocabulary(model)))
+                parts = _parts(model, batch, width)
+                # Strictly, or the uncompressed's would not come to its end.
+                both = (
+                    ((part, None) for part in parts)
+                    if uncompressed is None
+                    else zip(parts, _parts(uncompressed, batch, width), strict=True)
+                )
+                for (where, logits), other in both:
+                    labels = batch.labels[:, 1:][:, where]
+                    if other is not None:
+                        real = labels != IGNORED
+                        retention.add(logits[real], other[1][real], labels[real])
+                    logits = logits.float()
+                    losses = torch.nn.functional.cross_entropy(
+                        logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+                    )
+                    # A loss that is no number comes from logits that are none, and those predict nothing.
+                    hits += int(((logits.argmax(-1) == labels) & losses.isfinite()).sum())
+                    loss += losses.sum(1, dtype=torch.float64)
+                for block, each in zip(batch.items, loss.tolist(), strict=True):
+                    nats[blocks.text_of[block]] += each
+        quality = _quality(nats, hits, blocks.tokens, [len(text.encode("utf-8")) for text in self.texts(split)])
+        return quality if uncompressed is None else replace(quality, metrics={**quality.metrics, **retention.metrics()})
+
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> Blocks:
+        """Texts in blocks."""
+        return Blocks(tokenizer, self.texts(split), max_length)
+
+
+LOGITS = 2**28
+"""Logits of a batch that are computed and looked at together, at most: 1 GB of float32, of which a loss takes several."""
+
+
+def _parts(model: torch.nn.Module, batch: Batch, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Columns of ``batch.labels[:, 1:]``, and the logits that predict them, ``[items, columns, vocabulary]``.
+
+    `width` columns at a time, most often all. The body of the model, which has no logits, is run
+    once; where the head cannot be run for some columns alone, all are computed and some are looked at.
+    """
+    columns = batch.labels.shape[1] - 1
+    slices = [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
+    if len(slices) > 1 and (body := _apart(model)) is not None:
+        import torch
+
+        with _once(body):
+            for where in slices:
+                # Counted from the end: a prompt's virtual tokens stand before those of the batch.
+                keep = torch.arange(where.start, where.stop, device=batch.labels.device) - batch.labels.shape[1]
+                yield where, model(**batch.inputs, logits_to_keep=keep).logits
+        return
+    logits = _predicting(model(**batch.inputs), batch)
+    for where in slices:
+        yield where, logits[:, where]
+
+
+def _vocabulary(model: torch.nn.Module) -> int:
+    """How many classes its logits have; 1 where that is not known, and all are looked at together."""
+    from bench.models.architecture import config
+
+    try:
+        return int(config(model).vocab_size)
+    except AttributeError:
+        return 1
+
+
+def _apart(model: torch.nn.Module) -> torch.nn.Module | None:
+    """The body of `model`, where its head is a plain layer that can be run for some positions alone."""
+    import torch
+
+    from bench.models import signature
+    from bench.models.architecture import base, body
+
+    try:
+        inner, below = base(model), body(model)
+        plain = type(inner.get_output_embeddings()) is torch.nn.Linear
+        some = "logits_to_keep" in signature.arguments(model)
+    except AttributeError:
+        return None
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    return below if plain and some and below is not inner and not compiled else None
+
+
+@contextlib.contextmanager
+def _once(body: torch.nn.Module) -> Iterator[None]:
+    """Inside, `body` is run at its first call, and gives the same answer at each that follows."""
+    own, forward = "forward" in vars(body), body.forward
+    kept: list[Any] = []
+
+    def first_alone(*args: Any, **options: Any) -> Any:
+        if not kept:
+            kept.append(forward(*args, **options))
+        return kept[0]
+
+    body.forward = first_alone
+    try:
+        yield
+    finally:
+        if own:
+            body.forward = forward
+        else:
+            del body.forward
+
+
+def _predicting(outputs: Any, batch: Batch) -> torch.Tensor:
+    """The logits that predict ``batch.labels[:, 1:]``. A prompt's virtual tokens stand before those of the batch."""
+    logits: torch.Tensor = outputs.logits[:, -batch.labels.shape[1] : -1]
+    return logits
+
+
+def _quality(nats: Sequence[float], hits: int, tokens: int, sizes: Sequence[int]) -> Quality:
+    total, size = math.fsum(nats), sum(sizes)
+    try:
+        perplexity = math.exp(total / tokens)
+    except OverflowError:
+        perplexity = math.inf
+    metrics = {
+        "bits_per_byte": total / math.log(2) / size,
+        "perplexity": perplexity,
+        "token_accuracy": hits / tokens,
+    }
+    share = len(sizes) / (math.log(2) * size)
+    correct = tuple(each * share for each in nats) if math.isfinite(total) else ()
+    return Quality(metrics, (), correct, {"nats": total, "tokens": tokens, "bytes": size})
+
+
+class Blocks:
+    """Texts as blocks of token ids; ``lengths`` counts each block's tokens, ``text_of`` says which text it is of.
+
+    All ids lie end to end in one array: a batch is a single look-up, and a large split takes 4 bytes a token.
+    ``tokens`` counts those that are predicted: all but the blocks' first.
+    """
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> None:
+        import torch
+
+        self.tokenizer = tokenizer
+        self._begin = first(tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id, 0)
+        self._pad = first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        ids, counts = _encode(tokenizer, texts)
+        self.tokens = len(ids)
+        self.lengths: list[int] = []
+        self.text_of: list[int] = []
+        for text, count in enumerate(counts):
+            whole, rest = divmod(count, max_length - 1)
+            self.lengths += [max_length] * whole + [rest + 1] * (rest > 0)
+            self.text_of += [text] * (whole + (rest > 0))
+        self._ids = torch.frombuffer(ids, dtype=torch.int32)
+        self._lengths = torch.tensor(self.lengths)
+        # Of the tokens of its text, a block has one less than its length.
+        self._starts = (self._lengths - 1).cumsum(0) - (self._lengths - 1)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, items: Sequence[int]) -> Batch:
+        """These blocks, in this order."""
+        import torch
+
+        chosen = torch.tensor(items)
+        lengths = tuple(self.lengths[item] for item in items)
+        column = torch.arange(max(lengths))
+        real = column < self._lengths[chosen][:, None]
+        # Where there is only padding, and at the beginning, any token is read and then written over.
+        where = torch.where(real, self._starts[chosen][:, None] + column - 1, 0).clamp_(min=0)
+        ids = self._ids[where].long()
+        ids[:, 0] = self._begin
+        return Batch(
+            inputs={"input_ids": ids.masked_fill(~real, self._pad), "attention_mask": real.long()},
+            labels=ids.masked_fill(~real, IGNORED),
+            lengths=lengths,
+            terms=tuple(length - 1 for length in lengths),
+            items=tuple(items),
+        )
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> tuple[array[int], array[int]]:
+    """The ids of all texts end to end, without special tokens, and how many each text has.
+
+    Kept in :mod:`bench.machine.cache`: every stage needs them, and the standard library takes some three seconds.
+    """
+    name = _cache_name(tokenizer, texts)
+    ids, counts = array("i"), array("i")
+    if name is not None:
+        try:
+            kept = (cache.folder() / name).read_bytes()
+            if kept[:16] == hashlib.blake2b(kept[16:], digest_size=16).digest():
+                end = 16 + counts.itemsize * len(texts)
+                counts.frombytes(kept[16:end])
+                ids.frombytes(kept[end:])
+                return ids, counts
+        except OSError:
+            pass  # there is none yet
+    # Some at a time: the tokenizer needs much memory for each text it is at.
+    for start in range(0, len(texts), 64):
+        part = list(texts[start : start + 64])
+        found = tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        counts.extend(map(len, found))
+        ids.extend(itertools.chain.from_iterable(found))
+    if name is not None:
+        content = counts.tobytes() + ids.tobytes()
+        cache.write(name, hashlib.blake2b(content, digest_size=16).digest() + content)
+    return ids, counts
+
+
+def _cache_name(tokenizer: Any, texts: Sequence[str]) -> str | None:
+    """Named by all that the ids come from; None for a tokenizer in Python, which does not say what it does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    from importlib.metadata import version
+
+    digest = hashlib.blake2b(f"{version('tokenizers')} {sys.byteorder} {backend.to_str()}".encode(), digest_size=16)
+    for text in texts:
+        digest.update(f"{len(text)} ".encode() + text.encode("utf-8"))
+    return f"tokens/{digest.hexdigest()}"
+
+
+class OwnText(LanguageModelling):
+    """One's own text: a .txt file, or a column of a .csv or .jsonl file whose rows are texts, in UTF-8.
+
+    A .txt file is cut at ends of lines into passages of some 2,000 characters, each of them a text of its own.
+    """
+
+    def __init__(self, table: DataTable, base: Path) -> None:
+        super().__init__()
+        try:
+            self.file = find(table.data, base)
+        except PathError as error:
+            raise TaskError(f"task.data: {error}") from None
+        self.name = table.name or self.file.stem
+        self.rows = Rows(self.file, (table.text,))
+
+    def read(self) -> Iterator[str]:
+        """Every text.
+
+        Raises:
+            TaskError: the file or a row in it is wrong.
+        """
+        suffix = self.file.suffix.lower()
+        if suffix not in (".txt", ".csv", ".jsonl"):
+            raise self.rows.error(f"files of kind `{suffix}` are not read; give it as .txt, .csv or .jsonl")
+        if suffix == ".txt":
+            content = self.rows.content()
+            if not content.strip():
+                raise self.rows.error("it is empty")
+            yield from passages(content)
+            return
+        (column,) = self.rows.columns
+        for line, (text,) in self.rows:
+            yield self.rows.text(line, column, text)

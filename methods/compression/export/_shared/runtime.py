@@ -1,0 +1,39 @@
+"""What exports to another runtime share. No torch until a hook runs; :mod:`methods.compression.export._shared.exported` has what is left of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.plan.context import Place
+from bench.recipe.method import Transform
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Runtime(Transform):
+    """A model in another runtime's files, which is what a user would ship, and what a server would open."""
+
+    gives = frozenset({"inference_only", "exported"})
+
+    def problems(self, place: Place) -> Iterator[str]:
+        """It exports the plain forward pass of a classifier."""
+        if place.machine.device != "cpu":
+            yield 'it is measured on the CPU; run the suite with device = "cpu"'
+        if place.task != "classification":
+            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
+        if "adapter" in place.facts:
+            yield f"there is an adapter on the weights; {place.fold(self)}"
+        if "quantized" in place.facts:
+            yield f'the weights are quantized for torch; quantize in the runtime instead, as in `{self.name}("int8")`'
+
+    def save(self, model: torch.nn.Module, folder: Path) -> bool:
+        """The files and the configuration."""
+        model.save(folder)  # type: ignore[operator]
+        return True
+
+    def on_serve(self, model: torch.nn.Module, folder: Path) -> None:
+        """Open the files, as a server would."""
+        model.serve(folder)  # type: ignore[operator]

@@ -1,0 +1,168 @@
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.compare import stats
+from bench.compare.stats import Spread
+
+values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
+positive = st.floats(1e-6, 1e6)
+
+
+def test_the_mean_and_its_interval_are_scipys():
+    import scipy.stats
+
+    data = [0.752, 0.741, 0.768, 0.749, 0.755]
+    found = stats.mean(data)
+    expected = scipy.stats.ttest_1samp(data, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(0.753)
+    assert found.interval == pytest.approx((expected.low, expected.high))
+    assert found.n == 5
+
+
+def test_a_mean_by_hand():
+    # Mean 2, sd 1, t with 2 degrees of freedom 4.303: 2 ± 4.303 / √3.
+    low, high = stats.mean([1.0, 2.0, 3.0]).interval
+    assert (low, high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), rel=1e-6)
+
+
+def test_the_paired_difference_is_scipys_paired_t():
+    import scipy.stats
+
+    ours, theirs = [5.1, 6.3, 7.2], [4.0, 5.5, 6.0]
+    found = stats.difference(ours, theirs)
+    expected = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert found.interval == pytest.approx((expected.low, expected.high))
+
+
+def test_pairing_takes_out_what_both_share():
+    # Seeds differ by 10, the two recipes by 1 to 1.2: unpaired, nothing would be seen.
+    found = stats.difference([11.0, 21.1, 31.2], [10.0, 20.0, 30.0])
+    assert found.interval[0] > 0
+
+
+def test_a_ratio_is_a_geometric_mean():
+    found = stats.ratio([2.0, 8.0], [1.0, 1.0])
+    assert found.value == pytest.approx(4.0)
+    # Log-ratios ln 2 and ln 8: sd ln 4 / √2, so a half width of 12.706 · ln 4 / 2.
+    assert math.log(found.interval[1] / found.value) == pytest.approx(12.7062 * math.log(4) / 2, rel=1e-5)
+
+
+@given(st.lists(st.tuples(positive, positive), min_size=2, max_size=6))
+def test_a_ratio_turned_round_is_its_inverse(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    there, back = stats.ratio(ours, theirs), stats.ratio(theirs, ours)
+    assert there.value * back.value == pytest.approx(1.0, rel=1e-6)
+
+
+@given(values)
+def test_an_interval_holds_its_mean(data):
+    found = stats.mean(data)
+    slack = 1e-9 * max(map(abs, data), default=0)
+    assert found.interval[0] - slack <= found.value <= found.interval[1] + slack
+
+
+@given(values, st.floats(-1e3, 1e3))
+def test_a_shift_shifts_the_interval(data, shift):
+    there, here = stats.mean(data), stats.mean([value + shift for value in data])
+    # Where the spread is far below the shift, rounding is all that is left of it.
+    assert here.interval == pytest.approx([end + shift for end in there.interval], rel=1e-6, abs=1e-3)
+
+
+def test_one_value_has_no_interval():
+    assert stats.mean([3.0]).interval is None
+    assert stats.difference([3.0], [2.0]).interval is None
+    assert stats.ratio([3.0], [2.0]).interval is None
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-30, 7e20])
+def test_equal_values_give_an_interval_without_width(value):
+    for n in (2, 3, 7):
+        assert stats.mean([value] * n).interval == (value, value)
+        assert stats.difference([value] * n, [value] * n).interval == (0.0, 0.0)
+        assert stats.ratio([value] * n, [value] * n).interval == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [[], [math.nan, 1.0], [1.0, math.inf]])
+def test_what_is_no_number_is_refused(wrong):
+    with pytest.raises(ValueError, match="value"):
+        stats.mean(wrong)
+
+
+def test_unequal_lengths_and_ratios_of_zero_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        stats.difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="above 0"):
+        stats.ratio([1.0, 0.0], [1.0, 1.0])
+    with pytest.raises(ValueError, match="same"):
+        stats.item_difference([[1, 0, 1]], [[1, 0]])
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_a_95_percent_interval_covers_the_truth_95_times_in_100(n):
+    draw = random.Random(n)
+    rounds = 6000
+    covered = 0
+    for _ in range(rounds):
+        low, high = stats.mean([draw.gauss(10.0, 2.0) for _ in range(n)]).interval
+        covered += low <= 10.0 <= high
+    error = math.sqrt(0.95 * 0.05 / rounds)
+    assert abs(covered / rounds - 0.95) < 4 * error
+
+
+def test_a_borrowed_spread_covers_too_and_is_narrower():
+    draw = random.Random(1)
+    rounds, covered, narrower = 2000, 0, 0
+    for _ in range(rounds):
+        spread = stats.pooled_sd([[draw.gauss(i, 1.0), draw.gauss(i, 1.0)] for i in range(20)])
+        data = [draw.gauss(5.0, 1.0) for _ in range(3)]
+        (low, high), own = stats.mean(data, spread=spread).interval, stats.mean(data).interval
+        covered += low <= 5.0 <= high
+        narrower += high - low < own[1] - own[0]
+    assert abs(covered / rounds - 0.95) < 4 * math.sqrt(0.95 * 0.05 / rounds)
+    assert narrower > 0.7 * rounds
+
+
+def test_a_pooled_spread_by_hand():
+    # Squares about each own mean: 2 and 2, with 1 and 2 degrees of freedom; one value adds nothing.
+    assert stats.pooled_sd([[1.0, 3.0], [10.0, 11.0, 12.0], [99.0]]) == Spread(math.sqrt(4 / 3), 3)
+    assert stats.pooled_sd([[1.0], []]) is None
+
+
+def test_one_value_with_a_borrowed_spread_has_an_interval():
+    assert stats.mean([5.0], spread=Spread(1.0, 20)).interval == pytest.approx((5 - 2.085963, 5 + 2.085963))
+
+
+def test_the_item_interval_by_hand():
+    # Differences +1, +1, −1 and 97 zeros: mean 0.01, and sd² = (3 − 100 · 0.01²) / 99.
+    ours, theirs = [1, 1, 0] + [1] * 97, [0, 0, 1] + [1] * 97
+    found = stats.item_difference([ours], [theirs])
+    half = 1.984217 * math.sqrt((3 - 0.01) / 99 / 100)
+    assert found.value == pytest.approx(0.01)
+    assert found.interval == pytest.approx((0.01 - half, 0.01 + half), rel=1e-5)
+
+
+def test_the_item_interval_covers_the_choice_of_items():
+    import numpy as np
+
+    draw = np.random.default_rng(3)
+    rounds, covered = 1500, 0
+    for _ in range(rounds):
+        ease = draw.random(300)
+        found = stats.item_difference([ease < 0.75], [ease + draw.normal(0, 0.2, 300) < 0.70])
+        covered += found.interval[0] <= _TRUE_DIFFERENCE <= found.interval[1]
+    assert abs(covered / rounds - 0.95) < 4 * math.sqrt(0.95 * 0.05 / rounds) + 0.003
+
+
+def _true_difference():
+    import numpy as np
+    from scipy.stats import norm
+
+    ease = (np.arange(100_000) + 0.5) / 100_000
+    return 0.75 - float(norm.cdf((0.70 - ease) / 0.2).mean())
+
+
+_TRUE_DIFFERENCE = _true_difference()
