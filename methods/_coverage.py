@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:

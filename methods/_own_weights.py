@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.stage.evidence import Claim, named_tensors
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.recipe.errors import nearest
 from bench.stage.evidence import Claim
 from methods import _added
@@ -120,7 +120,7 @@ def active(model: nn.Module) -> Any:
 
 def layers(model: nn.Module, part: str) -> dict[str, Any]:
     """The layers of `model` that have `part` of an adapter, by the names that they had before."""
-    from bench.models.architecture import plain
+    from bench.models.names import plain
 
     return {plain(name): module for name, module in model.named_modules() if "default" in getattr(module, part, ())}
 

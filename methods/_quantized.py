@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.recipe.facts import standing
 from bench.stage.evidence import Claim, digest
 from methods import _coverage

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.plan.context import Place
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors

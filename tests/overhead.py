@@ -213,7 +213,7 @@ def _loaded() -> float:
     """Load the model as a stage does; when it is there."""
     import peft  # noqa: F401
 
-    import bench.stage  # noqa: F401
+    import bench.stage.stage  # noqa: F401
     from bench.models.registry import open_model
 
     open_model("minilm", Path()).load("AutoModelForSequenceClassification", {"num_labels": 10})

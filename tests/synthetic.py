@@ -53,7 +53,7 @@ METHODS = {
     "bitfit": Method("bitfit", 0.69, 0.85, 0.40, 1.0, 0.006, 0.003),
     "bf16 full": Method('full + mixed_precision("bf16")', 0.749, 0.52, 0.8),
     "full, accumulated": Method("full + accumulate(4)", 0.751, 1.3, 0.62),
-    "int8": Method("full >> bnb_int8", 0.7496, latency=1.72, size=0.645),
+    "int8": Method("full >> int8", 0.7496, latency=1.72, size=0.645),
     "nf4": Method("full >> nf4", 0.728, latency=1.95, size=0.58),
     "half FFN": Method("full >> prune_ffn(0.5) >> full(share=0.3)", 0.71, 1.0, 1.0, 0.71, 0.8),
     "qlora": Method("nf4 >> lora(r=16)", 0.735, 1.9, 0.31, 1.93, 0.59, 0.012),

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from bench.models.names import plain
+
 
 def base(model: nn.Module) -> Any:
     """The transformers model, out of PEFT's wrapping."""
@@ -317,10 +319,3 @@ def modules_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list
         if own and chosen.issuperset(own) and not any(name.startswith(f"{outer}.") for outer in found):
             found.append(name)
     return found
-
-
-def plain(name: str) -> str:
-    """A tensor's or module's name without what PEFT, DDP and torch.compile put in: comparable before and after."""
-    for inserted in (".base_layer", ".modules_to_save.default", "_orig_mod."):
-        name = name.replace(inserted, "")
-    return name.removeprefix("module.").removeprefix("base_model.model.")

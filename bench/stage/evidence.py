@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 
 if TYPE_CHECKING:
     import torch

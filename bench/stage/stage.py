@@ -23,7 +23,7 @@ from bench.measure import flops, memory, size, trust
 from bench.measure.absent import Absent, let_go
 from bench.measure.wire import Wire
 from bench.models import architecture, structure
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.models.registry import open_model
 from bench.recipe import recipe
 from bench.recipe.facts import facts_after, ships_alone, stages_before_compression, standing

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.machine import machine
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.models.registry import open_model
 from bench.plan import plan
 from bench.recipe import recipe

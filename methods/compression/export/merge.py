@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.plan.context import Place
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.plan.context import Place
 from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer

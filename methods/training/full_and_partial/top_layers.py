@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.plan.context import Place
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
 
-from bench.models.architecture import plain
 from bench.models.base import ENCODERS
+from bench.models.names import plain
 from bench.plan.context import Place
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, marks

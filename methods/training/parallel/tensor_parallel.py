@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.plan.context import Place
 from bench.recipe.errors import Unfit
 from bench.recipe.method import Modifier, Trainer

@@ -378,8 +378,8 @@ KILLED = """
     import pytest
     from bench.execute.base import Outcome
     from bench.execute.fake import Fake
-    from bench.record import Store
-    from bench.run import run
+    from bench.record.record import Store
+    from bench.execute.run import run
     from tests.bench.test_run import RECIPES, Silent
     from tests.subjects import make_plan
 

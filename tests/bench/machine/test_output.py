@@ -22,7 +22,7 @@ def test_a_log_that_cannot_be_opened_is_no_error(tmp_path):
 
 PRINTS = """
 import sys
-from bench import output
+from bench.machine import output
 output.open_streams()
 print("✓ 335 ± 8.60" * 1000)
 print("error", file=sys.stderr)
@@ -45,7 +45,7 @@ def test_no_print_raises(redirect, says, encoding):
 
 
 def test_a_file_is_never_taken_for_a_standard_output_that_was_closed(tmp_path):
-    code = "import os, sys; from bench import output; output.open_streams(); f = open(sys.argv[1], 'w'); print('lost'); os.write(1, b'lost')"
+    code = "import os, sys; from bench.machine import output; output.open_streams(); f = open(sys.argv[1], 'w'); print('lost'); os.write(1, b'lost')"
     command = f'{sys.executable} -c "{code}" {tmp_path}/file >&-'
     subprocess.run(["bash", "-c", command], check=True, env=os.environ.copy())
     assert (tmp_path / "file").read_text() == ""

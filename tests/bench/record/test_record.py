@@ -43,8 +43,8 @@ def test_what_is_appended_is_read(tmp_path):
     store.append({"kind": "end", "run": "r1", "seconds": 2.0, "status": "done"})
     assert len(lines(store)) == 3
     records = read(tmp_path / "new" / "folder")
-    assert records.runs == [{"schema": 1, **run}]
-    assert records.nodes == {"n1": {"schema": 1, **node(recipe="full", seconds={"total": 1.5})}}
+    assert records.runs == [{"schema": 2, **run}]
+    assert records.nodes == {"n1": {"schema": 2, **node(recipe="full", seconds={"total": 1.5})}}
     assert records.ends["r1"]["seconds"] == 2.0
     assert records.warnings == []
     assert store.read() == records
@@ -154,9 +154,9 @@ def test_a_newer_schema_is_refused_with_the_line_and_the_mend(tmp_path):
     store = Store(tmp_path)
     store.append(node("a"))
     with store.file.open("ab") as file:
-        file.write(b'{"schema": 2, "kind": "something new"}\n')
+        file.write(b'{"schema": 3, "kind": "something new"}\n')
     for reading in (read, record.frame, lambda folder: Store(folder).read()):
-        with pytest.raises(RecordError, match=r"records\.jsonl:2: .*schema 2.*up to 1.*upgrade"):
+        with pytest.raises(RecordError, match=r"records\.jsonl:2: .*schema 3.*up to 2.*upgrade"):
             reading(tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_a_real_limit_on_the_file_spoils_nothing(tmp_path):
     """The kernel takes a part of the line and then refuses: EFBIG, as ENOSPC does on a full disk."""
     code = f"""
         import resource, signal
-        from bench.record import RecordError, Store
+        from bench.record.record import RecordError; from bench.record.record import Store
         store = Store({str(tmp_path)!r})
         line = {node()!r}
         store.append(line)
@@ -358,7 +358,7 @@ HOLD = """
 import signal, subprocess, sys, time
 # Who starts the tests in the background has them ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from bench.record import Store
+from bench.record.record import Store
 with Store(sys.argv[1]).lock(lambda text: print(text, flush=True)):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     print("held", child.pid, flush=True)
@@ -417,7 +417,7 @@ def test_ctrl_c_ends_the_wait(tmp_path):
 def test_a_forked_child_does_not_hold_the_lock_on(tmp_path):
     code = """
         import os, signal, sys, time
-        from bench.record import Store
+        from bench.record.record import Store
         store = Store(sys.argv[1])
         with store.lock(sys.exit):
             child = os.fork()
@@ -559,7 +559,7 @@ def big(folder, count):
         "quality": quality,
         "environment": {**environment(), "versions": {f"package {i}": "1.0" for i in range(10)}},
     }
-    text = record._encode({"schema": 1, **node("ID", **more)})
+    text = record._encode({"schema": 2, **node("ID", **more)})
     assert 5_000 < len(text) < 8_000
     folder.mkdir()
     with (folder / "records.jsonl").open("wb") as file:

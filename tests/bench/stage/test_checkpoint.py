@@ -16,7 +16,7 @@ def test_a_model_that_no_process_built_gives_its_hidden_states_and_attentions(ti
     checkpoint.folder(tmp_path)
     checkpoint.save(file, model, tokenizer)
     code = (
-        "import sys; from pathlib import Path; import torch; from bench import checkpoint\n"
+        "import sys; from pathlib import Path; import torch; from bench.stage import checkpoint\n"
         "model, _ = checkpoint.load(Path(sys.argv[1]))\n"
         "out = model(torch.ones(1, 3, dtype=torch.long), output_hidden_states=True, output_attentions=True)\n"
         "print(len(out.hidden_states), len(out.attentions))"

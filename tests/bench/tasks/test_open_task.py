@@ -40,7 +40,7 @@ def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from bench.models.registry import open_model
-from bench.suite import DataTable
+from bench.tasks.table import DataTable
 from bench.tasks.registry import open_task
 table = DataTable(kind="classification", data="mine.csv")
 for task in (open_task("stdlib-topics", Path()), open_task(table, Path({str(tmp_path)!r}))):

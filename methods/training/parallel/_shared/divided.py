@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.models.architecture import plain
+from bench.models.names import plain
 from bench.stage.evidence import Claim, digest
 from methods import _gradients
 

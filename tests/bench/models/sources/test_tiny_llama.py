@@ -95,10 +95,10 @@ def test_a_failure_leaves_nothing(small, monkeypatch):
 def test_two_processes_make_it_once(small, tmp_path):
     program = f"""
 import sys, time
-from bench.models import tiny_llama
-from bench.models.tiny_llama import TinyLlama
-from bench.suite import Budget
-from bench.tasks import stdlib_code
+from bench.models.sources import tiny_llama
+from bench.models.sources.tiny_llama import TinyLlama
+from bench.suite.suite import Budget
+from bench.tasks.sources import stdlib_code
 stdlib_code.sysconfig.get_path = lambda name: {str(tmp_path / "lib")!r}
 tiny_llama.BUDGET = Budget(steps=2, batch_size=2, max_length=16)
 real = TinyLlama._make

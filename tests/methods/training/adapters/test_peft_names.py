@@ -33,7 +33,7 @@ def test_they_make_queries_and_values_where_peft_does_not_choose(tmp_path):
 
 def test_listing_and_planning_import_neither_torch_nor_peft():
     code = (
-        "import sys; from bench import recipe, registry; registry.methods(); "
+        "import sys; from bench.recipe import recipe; from bench.recipe import registry; registry.methods(); "
         "recipe.parse('lora(r=4) >> merge'); recipe.parse('prefix(3)'); recipe.parse('adapter'); "
         "sys.exit(bool({'torch', 'peft'} & sys.modules.keys()))"
     )
