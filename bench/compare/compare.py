@@ -520,7 +520,7 @@ def _contention(metric: Metric, paths: Iterable[Sequence[Record]]) -> str | None
         # A path's latency is its last stage's; its training, that of all stages.
         nodes = path if what == "training" else path[-1:]
         if metric.name == "scaling_efficiency":
-            nodes = [*nodes, *(node["alone"] for node in nodes if node.get("alone"))]
+            nodes = [*nodes, *(node["single_process"] for node in nodes if node.get("single_process"))]
         for node in nodes:
             trust = (node.get("trust") or {}).get(what) or {}
             if trust.get("contended"):

@@ -85,14 +85,16 @@ def _at(record: Record, *keys: str) -> Any:
 
 
 def paired(record: Record, nodes: Mapping[str, Record]) -> Record:
-    """`record` with the same stage's in one process under ``alone``, where it was divided and `nodes` have that."""
-    alone = nodes.get(record.get("alone") or "")
-    return {**record, "alone": alone if alone is not None and alone.get("status") == "ok" else None}
+    """`record` with the same stage's in one process under ``single_process``, where it was divided and `nodes` have that."""
+    alone = nodes.get(record.get("single_process") or "")
+    return {**record, "single_process": alone if alone is not None and alone.get("status") == "ok" else None}
 
 
 def _scaling(path: Path) -> float | None:
     trained = [record for record in path if record.get("training")]
-    ranks, alone = (_at(trained[-1], *keys) if trained else None for keys in (("training", "ranks"), ("alone",)))
+    ranks, alone = (
+        _at(trained[-1], *keys) if trained else None for keys in (("training", "ranks"), ("single_process",))
+    )
     if not ranks or not isinstance(alone, Mapping):
         return None
     ours, theirs = _steady(trained[-1:], "tokens"), _steady([alone], "tokens")

@@ -15,6 +15,7 @@ def migrated(record: Any) -> Any:
 
 def _to_2(record: dict[str, Any]) -> None:
     _rename(record, "reference", "baseline")
+    _rename(record, "alone", "single_process")
     latency = record.get("latency")
     for entry in latency if isinstance(latency, list) else ():
         if isinstance(entry, dict):

@@ -42,7 +42,7 @@ SCHEMA = 2
 #   1  methodbench 0.1.0. Kinds of line: "run" (a run began), "node" (a stage ended, whatever its end), "end"
 #      (a run ended). Seconds, bytes and counts without prefix; times of day in ISO 8601, UTC. JSON has no NaN
 #      and no infinity, so both are null, which in the list of losses is read as NaN.
-#   2  A run's `reference` is called `baseline`, and a latency's `reference` `uncompressed`.
+#   2  A run's `reference` is called `baseline`, a latency's `reference` `uncompressed`, a node's `alone` `single_process`.
 
 STATUSES = ("ok", "oom", "failed", "timeout", "invalid", "diverged", "refused")
 """The ends of a node."""
@@ -234,7 +234,7 @@ class Store:
 
     def _reserve(self) -> None:
         """Keep some space for the record that says that the disk is full."""
-        with contextlib.suppress(OSError), disk.whole(self.folder / ".reserve") as file:
+        with contextlib.suppress(OSError), disk.atomic(self.folder / ".reserve") as file:
             file.write_bytes(os.urandom(RESERVE))  # which no file system makes smaller
 
     def _release(self) -> bool:

@@ -180,7 +180,7 @@ def of_training(before: Snapshot, work: Training) -> Iterator[Claim]:
         len(grouped) == len(set(grouped)) and set(grouped) == trained,
         f"{len(grouped)} tensors, {len(trained)} train",
     )
-    if not (work.trainer.replaces or work.trainer.anew):
+    if not (work.trainer.replaces_model or work.trainer.reinitializes):
         arrived = {**before.digests, **before.projections}
         known = work.began.keys() & arrived.keys()
         other = [name for name in known if not _same(work.began[name], arrived[name])]
@@ -204,7 +204,7 @@ def of_training(before: Snapshot, work: Training) -> Iterator[Claim]:
     mask = expected.inputs.get("attention_mask")
     real = expected.tokens if mask is None else int(mask.sum())
     # A method may have changed the batch on its way, and says of that how many tokens it has.
-    tokens = expected.tokens if any(map(_changes_batches, work.methods)) else work.tokens[0]
+    tokens = expected.tokens if any(method.overrides("transform_batch") for method in work.methods) else work.tokens[0]
     yield Claim(
         "its real tokens were counted, and its items",
         expected.tokens == real == tokens and work.samples[0] == len(expected.labels),
@@ -231,12 +231,6 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     return bool(one == other)
-
-
-def _changes_batches(method: Any) -> bool:
-    from bench.recipe.method import Method
-
-    return type(method).on_batch is not Method.on_batch
 
 
 def _default_optimizer(work: Training) -> Iterator[Claim]:

@@ -208,7 +208,7 @@ def divided(**keys):
     found = synthetic.records(methods, noise=0.0, **keys)
     for seed in (0, 1, 2):
         record = node(found, seed, "full + data_parallel(2)")
-        record["alone"] = node(found, seed, "full")["id"]
+        record["single_process"] = node(found, seed, "full")["id"]
         record["training"]["ranks"] = [{}, {}]
         record["training"]["communicated_bytes"] = 1000
     return found

@@ -62,8 +62,8 @@ def stage(tokens, seconds, ranks=0, **keys):
 def test_scaling_efficiency_by_hand():
     nodes = {
         "one": stage([900, 100, 200], [50.0, 1.0, 2.0]),  # 100 tokens/s, after the first step
-        "two": stage([900, 100, 200], [70.0, 0.5, 1.5], ranks=2, alone="one"),  # 150
-        "four": stage([900, 100, 200], [70.0, 0.5, 0.5], ranks=4, alone="one"),  # 300
+        "two": stage([900, 100, 200], [70.0, 0.5, 1.5], ranks=2, single_process="one"),  # 150
+        "four": stage([900, 100, 200], [70.0, 0.5, 0.5], ranks=4, single_process="one"),  # 300
     }
     read = metrics.metric("scaling_efficiency").read
     two, four, one = (metrics.paired(nodes[id_], nodes) for id_ in ("two", "four", "one"))
@@ -75,7 +75,7 @@ def test_scaling_efficiency_by_hand():
 
 
 def test_scaling_efficiency_needs_one_process_beside():
-    divided = stage([100, 100], [1.0, 1.0], ranks=2, alone="one")
+    divided = stage([100, 100], [1.0, 1.0], ranks=2, single_process="one")
     read = metrics.metric("scaling_efficiency").read
     assert read([metrics.paired(divided, {})]) is None
     assert read([metrics.paired(divided, {"one": stage([1, 1], [1.0, 1.0]) | {"status": "invalid"}})]) is None
