@@ -221,7 +221,7 @@ def test_a_divided_node_knows_what_it_is_in_one_process(monkeypatch):
     assert [node.single_process for node in paths["alone"]] == [None, None, None]
     assert [node.single_process for node in paths["divided"]] == [paths["alone"][0].id, None, None]
     assert [node.single_process for node in paths["sent"]] == [paths["alone"][0].id]
-    assert paths["no counterpart"][0].alone not in plan.nodes
+    assert paths["no counterpart"][0].single_process not in plan.nodes
 
 
 def batch(*terms):

@@ -348,7 +348,7 @@ MUTANTS = [
     ),
     Mutant(
         "gradient_clip", _CLIP,
-        "dist.all_reduce(parts, group=training.group.processes(split))", "pass",
+        "dist.all_reduce(parts, group=training.group.processes(axis))", "pass",
         "full + gradient_clip(0.1) + tensor_parallel(2)", "the others' parts are not in the norm", tests=_DIVIDED,
     ),
     Mutant(

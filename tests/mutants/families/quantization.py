@@ -121,7 +121,7 @@ MUTANTS = [
     ),
     Mutant(
         "int4", "methods/compression/quantization/int4.py",
-        "from methods import _packed\n\n        def rounded", "from methods import _packed\n\n        work.model.get_input_embeddings().weight.data.mul_(64).round_().div_(64)\n\n        def rounded",
+        "from methods.compression.quantization._shared import packed\n\n        def rounded", "from methods import _packed\n\n        work.model.get_input_embeddings().weight.data.mul_(64).round_().div_(64)\n\n        def rounded",
         _INT4, "embeddings rounded too",
     ),
     Mutant("int4", _PACKED, "self.bias = plain.bias", "self.bias = None", _INT4, "biases dropped"),
@@ -240,7 +240,7 @@ MUTANTS = [
     Mutant("torchao_int8_dynamic", "methods/compression/quantization/torchao_int8_dynamic.py", "        from torchao.quantization import Int8DynamicActivationInt8WeightConfig\n", "        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, PerTensor\n        from functools import partial\n        Int8DynamicActivationInt8WeightConfig = partial(Int8DynamicActivationInt8WeightConfig, granularity=PerTensor())\n", "torchao_int8_dynamic", "a scale for all tokens"),
     Mutant("torchao_int8_dynamic", "methods/compression/quantization/torchao_int8_dynamic.py", "reduced = should_reduce_range(work.device)", "reduced = not should_reduce_range(work.device)", "torchao_int8_dynamic", "the other range"),
     Mutant("torchao_int8_dynamic", "methods/compression/quantization/torchao_int8_dynamic.py", "set_inductor_config=False, reduce_range=reduced)", "set_inductor_config=False, reduce_range=reduced, act_mapping_type=__import__('torchao').quantization.quant_primitives.MappingType.ASYMMETRIC)", "torchao_int8_dynamic", "asymmetric activations"),
-    Mutant("torchao_int8_dynamic", "methods/compression/quantization/torchao_int8_dynamic.py", "_torchao.apply(work, self.name, config)", "_torchao.apply(work, self.name, config)\n        work.model.classifier.weight.data = work.model.classifier.weight.data.bfloat16().float()", "torchao_int8_dynamic", "the head through bfloat16"),
+    Mutant("torchao_int8_dynamic", "methods/compression/quantization/torchao_int8_dynamic.py", "torchao.apply(work, self.name, config)", "torchao.apply(work, self.name, config)\n        work.model.classifier.weight.data = work.model.classifier.weight.data.bfloat16().float()", "torchao_int8_dynamic", "the head through bfloat16"),
     Mutant("torchao_int4_weight_only", _TORCHAO, "nn.Parameter(layer.weight.detach().bfloat16())", "nn.Parameter((1.01 * layer.weight.detach()).bfloat16())", "torchao_int4_weight_only(group_size=32)", "weights a percent too large"),
     Mutant("torchao_int4_weight_only", _TORCHAO, "bias = None if self.bias is None else self.bias.bfloat16()", "bias = None", "full >> torchao_int4_weight_only(group_size=32)", "biases left out of the product"),
     Mutant("torchao_int4_weight_only", _TORCHAO, "self.weight, bias).to(inputs.dtype)", "self.weight, bias).to(inputs.dtype) + (0 if self.bias is None else self.bias)", "full >> torchao_int4_weight_only(group_size=32)", "biases added twice"),
