@@ -49,28 +49,28 @@ class AWQ(Transform):
 
     def apply(self, work: Work) -> None:
         """Scale and round one block after the other."""
-        from methods.compression.quantization._shared import packed as _packed
+        from methods.compression.quantization._shared import packing
 
         for layers in _quantized.by_block(work.model):
             found = _statistics.collect(work, layers, self.samples, _look)
             for path, layer in layers.items():
                 codes, scale, divisor = awq(layer.weight.detach(), *_parts(found[path]), self.bits, self.group_size)
-                packed = _packed.PackedLinear(
+                packed = packing.PackedLinear(
                     layer, codes, scale, bits=self.bits, group_size=self.group_size, divisor=divisor
                 )
                 _quantized.put(work, self.name, path, layer, packed)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The layers are packed, scaled by the power of their inputs that leaves the outputs nearest, and then rounded."""
-        from methods.compression.quantization._shared import packed as _packed
+        from methods.compression.quantization._shared import packing
 
-        yield from _packed.claims(before, work, self.name, self.bits, self.group_size)
+        yield from packing.claims(before, work, self.name, self.bits, self.group_size)
         yield from self._scaled(before, work)
 
     def _scaled(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         import torch
 
-        from methods.compression.quantization._shared import packed as _packed
+        from methods.compression.quantization._shared import packing
 
         modules: dict[str, Any] = dict(work.model.named_modules())
         originals, count = _quantized.originals(before, work, self.name), len(_quantized.linears(before, work))
@@ -81,7 +81,7 @@ class AWQ(Transform):
             products, sizes = measured[1:], measured[0]
             weight, found = originals[path].float(), _quantized.effective(modules[path], originals[path])
             divisor = torch.ones_like(sizes) if modules[path].divisor is None else modules[path].divisor
-            wanted = _packed.on_grid(weight * divisor, top, self.group_size)
+            wanted = packing.on_grid(weight * divisor, top, self.group_size)
             step = (weight * divisor).abs().amax() / top
             wrong += int(((found * divisor - wanted).abs() > 1e-4 * step).sum())
             total += weight.numel()
@@ -89,7 +89,7 @@ class AWQ(Transform):
             tried = []
             for power in range(20):
                 scale = sizes.pow(power / 20) / (sizes.max() * sizes.min()).pow(power / 40)
-                rounded = _packed.on_grid(weight * scale, top, self.group_size) / scale
+                rounded = packing.on_grid(weight * scale, top, self.group_size) / scale
                 tried.append((_replay.Error.of(weight, found, rounded, products), (divisor / scale).log().abs().max()))
             nearest = min(range(20), key=lambda power: float(tried[power][1]))
             powers += nearest > 0
@@ -140,16 +140,16 @@ def awq(
     """Codes for `weight`, the groups' steps, and the divisor of its inputs that leaves the output nearest."""
     import torch
 
-    from methods.compression.quantization._shared import packed as _packed
+    from methods.compression.quantization._shared import packing
 
     weight = weight.float()
     least, best = float("inf"), (torch.empty(0),) * 3
     for number in range(POWERS):
         divisor = magnitudes ** (number / POWERS)
         divisor = divisor / (divisor.max() * divisor.min()).sqrt()
-        scale = _packed.steps(weight * divisor, bits, group_size)
-        step = _packed.spread(scale, group_size, weight.shape[1]).float()
-        codes = _packed.nearest(weight * divisor, step, bits)
+        scale = packing.steps(weight * divisor, bits, group_size)
+        step = packing.spread(scale, group_size, weight.shape[1]).float()
+        codes = packing.nearest(weight * divisor, step, bits)
         error = codes * step / divisor - weight
         off = float((error @ products * error).sum())
         if off < least:

@@ -48,27 +48,27 @@ class GPTQ(Transform):
 
     def apply(self, work: Work) -> None:
         """Round one block after the other."""
-        from methods.compression.quantization._shared import packed as _packed
+        from methods.compression.quantization._shared import packing
 
         for layers in _quantized.by_block(work.model):
             products = _statistics.collect(work, layers, self.samples, lambda inputs: inputs.T @ inputs)
             for path, layer in layers.items():
                 codes, scale = gptq(layer.weight.detach(), products[path], self.bits, self.group_size, self.damping)
-                packed = _packed.PackedLinear(layer, codes, scale, bits=self.bits, group_size=self.group_size)
+                packed = packing.PackedLinear(layer, codes, scale, bits=self.bits, group_size=self.group_size)
                 _quantized.put(work, self.name, path, layer, packed)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The layers are packed, err less than plain rounding's, and each weight is what the algorithm makes of it."""
-        from methods.compression.quantization._shared import packed as _packed
+        from methods.compression.quantization._shared import packing
 
-        yield from _packed.claims(before, work, self.name, self.bits, self.group_size)
+        yield from packing.claims(before, work, self.name, self.bits, self.group_size)
         yield from self._made_up(before, work)
 
     def _made_up(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         import torch
 
         from methods import _compensation
-        from methods.compression.quantization._shared import packed as _packed
+        from methods.compression.quantization._shared import packing
 
         modules: dict[str, Any] = dict(work.model.named_modules())
         originals, count = _quantized.originals(before, work, self.name), len(_quantized.linears(before, work))
@@ -77,7 +77,7 @@ class GPTQ(Transform):
         errors = {}
         for path, products in _replay.sums(work, originals, self.samples, _replay.gram):
             weight, found = originals[path].float(), _quantized.effective(modules[path], originals[path])
-            plain = _packed.on_grid(weight, top, self.group_size)
+            plain = packing.on_grid(weight, top, self.group_size)
             errors[path] = _replay.Error.of(weight, found, plain, products)
             course = _compensation.course(weight, found, products, self.damping)
             codes, scale = found.double().cpu(), modules[path].scale.double().cpu()
@@ -109,7 +109,7 @@ def gptq(
     """
     import torch
 
-    from methods.compression.quantization._shared import packed as _packed
+    from methods.compression.quantization._shared import packing
 
     columns = weight.shape[1]
     weight = weight.float().clone()
@@ -120,10 +120,10 @@ def gptq(
     codes, scales = torch.empty_like(weight), []
     for start in range(0, columns, group_size):
         stop = min(start + group_size, columns)
-        scale = _packed.steps(weight[:, start:stop], bits, group_size)
+        scale = packing.steps(weight[:, start:stop], bits, group_size)
         step, errors = scale.float()[:, 0], []
         for column in range(start, stop):
-            codes[:, column] = _packed.nearest(weight[:, column], step, bits)
+            codes[:, column] = packing.nearest(weight[:, column], step, bits)
             error = (weight[:, column] - codes[:, column] * step) / factor[column, column]
             weight[:, column:stop] -= error.outer(factor[column, column:stop])
             errors.append(error)

@@ -40,25 +40,25 @@ class Int4(Transform):
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""
-        from methods.compression.quantization._shared import packed
+        from methods.compression.quantization._shared import packing
 
         def rounded(layer: nn.Linear) -> nn.Module:
             weight = layer.weight.detach()
-            scale = packed.steps(weight, 4, self.group_size)
-            codes = packed.nearest(weight, packed.spread(scale, self.group_size, layer.in_features), 4)
-            return packed.PackedLinear(layer, codes, scale, bits=4, group_size=self.group_size)
+            scale = packing.steps(weight, 4, self.group_size)
+            codes = packing.nearest(weight, packing.spread(scale, self.group_size, layer.in_features), 4)
+            return packing.PackedLinear(layer, codes, scale, bits=4, group_size=self.group_size)
 
         _quantized.replace(work, self.name, rounded)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The blocks' linear layers hold 4 bits a weight, and multiply by their weights rounded to them."""
-        from methods.compression.quantization._shared import packed
+        from methods.compression.quantization._shared import packing
 
-        yield from packed.claims(before, work, self.name, 4, self.group_size)
+        yield from packing.claims(before, work, self.name, 4, self.group_size)
         yield _quantized.rounded(
             before,
             work,
             self.name,
             "4 bits",
-            lambda weight: packed.on_grid(weight, 7, self.group_size),
+            lambda weight: packing.on_grid(weight, 7, self.group_size),
         )

@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim, digest
-from methods.training.parallel._shared import divided
+from methods.training.parallel._shared import divided_training
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class DataParallel(Modifier):
         """Take this process's slice."""
         if "layers" in training.group.layout:
             compute = _averaged(training, compute)
-        return divided.sliced(training, self.name, "replicas", compute)
+        return divided_training.sliced(training, self.name, "replicas", compute)
 
     def on_end(self, training: Training) -> None:
         """Take it off; the model was never changed."""
@@ -98,7 +98,7 @@ class DataParallel(Modifier):
         """The processes have different items, exchange gradients once a step, and end with the same weights, bit for bit."""
         from bench.measure.wire import Wire
 
-        yield from divided.claims(work, self.name, "replicas")
+        yield from divided_training.claims(work, self.name, "replicas")
         trained = [digest(parameter) for parameter in work.parameters]
         gathered = work.group.all_gather(trained, "replicas")
         same = sum(len(set(each)) == 1 for each in zip(*gathered, strict=True))
@@ -123,7 +123,7 @@ class DataParallel(Modifier):
             f"it calls {type(work.forward or work.model).__name__}",
         )
         if "layers" not in work.group.layout:  # of pieces, those who divide the layers say it
-            yield from divided.whole_gradient(work, self.name)
+            yield from divided_training.whole_gradient(work, self.name)
 
 
 def _averaged(training: Training, compute: ComputeGradients) -> ComputeGradients:

@@ -11,7 +11,7 @@ from annotated_types import Ge
 from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim, whole
-from methods.training.parallel._shared import divided
+from methods.training.parallel._shared import divided_training
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ class FullySharded(Modifier):
 
     def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Take this process's slice."""
-        return divided.sliced(training, self.name, "shards", compute)
+        return divided_training.sliced(training, self.name, "shards", compute)
 
     def on_end(self, training: Training) -> None:
         """Gather the weights, and make plain modules of the sharded ones."""
@@ -91,7 +91,7 @@ class FullySharded(Modifier):
         from bench.measure.wire import Wire
         from bench.models.architecture import blocks
 
-        yield from divided.claims(work, self.name, "shards")
+        yield from divided_training.claims(work, self.name, "shards")
         assert work.after.digests  # of what is divided now, for a claim about what is gathered then
         weights = list(work.model.parameters())
         rank = work.group.local_rank("shards")
@@ -99,7 +99,7 @@ class FullySharded(Modifier):
         yield Claim(
             f"weights are divided into {self.n}", right == len(weights), f"{right} of {len(weights)} tensors, by rows"
         )
-        with divided.items(work.model) as passes, Wire(work.group.processes("shards")) as wire:
+        with divided_training.items(work.model) as passes, Wire(work.group.processes("shards")) as wire:
             work.gradients(work.probe, 1.0)
         held = [weight.grad for weight in work.parameters if weight.grad is not None]
         held += [
@@ -145,8 +145,8 @@ class FullySharded(Modifier):
             "all processes gathered the same weights", len(set(map(tuple, gathered))) == 1, f"{len(gathered)} processes"
         )
         if not left and not parts:
-            yield divided.same_weights(work)
-            yield from divided.whole_gradient(work, self.name)
+            yield divided_training.same_weights(work)
+            yield from divided_training.whole_gradient(work, self.name)
 
 
 def _is_shard(tensor: Any, n: int, rank: int) -> bool:

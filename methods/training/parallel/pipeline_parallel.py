@@ -15,7 +15,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, digest
 from methods._models import unknown
-from methods.training.parallel._shared import divided
+from methods.training.parallel._shared import divided_training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ class PipelineParallel(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be blocks and micro-batches enough, of a known model."""
-        yield from unknown(context, divided.MODELS)
+        yield from unknown(context, divided_training.MODELS)
         if "quantized" in context.facts:
             yield "packed weights cannot be sent from process to process; train replicas of the model with data_parallel"
         if self.schedule == "1f1b" and self.microbatches < self.n:
@@ -96,7 +96,7 @@ class PipelineParallel(Modifier):
         Then each process holds the whole model again: what other methods claim is about that.
         """
 
-        yield divided.alive(work, "layers")
+        yield divided_training.alive(work, "layers")
         yield from self._held(work)
         yield from self._exchange(work)
         if pipeline := work.state.get(self.name):
@@ -139,7 +139,7 @@ class PipelineParallel(Modifier):
                 output.last_hidden_state.register_hook(lambda gradient: order.append("B"))
 
         hook = body(work.model).register_forward_hook(forward)
-        with divided.items(work.model) as seen, Wire(work.group.processes("layers")) as wire:
+        with divided_training.items(work.model) as seen, Wire(work.group.processes("layers")) as wire:
             work.gradients(work.probe, 1.0)
         hook.remove()
         work.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, difference, digest, is_part, whole
 from methods import _peft
 from methods._models import unknown
-from methods.training.parallel._shared import divided as _parallel
+from methods.training.parallel._shared import divided_training
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class TensorParallel(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It divides plain layers of known models, at whole heads."""
-        yield from unknown(context, _parallel.MODELS)
+        yield from unknown(context, divided_training.MODELS)
         if "quantized" in context.facts:
             yield "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel"
         if "factored" in context.facts:
@@ -113,7 +113,7 @@ class TensorParallel(Modifier):
     def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Each process holds its part of the layers, sees all items, exchanges activations, and agrees on the rest."""
 
-        yield _parallel.alive(work, "tensors")
+        yield divided_training.alive(work, "tensors")
         found = {name: tuple(parameter.shape) for name, parameter in _parameters(work.model).items()}
         # Of what else was put on, as bottlenecks, who did so says what it has.
         whole = found | _shapes(before, work.model)
@@ -137,8 +137,8 @@ class TensorParallel(Modifier):
             f"relative difference of logits {error:.1e}",
         )
         yield from self._exchange(work)
-        yield _parallel.drawing(work, "tensors", alike=True)
-        _parallel.remember(work, self.name, self._gradient(work))
+        yield divided_training.drawing(work, "tensors", alike=True)
+        divided_training.remember(work, self.name, self._gradient(work))
         kept = [digest(parameter) for parameter in names if parameter not in parts]
         gathered = work.group.all_gather(kept, "tensors")
         same = sum(len(set(each)) == 1 for each in zip(*gathered, strict=True))
@@ -254,8 +254,8 @@ class TensorParallel(Modifier):
         )
         error = difference(work.probe_logits(), logits)
         yield Claim("it answers as the divided one did", error < _LOGITS, f"relative difference of logits {error:.1e}")
-        yield _parallel.same_weights(work)
-        yield from _parallel.whole_gradient(work, self.name)
+        yield divided_training.same_weights(work)
+        yield from divided_training.whole_gradient(work, self.name)
 
 
 def _replaces(method: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from bench.distributed.group import Group, _interface
 from bench.recipe.recipe import parse
 from bench.tasks.base import Batch
-from methods.training.parallel._shared.divided import alive
+from methods.training.parallel._shared.divided_training import alive
 from tests.subjects import HERE, NoModel, NoTask, make_plan
 
 

@@ -9,7 +9,6 @@ from torch import nn
 from bench.models.architecture import attention, block_linears, blocks, feed_forward
 from methods import _quantized, _statistics, _structured
 from methods.compression.pruning import prune_heads
-from methods.compression.quantization._shared import packed
 from tests import jobs
 from tests.transforms import refuted, work
 
@@ -308,10 +307,10 @@ def plainly(done, name):
     weight = done.state[done.stage.main.name][f"{name}.weight"]
     plain = nn.Linear(layer.in_features, layer.out_features)
     plain.bias = layer.bias
-    scale = packed.steps(weight, 4, 128)
-    codes = packed.nearest(weight, packed.spread(scale, 128, layer.in_features), 4)
+    scale = packing.steps(weight, 4, 128)
+    codes = packing.nearest(weight, packing.spread(scale, 128, layer.in_features), 4)
     divisor = None if layer.divisor is None else torch.ones(layer.in_features)
-    done.model.set_submodule(name, packed.PackedLinear(plain, codes, scale, bits=4, group_size=128, divisor=divisor))
+    done.model.set_submodule(name, packing.PackedLinear(plain, codes, scale, bits=4, group_size=128, divisor=divisor))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ _DATA = "methods/training/parallel/data_parallel.py"
 _GROUP = "bench/distributed/group.py"
 _PIPE = "methods/training/parallel/_shared/pipeline.py"
 _SHARDED = "methods/training/parallel/fully_sharded.py"
-_SHARED = "methods/training/parallel/_shared/divided.py"
+_SHARED = "methods/training/parallel/_shared/divided_training.py"
 _STAGE = "bench/stage/stage.py"
 _TENSORS = "methods/training/parallel/_shared/tensors.py"
 _TENSOR = "methods/training/parallel/tensor_parallel.py"
@@ -40,7 +40,7 @@ MUTANTS = [
     _mutant("data_parallel", _STAGE, "seed_everything(training.seed + 2**20 * training.group.batch_part)", "seed_everything(training.seed)", _REPLICAS, "replicas drop out alike"),
     _mutant("data_parallel", _DATA, "        training.forward = None\n", "        pass\n", _REPLICAS, "DistributedDataParallel stays around the model"),
     _mutant("data_parallel", _GROUP, "mine = batch.split(slices)[self.local_rank(axis)]", "mine = batch.split(slices + 1)[self.local_rank(axis)]", _REPLICAS, "a third of the items is left out"),
-    _mutant("data_parallel", _SHARED, "return compute(part, scale * weight) * weight", "return compute(part, scale * weight / training.group.layout[split]) * weight", _REPLICAS, "gradients are divided twice"),
+    _mutant("data_parallel", _SHARED, "return compute(part, scale * weight) * weight", "return compute(part, scale * weight / training.group.layout[axis]) * weight", _REPLICAS, "gradients are divided twice"),
     # -- compressed_gradients
     _mutant("compressed_gradients", _COMPRESSED, "start_powerSGD_iter=_START,", "start_powerSGD_iter=_START, use_error_feedback=False,", _POWER, "PowerSGD forgets its error"),
     _mutant("compressed_gradients", _COMPRESSED, "start_powerSGD_iter=_START,", "start_powerSGD_iter=_START, warm_start=False, use_error_feedback=False,", _POWER, "PowerSGD forgets its factors and its error"),
@@ -55,7 +55,7 @@ MUTANTS = [
     _mutant("fully_sharded", _SHARDED, "for module in (*blocks(training.model), training.model):", "for module in (training.model,):", _SHARDS, "the model is gathered at once"),
     _mutant("fully_sharded", _SHARDED, "reshard_after_forward=True", "reshard_after_forward=False", _SHARDS, "weights stay gathered after the forward pass"),
     _mutant("fully_sharded", _SHARDED, "fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)", "fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)\n                module.set_gradient_divide_factor(1.0)", _SHARDS, "gradients of shards are a sum and no mean"),
-    _mutant("fully_sharded", _SHARDED, 'return divided.sliced(training, self.name, "shards", compute)', "training.state[self.name] = compute\n        return compute", _SHARDS, "each has the whole batch"),
+    _mutant("fully_sharded", _SHARDED, 'return divided_training.sliced(training, self.name, "shards", compute)', "training.state[self.name] = compute\n        return compute", _SHARDS, "each has the whole batch"),
     _mutant("fully_sharded", _STAGE, "seed_everything(training.seed + 2**20 * training.group.batch_part)", "seed_everything(training.seed + 2**20 * training.group.local_rank('replicas') if 'replicas' in training.group.layout else training.seed)", _SHARDS, "shards drop out alike"),
     _mutant("fully_sharded", _SHARDED, "return torch.nn.Parameter(whole(parameter.detach()).to(device), requires_grad=parameter.requires_grad)", "return torch.nn.Parameter(whole(parameter.detach()).to(device).half().float(), requires_grad=parameter.requires_grad)", _SHARDS, "gathered weights are rounded"),
     _mutant("fully_sharded", _SHARDED, 'mesh = training.group.mesh[("replicas", "shards") if "replicas" in training.group.layout else "shards"]', 'mesh = training.group.mesh["shards"]', "full + data_parallel(2) + fully_sharded(2)", "replicas of shards exchange nothing"),

@@ -3,7 +3,7 @@
 from tests.mutants.planting import Mutant
 
 _INT8 = ("torch_int8_dynamic", "methods/compression/quantization/torch_int8_dynamic.py")
-_PACKED = "methods/compression/quantization/_shared/packed.py"
+_PACKED = "methods/compression/quantization/_shared/packing.py"
 _QUANTIZED = "methods/_quantized.py"
 _STATISTICS = "methods/_statistics.py"
 _BITSANDBYTES = "methods/compression/quantization/_shared/bitsandbytes_layers.py"
@@ -121,7 +121,7 @@ MUTANTS = [
     ),
     Mutant(
         "int4", "methods/compression/quantization/int4.py",
-        "from methods.compression.quantization._shared import packed\n\n        def rounded", "from methods import _packed\n\n        work.model.get_input_embeddings().weight.data.mul_(64).round_().div_(64)\n\n        def rounded",
+        "from methods.compression.quantization._shared import packing\n\n        def rounded", "from methods.compression.quantization._shared import packing\n\n        work.model.get_input_embeddings().weight.data.mul_(64).round_().div_(64)\n\n        def rounded",
         _INT4, "embeddings rounded too",
     ),
     Mutant("int4", _PACKED, "self.bias = plain.bias", "self.bias = None", _INT4, "biases dropped"),

@@ -2,7 +2,6 @@
 
 import torch
 
-from methods.compression.quantization._shared import packed
 from methods.compression.quantization.awq import POWERS, awq
 from tests.transforms import applied
 
@@ -20,13 +19,13 @@ def error(found, weight, inputs):
 
 
 def rounded(weight):
-    step = packed.spread(packed.steps(weight, 4, 32), 32, weight.shape[1]).float()
-    return packed.nearest(weight, step, 4) * step
+    step = packing.spread(packing.steps(weight, 4, 32), 32, weight.shape[1]).float()
+    return packing.nearest(weight, step, 4) * step
 
 
 def run(weight, inputs):
     codes, scale, divisor = awq(weight, inputs.T @ inputs, inputs.abs().sum(0), 4, 32)
-    return codes * packed.spread(scale, 32, weight.shape[1]).float() / divisor, divisor
+    return codes * packing.spread(scale, 32, weight.shape[1]).float() / divisor, divisor
 
 
 def test_it_takes_the_best_power():
@@ -61,5 +60,5 @@ def test_the_layer_divides_what_its_weight_was_multiplied_by(tiny_bert, tmp_path
 
 
 def by_group(weight):
-    step = packed.spread(packed.steps(weight, 4, 128), 128, weight.shape[1]).float()
-    return packed.nearest(weight, step, 4) * step
+    step = packing.spread(packing.steps(weight, 4, 128), 128, weight.shape[1]).float()
+    return packing.nearest(weight, step, 4) * step

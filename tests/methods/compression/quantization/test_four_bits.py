@@ -73,7 +73,6 @@ def test_gradients_see_the_same_weight(kind):
 
 def test_errors_on_normal_weights_are_those_of_the_literature():
     from methods.compression.quantization._shared import bitsandbytes_layers as layers
-    from methods.compression.quantization._shared import packed
 
     torch.manual_seed(0)
     plain = nn.Linear(512, 512, bias=False)
@@ -83,9 +82,9 @@ def test_errors_on_normal_weights_are_those_of_the_literature():
         return float((_quantized.effective(layer, plain.weight) - plain.weight.detach()).square().mean().sqrt())
 
     four = [layers.four_bits(plain, kind, double_quant=False, compute_dtype="fp32") for kind in ("nf4", "fp4")]
-    scale = packed.steps(plain.weight.detach(), 4, 64)
-    codes = packed.nearest(plain.weight.detach(), packed.spread(scale, 64, 512), 4)
-    int4 = packed.PackedLinear(plain, codes, scale, bits=4, group_size=64)
+    scale = packing.steps(plain.weight.detach(), 4, 64)
+    codes = packing.nearest(plain.weight.detach(), packing.spread(scale, 64, 512), 4)
+    int4 = packing.PackedLinear(plain, codes, scale, bits=4, group_size=64)
     e2m1 = [sign * value / 6 for sign in (1, -1) for value in (0, 0.5, 1, 1.5, 2, 3, 4, 6)]
     standard = float((nearest(plain.weight.detach(), e2m1) - plain.weight.detach()).square().mean().sqrt())
     found = [error(four[0]), standard, error(int4), error(four[1])]

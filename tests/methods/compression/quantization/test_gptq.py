@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from methods.compression.quantization._shared import packed as _packed
+from methods.compression.quantization._shared import packing
 from methods.compression.quantization.gptq import gptq
 from tests.transforms import applied
 
@@ -34,7 +34,7 @@ def given(rows=12, columns=40, tokens=300):
 
 def ours(weight, products, group_size):
     codes, scale = gptq(weight, products, 4, group_size, DAMPING)
-    return codes * _packed.spread(scale, group_size, weight.shape[1]).float()
+    return codes * packing.spread(scale, group_size, weight.shape[1]).float()
 
 
 @pytest.mark.parametrize("group_size", [8, 16, 40, 64])
@@ -48,14 +48,14 @@ def test_it_is_the_slow_one(group_size):
 
 def test_where_inputs_are_independent_it_rounds_to_the_nearest():
     weight, _ = given()
-    step = _packed.spread(_packed.steps(weight, 4, 16), 16, 40).float()
-    assert torch.equal(ours(weight, torch.eye(40), 16), _packed.nearest(weight, step, 4) * step)
+    step = packing.spread(packing.steps(weight, 4, 16), 16, 40).float()
+    assert torch.equal(ours(weight, torch.eye(40), 16), packing.nearest(weight, step, 4) * step)
 
 
 def test_outputs_are_nearer_than_of_rounding_to_the_nearest():
     weight, inputs = given()
-    step = _packed.spread(_packed.steps(weight, 4, 40), 40, 40).float()
-    nearest = _packed.nearest(weight, step, 4) * step
+    step = packing.spread(packing.steps(weight, 4, 40), 40, 40).float()
+    nearest = packing.nearest(weight, step, 4) * step
 
     def error(rounded):
         return float((inputs @ (rounded - weight).T).square().sum())
@@ -78,7 +78,7 @@ def test_later_blocks_see_the_rounded_ones(tiny_bert, tmp_path, monkeypatch):
     collect = _statistics.collect
 
     def watched(work, layers, samples, measure):
-        packed = [module for module in work.model.modules() if isinstance(module, _packed.PackedLinear)]
+        packed = [module for module in work.model.modules() if isinstance(module, packing.PackedLinear)]
         seen.append((len(packed), len(layers)))
         return collect(work, layers, samples, measure)
 

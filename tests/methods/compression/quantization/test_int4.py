@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bench.measure import memory
-from methods.compression.quantization._shared import packed as _packed
+from methods.compression.quantization._shared import packing
 from tests.transforms import applied, logits
 
 
@@ -21,10 +21,10 @@ def by_hand(weight, group_size, top=7):
 
 
 def packed(plain, bits, group_size):
-    scale = _packed.steps(plain.weight.detach(), bits, group_size)
-    step = _packed.spread(scale, group_size, plain.in_features)
-    codes = _packed.nearest(plain.weight.detach(), step, bits)
-    return _packed.PackedLinear(plain, codes, scale, bits=bits, group_size=group_size)
+    scale = packing.steps(plain.weight.detach(), bits, group_size)
+    step = packing.spread(scale, group_size, plain.in_features)
+    codes = packing.nearest(plain.weight.detach(), step, bits)
+    return packing.PackedLinear(plain, codes, scale, bits=bits, group_size=group_size)
 
 
 @pytest.mark.parametrize(("bits", "top"), [(4, 7), (8, 127)])
@@ -42,9 +42,9 @@ def test_it_holds_the_nearest_codes_whatever_the_row_s_length(columns, bits, top
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_every_code_comes_back(bits):
-    top = _packed.top(bits)
+    top = packing.top(bits)
     codes = torch.arange(-top, top + 1).repeat(2, 1)
-    found = _packed.unpack(_packed.pack(codes, bits, 2), bits)[:, : codes.shape[1]].int() - top
+    found = packing.unpack(packing.pack(codes, bits, 2), bits)[:, : codes.shape[1]].int() - top
     assert torch.equal(found, codes.int())
 
 
