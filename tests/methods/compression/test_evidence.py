@@ -9,6 +9,7 @@ from torch import nn
 from bench.models.architecture import attention, block_linears, blocks, feed_forward
 from methods import _quantized, _statistics, _structured
 from methods.compression.pruning import prune_heads
+from methods.compression.quantization._shared import packing
 from tests import jobs
 from tests.transforms import refuted, work
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from methods.compression.quantization._shared import packing
 from methods.compression.quantization.awq import POWERS, awq
 from tests.transforms import applied
 

@@ -10,6 +10,7 @@ from torch import nn
 from bench.models.architecture import block_linears
 from bench.stage.evidence import digest
 from methods import _quantized
+from methods.compression.quantization._shared import packing
 from tests import jobs
 from tests.transforms import applied, logits, refusals, remade
 
