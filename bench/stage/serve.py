@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from bench.measure import clock, latency, memory, trust
+from bench.measure import clock, latency, trust
 from bench.measure.absent import Absent
+from bench.measure.peak import Peak
 from bench.recipe import recipe
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Transform
@@ -41,7 +42,7 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
     transforms = [method for stage in stages for method in stage.methods if isinstance(method, Transform)]
     seed_everything(job.seed)
     device = torch.device(job.machine.device)
-    peak = memory.Peak(device)
+    peak = Peak(device)
     with seconds("load"):
         peak.start()
         model, tokenizer = checkpoint.load(job.output)

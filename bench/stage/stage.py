@@ -21,6 +21,7 @@ import torch
 from bench.distributed.group import Group
 from bench.measure import flops, memory, size, trust
 from bench.measure.absent import Absent, let_go
+from bench.measure.peak import Peak, touch
 from bench.measure.wire import Wire
 from bench.models import architecture, structure
 from bench.models.names import plain
@@ -58,14 +59,14 @@ def run(
     if job.input is None:
         # Where no one has looked at the model yet, as on another machine, this does, and imports what it takes.
         structure.of(source, job.model, job.suite_folder, *task.model_options())
-    peak = memory.Peak(torch.device(job.machine.device), stages[-1].gpus_each)
+    peak = Peak(torch.device(job.machine.device), stages[-1].gpus_each)
 
     progress("load", 0, 1)
     seed_everything(job.seed)
     with seconds("load"):
         model, tokenizer = checkpoint.load(job.input) if job.input is not None else source.load(*task.model_options())
         model.to(job.machine.device)
-        memory.touch(model)
+        touch(model)
     # Each stage draws its own order of data; the same one for all recipes that share the seed.
     seed = job.seed * 1000 + len(stages)
     common: dict[str, Any] = {
@@ -231,7 +232,7 @@ def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) 
 
 
 def _train(
-    training: Training, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
+    training: Training, job: Job, peak: Peak, seconds: Stopwatch, measured: dict[str, Any]
 ) -> tuple[Training, Snapshot]:
     with seconds("evidence"):
         before = training.snapshot()
@@ -273,7 +274,7 @@ def _train(
     return training, before
 
 
-def _peak(training: Training, peak: memory.Peak) -> int | None:
+def _peak(training: Training, peak: Peak) -> int | None:
     """The peak of the training. On a CPU, of its first step and of one more, on its largest batch, that is not taken.
 
     The first has what an update takes; the other what it then left, and most activations.
@@ -370,9 +371,7 @@ def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
     return claims
 
 
-def _transform(
-    work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
-) -> tuple[Work, Snapshot]:
+def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: dict[str, Any]) -> tuple[Work, Snapshot]:
     transform = work.stage.main
     assert isinstance(transform, Transform)
     with seconds("evidence"):

@@ -172,7 +172,7 @@ def _file(job):
 
 
 def _watched(connection, job):
-    from bench.measure.memory import Peak
+    from bench.measure.peak import Peak
 
     made, stopped = Peak.__init__, Peak.stop
 
