@@ -9,7 +9,7 @@ import torch
 from bench.measure import clock, latency
 from bench.stage import serve
 from methods import _compiler
-from methods.compression.export.compile_inference import Compiled
+from methods.compression.export.compile_inference import CompileInference
 from tests import jobs, subjects
 from tests.transforms import refuted
 
@@ -52,7 +52,7 @@ def test_what_serves_is_compiled_and_its_compile_time_is_told(tiny_bert, tmp_pat
     assert measured["inference"]["compile_seconds"] > 0
     assert [(claim["method"], claim["holds"]) for claim in measured["evidence"]] == [("compile_inference", True)]
     # Where it is not compiled in that process, the claim fails.
-    monkeypatch.setattr(Compiled, "on_serve", lambda self, model, folder: counters.clear())
+    monkeypatch.setattr(CompileInference, "on_serve", lambda self, model, folder: counters.clear())
     measured = serve.run(job, jobs.quiet)
     assert not measured["evidence"][0]["holds"]
     assert "compile_seconds" not in measured["inference"]
@@ -103,7 +103,7 @@ def test_cuda_graphs_recorded_inside_the_clock_are_found_out(second, holds, tmp_
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # what serving sets is undone after the test
     monkeypatch.setattr(_compiler, "records", lambda device, mode: True)
-    method, model, passes = Compiled("reduce-overhead"), torch.nn.Linear(1, 1), iter(range(10**6))
+    method, model, passes = CompileInference("reduce-overhead"), torch.nn.Linear(1, 1), iter(range(10**6))
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)
     method.on_serve(model, tmp_path)
 
@@ -128,7 +128,7 @@ def test_what_runs_eagerly_is_found_out(spoil, tiny_bert, tmp_path, monkeypatch)
         torch._dynamo.utils.counters.clear()
         (model.classifier.compile if spoil == "head" else functools.partial(model.compile, backend=spoil))(dynamic=True)
 
-    monkeypatch.setattr(Compiled, "_compile", compile_)
+    monkeypatch.setattr(CompileInference, "_compile", compile_)
     assert refuted("compile_inference", tiny_bert, tmp_path) == [
         "each product of a forward pass is made in a graph of the compiler's"
     ]

@@ -1,4 +1,4 @@
-"""Checkpointing against the same step without it: gradients, forward passes, saved bytes and FLOPs."""
+"""GradientCheckpointing against the same step without it: gradients, forward passes, saved bytes and FLOPs."""
 
 import pickle
 
