@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bench.compare import compare
 from bench.compare.compare import front, headline
-from bench.metrics.metrics import METRICS
+from bench.metrics.registry import metrics
 from tests import synthetic
 from tests.synthetic import Method
 
@@ -50,7 +50,7 @@ def test_a_metric_that_is_better_lower_ranks_the_other_way():
             node(records, seed, recipe)["training"]["losses"] = [loss] * 60
     change = rows(records)["other"].changes["final_loss"]
     assert change.value == pytest.approx(-0.5)
-    assert METRICS["final_loss"].better == "lower"
+    assert metrics()["final_loss"].better == "lower"
 
 
 def test_the_verdict_takes_the_metrics_direction():
@@ -221,7 +221,7 @@ def test_several_processes_are_measured_by_one():
     assert figure.by_seed == pytest.approx({seed: speeds[0][seed] / (2 * speeds[1][seed]) for seed in (0, 1, 2)})
     assert 0.7 < figure.value < 0.9  # 1 / 0.625 times as fast
     assert "scaling_efficiency" not in rows(found)["full"].figures
-    assert METRICS["scaling_efficiency"] in only(found).metrics
+    assert metrics()["scaling_efficiency"] in only(found).metrics
 
 
 def test_what_is_counted_is_not_contended():
