@@ -57,7 +57,9 @@ def test_the_pages_own_test_passes(package):
 
 def test_they_are_listed_by_their_family(package):
     listed = {entry["name"]: entry["kind"] for entry in catalogue.entries("metrics")}
-    assert listed.items() >= {"slowest_step_seconds": "time", "balanced_accuracy": "quality", "updates": "compute"}.items()
+    assert (
+        listed.items() >= {"slowest_step_seconds": "time", "balanced_accuracy": "quality", "updates": "compute"}.items()
+    )
     assert "in s; lower is better" in catalogue.page("slowest_step_seconds")["about"]
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bench.compare import compare
 from bench.compare.compare import front, headline
+from bench.metrics.metric import Metric, Summary, last_training
 from bench.metrics.registry import metrics
 from tests import synthetic
 from tests.synthetic import Method
@@ -496,3 +497,38 @@ def test_what_ran_on_another_card_than_the_baseline_is_said():
         node["gpus"] = [{"name": "H100", "uuid": f"card-{node['seed'] + 5 * other}"}]
     (said,) = [text for text in only(records).warnings if "card" in text]
     assert said.startswith("Not on the card of the baseline `full` for each seed: `ia3`.")
+
+
+def test_the_tasks_primary_metric_ranks():
+    records = synthetic.records(TWO)
+    for recipe, right, f1 in (("full", 0.9, 0.2), ("lora(r=8)", 0.5, 0.8)):
+        for seed in (0, 1, 2):
+            node(records, seed, recipe)["quality"]["metrics"] = {"accuracy": right, "macro_f1": f1}
+    assert only(records).primary.name == "accuracy"  # of records that do not say
+    records.runs[-1]["primary"] = {"stdlib-topics": "macro_f1"}
+    found = only(records)
+    assert found.mains[0].name == found.primary.name == "macro_f1"
+    assert "accuracy" not in {metric.name for metric in found.mains}
+    assert headline(found)[0].startswith("`other` has the highest macro f1")
+
+
+def test_a_metric_says_of_itself_where_it_is_shown(monkeypatch):
+    best = Summary(order=25, best="waits least")
+    waiting = Metric(
+        "waits", "Waits", "s", "lower", "time", "f", last_training("data_seconds"), about="training", summary=best
+    )
+    monkeypatch.setattr(compare.registry, "metrics", lambda: {**metrics(), "waits": waiting})
+    records = synthetic.records(TWO)
+    for recipe, seconds in (("full", 4.0), ("lora(r=8)", 1.0)):
+        for seed in (0, 1, 2):
+            node(records, seed, recipe)["training"]["data_seconds"] = seconds
+    found = only(records)
+    names = [metric.name for metric in found.mains]
+    assert names.index("train_tokens_per_second") + 1 == names.index("waits") == names.index("train_peak_bytes") - 1
+    assert any("waits least (1.00 s" in sentence for sentence in headline(found))
+
+
+def test_a_recorded_figure_without_a_metric_is_named():
+    records = synthetic.records(TWO)
+    node(records, 0, "full")["quality"]["metrics"]["novel"] = 0.5
+    assert any("no metric of that name is registered here: `novel`" in text for text in only(records).warnings)
