@@ -142,9 +142,9 @@ class Row:
 
     ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
-    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name; ``unknown`` names
-    figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each seed's last stage, by
-    their ids.
+    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name;
+    ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
+    seed's last stage, by their ids.
     """
 
     name: str

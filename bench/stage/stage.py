@@ -268,7 +268,7 @@ def _train(
         "warmup": min(job.budget.warmup_steps, len(training.losses) // 2),
         "trainable": sum(map(whole_numel, training.parameters)),
         "data_seconds": training.data_seconds,
-        "figures": dict(training.figures),
+        "figures": training.figures.data,
     }
     measured |= {"training": result, "trust": {"training": contention.result()}}
     # Where several processes go hand in hand, none can leave a step out.
@@ -396,7 +396,7 @@ def _transform(
         transform.apply(work)
         peak_bytes = peak.stop()
     if work.figures:
-        measured["transform"] = {"figures": dict(work.figures)}
+        measured["transform"] = {"figures": work.figures.data}
     if job.measure.memory:
         measured.setdefault("transform", {})["peak_bytes"] = peak_bytes
         if peak.reason:
