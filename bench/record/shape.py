@@ -157,7 +157,7 @@ class _Environment(TypedDict, total=False):
 @_open
 class _Node(TypedDict, total=False):
     id: str
-    alone: str | None
+    single_process: str | None
     recipe: str
     stage: str
     model: str

@@ -50,7 +50,7 @@ class Figures(UserDict[str, float]):
 class Work:
     """A model in the middle of a recipe, with the data and the machine at hand.
 
-    ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``base``. ``notes`` is where
+    ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``suite_folder``. ``state`` is where
     a method's hooks leave what its own later hooks need, by the method's name. ``figures`` go into the record, and metrics
     read them from there.
     """
@@ -66,7 +66,7 @@ class Work:
         budget: Budget,
         machine: Machine,
         seed: int,
-        base: Path = Path(),
+        suite_folder: Path = Path(),
         progress: Callable[[str, int, int], None] = lambda what, done, of: None,
     ) -> None:
         self.model = model
@@ -77,10 +77,10 @@ class Work:
         self.budget = budget
         self.machine = machine
         self.seed = seed
-        self.base = base
+        self.suite_folder = suite_folder
         self.progress = progress
         self.device = torch.device(machine.device)
-        self.notes: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
         self.figures = Figures((*before, stage))
 
     def batches(self, split: Split = "train", *, shuffle: bool = True) -> Iterator[Batch]:
