@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bench.compare.compare import Comparison, Row, headline
-from bench.metrics.metrics import Metric
+from bench.metrics.metric import Metric
 
 SCHEMA = 1
 """Version of both; counts up when a key changes its meaning or goes."""

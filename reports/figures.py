@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare.compare import Comparison, Figure, Row, front
-from bench.metrics.metrics import Metric, show
+from bench.metrics.metric import Metric
+from bench.metrics.units import show
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 _DASHES = ([1, 0], [6, 3], [2, 2])

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from bench.compare.compare import Comparison, Row, headline
-from bench.metrics.metrics import Metric
+from bench.metrics.metric import Metric
 from reports import figures, words
 
 _ROW = 9_000

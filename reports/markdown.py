@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bench.compare.compare import Comparison, Figure, Row, headline
-from bench.metrics.metrics import Metric
+from bench.metrics.metric import Metric
 from reports import words
 
 _ROW = 1_200

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.compare.compare import Change, Comparison, Row, headline
-from bench.metrics.metrics import Metric
+from bench.metrics.metric import Metric
 from reports import words
 
 WIDTH = 80
@@ -33,13 +33,6 @@ def terminal(folder: str | PathLike[str]) -> None:
 
 
 _MARKS = {"better": ("✓", "green"), "worse": ("✗", "red"), "tie": ("=", "dim"), "unclear": ("?", "yellow")}
-_SHORT = {
-    "throughput": "train\nspeed",
-    "train_peak_bytes": "train\nmemory",
-    "latency": "latency",
-    "kl_divergence": "diver-\ngence",
-    "size": "size",
-}
 
 
 def render(comparisons: Sequence[Comparison]) -> str:
@@ -57,18 +50,20 @@ def renderable(comparison: Comparison) -> RenderableType:
     """A comparison for a rich console: heading, answer, table, legend, and why recipes gave no result."""
     primary = comparison.primary
     # There are 80 columns: what training cost, or what compression did.
-    left_out = {"inference_peak_bytes"} if comparison.trained_once else {"inference_peak_bytes", "kl_divergence"}
-    ratios = [metric for metric in comparison.mains if metric != primary and metric.name not in left_out]
-    if not comparison.trained_once:
-        ratios = [metric for metric in ratios if metric != comparison.gain]
+    ratios = [
+        metric
+        for metric in comparison.mains
+        if metric != primary
+        and _heading(metric, comparison)
+        and (comparison.trained_once or metric.about != "compression")
+    ]
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     table.add_column("recipe", overflow="fold", min_width=14, max_width=30)
     table.add_column("status", no_wrap=True)
     if primary is not None:
         table.add_column(primary.title.lower(), justify="right", no_wrap=True)
     for metric in ratios:
-        short = "gain" if metric == comparison.gain else _SHORT.get(metric.name) or _SHORT[metric.family]
-        table.add_column(short, justify="right", no_wrap=True)
+        table.add_column(_heading(metric, comparison), justify="right", no_wrap=True)
     shown = comparison.rows[:_ROWS]
     for row in shown:
         cells: list[RenderableType] = [Text(row.name), Text(row.status, style="" if row.ok else "red")]
@@ -100,6 +95,10 @@ def renderable(comparison: Comparison) -> RenderableType:
             parts.append(f"[red]{escape(row.status_text)}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
     parts += [Text(f"⚠ {warning.replace('`', '')}", style="yellow") for warning in comparison.warnings]
     return Group(*parts, "")
+
+
+def _heading(metric: Metric, comparison: Comparison) -> str:
+    return "gain" if metric == comparison.gain else metric.summary.heading if metric.summary else ""
 
 
 def _quality(row: Row, primary: Metric) -> Text:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.compare.compare import Change, Comparison, Comparisons, Figure, Row
-from bench.metrics.metrics import Metric
+from bench.metrics.metric import Metric
 from bench.tasks.alike import said
 
 VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from bench.metrics.registry import metric, metrics
 from bench.models.registry import models
 from bench.recipe import registry
 from bench.recipe.errors import RecipeError, nearest
@@ -15,7 +16,7 @@ from bench.tasks.registry import tasks
 
 
 def entries(what: str) -> list[dict[str, Any]]:
-    """The methods, tasks, models or suites, each with at least ``name``, ``kind`` and ``summary``."""
+    """The methods, tasks, models, metrics or suites, each with at least ``name``, ``kind`` and ``summary``."""
     if what == "methods":
         rows = [
             {"name": cls.name, "kind": cls.kind, "summary": _summary(cls), "paper": cls.paper, "example": cls.example}
@@ -27,6 +28,8 @@ def entries(what: str) -> list[dict[str, Any]]:
             {"name": name, "kind": "suite", "summary": _title(path), "path": str(path)}
             for name, path in suites().items()
         ]
+    if what == "metrics":
+        return [{"name": name, "kind": each.family, "summary": each.formula} for name, each in metrics().items()]
     found = tasks() if what == "tasks" else models()
     return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
 
@@ -39,7 +42,7 @@ def suites() -> dict[str, Path]:
 
 
 def page(name: str) -> dict[str, Any]:
-    """All there is to say of a method, task or model.
+    """All there is to say of a method, task, model or metric.
 
     Raises:
         RecipeError: nothing is called `name`.
@@ -60,7 +63,13 @@ def page(name: str) -> dict[str, Any]:
     others: dict[str, Any] = {**tasks(), **models()}
     if other := others.get(name):
         return {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
-    raise RecipeError(f"nothing is called `{name}`{nearest(name, [*registry.methods(), *others])}")
+    try:
+        found = metric(name)
+    except KeyError:
+        known = [*registry.methods(), *others, *metrics()]
+        raise RecipeError(f"nothing is called `{name}`{nearest(name, known)}") from None
+    about = f"{found.title}, in {found.unit}; {found.better} is better.\n\n{found.formula}"
+    return {"name": name, "kind": f"metric of {found.family}", "about": about}
 
 
 def text(page: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.machine.machine import Machine, satisfies, visible_gpus
-from bench.metrics.metrics import show
+from bench.metrics.units import show
 from bench.recipe import registry
 
 SPREAD = 0.1

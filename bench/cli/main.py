@@ -42,6 +42,7 @@ class Listed(StrEnum):
     methods = "methods"
     tasks = "tasks"
     models = "models"
+    metrics = "metrics"
     suites = "suites"
 
 
@@ -125,7 +126,7 @@ def main() -> None:
 def list_(
     what: Listed, as_json: Annotated[bool, typer.Option("--json", help="Objects with name, kind and more.")] = False
 ) -> None:
-    """List the methods, tasks, models or suites there are."""
+    """List the methods, tasks, models, metrics or suites there are."""
     from bench.cli import catalogue
 
     entries = catalogue.entries(what.value)
@@ -146,7 +147,7 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A method, task or model.")],
+    name: Annotated[str, typer.Argument(help="A method, task, model or metric.")],
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Show a method: its arguments and defaults, what proves it, its paper and an example."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from bench.compare import stats
 from bench.compare.stats import Interval
-from bench.metrics import metrics
-from bench.metrics.metrics import Metric, Record, show
+from bench.metrics import registry
+from bench.metrics.metric import Metric, Record, paired
+from bench.metrics.units import show
 from bench.record.record import sketches
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ class Row:
 
     ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
-    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name. ``cards`` are the GPUs of each
+    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name;
+    ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
     seed's last stage, by their ids.
     """
 
@@ -157,6 +159,7 @@ class Row:
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
     cards: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
 
@@ -213,7 +216,8 @@ class Comparison:
 
     ``rows``: the baseline, then the others from the best primary quality down, then those that are not ok.
     ``metrics`` are those that at least one row has. ``environment`` is the run's. ``data`` says what became of the task's
-    texts, as :meth:`bench.tasks.base.Task.counts` does.
+    texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task declares as its primary
+    one; empty where the records do not say.
     """
 
     title: str
@@ -229,25 +233,29 @@ class Comparison:
     version: str
     seeds: tuple[int, ...]
     data: Mapping[str, int] = field(default_factory=dict)
+    ranked_by: str = ""
 
     def main(self, family: str) -> Metric | None:
-        """The metric that stands for a family where there is room for one: the first that was measured."""
-        # The loss is what was trained on, not what was asked for: it does not rank recipes.
-        return next((each for each in self.metrics if each.family == family and each.name != "final_loss"), None)
+        """The metric that stands for a family where there is room for one; None where none that may was measured."""
+        shown = [(each.summary.order, each) for each in self.metrics if each.summary and each.family == family]
+        return min(shown, key=lambda pair: pair[0], default=(0, None))[1]
 
     @property
     def primary(self) -> Metric | None:
         """The quality metric that ranks recipes; None where quality was not measured."""
-        return self.main("quality")
+        return next((each for each in self.metrics if each.name == self.ranked_by), None) or self.main("quality")
 
     @property
     def mains(self) -> list[Metric]:
-        """The metrics of the short table: quality, training speed and memory, inference latency and memory,
-        size; of compression, what it cost in divergence and brought in speed."""
-        named = {each.name: each for each in self.metrics}
-        training = [] if self.trained_once else [self.main("throughput"), named.get("train_peak_bytes")]
-        found = [self.primary, named.get("kl_divergence"), *training, self.main("latency"), self.gain]
-        return [each for each in [*found, named.get("inference_peak_bytes"), self.main("size")] if each is not None]
+        """The metrics of the short table: the primary one, those whose summary says so, and the gain beside latency."""
+        first = {0: self.primary} if self.primary else {}
+        for each in self.metrics:
+            if each.summary and each != self.primary and not (each.about == "training" and self.trained_once):
+                first.setdefault(each.summary.order, each)
+        shown = [first[order] for order in sorted(first)]
+        if self.gain and (latency := self.main("latency")) in shown:
+            shown.insert(shown.index(latency) + 1, self.gain)
+        return shown
 
     @property
     def trained_once(self) -> bool:
@@ -366,7 +374,7 @@ def _comparison(
     every = records.nodes
     look = sketches(every)
     sketched = [look(id_) for id_ in dict.fromkeys(id_ for cell in cells for id_ in cell["path"]) if id_ in every]
-    known = metrics.measured(sketched)
+    known = registry.measured(sketched)
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
         by_name.setdefault(cell["name"], []).append(cell)
@@ -394,6 +402,7 @@ def _comparison(
         version=str(run.get("version") or ""),
         seeds=tuple(dict.fromkeys(cell["seed"] for cell in cells)),
         data=(run.get("data") or {}).get(task) or {},
+        ranked_by=(run.get("primary") or {}).get(task, ""),
     )
     return replace(draft, rows=tuple(_ranked(rows, draft.primary)))
 
@@ -405,7 +414,7 @@ def _row(
     nodes: Mapping[str, Record],
     known: Sequence[Metric],
 ) -> Row:
-    nodes = {id_: metrics.paired(nodes[id_], nodes) for cell in cells for id_ in cell["path"] if id_ in nodes}
+    nodes = {id_: paired(nodes[id_], nodes) for cell in cells for id_ in cell["path"] if id_ in nodes}
     endings = tuple(_ending(cell, nodes) for cell in cells)
     every = {cell["seed"]: [nodes[id_] for id_ in cell["path"] if id_ in nodes] for cell in cells}
     paths = {ending.seed: every[ending.seed] for ending in endings if ending.status == "ok"}
@@ -433,6 +442,7 @@ def _row(
             for node in path
             for name, reason in (node.get("absent") or {}).items()
         },
+        unknown=frozenset(name for path in paths.values() for node in path for name in registry.unknown(node)),
         cards={
             seed: tuple(str(card.get("uuid")) for card in path[-1]["gpus"])
             for seed, path in paths.items()
@@ -457,7 +467,7 @@ def _chain(
     found = []
     for depth, stage in enumerate(stages, start=1):
         until = {seed: path[:depth] for seed, path in paths.items()}
-        quality = [metric for metric in known if metric.family == "quality" and metric.name != "final_loss"]
+        quality = [metric for metric in known if metric.family == "quality" and metric.about != "training"]
         found.append((stage, {metric.name: figure for metric in quality if (figure := _figure(metric, until))}))
     return tuple(found)
 
@@ -579,6 +589,11 @@ def _warnings(rows: Sequence[Row], base: Row | None, baseline: str, nodes: Itera
         for name, reason in row.absent.items():
             absent.setdefault((_title(name), reason.replace("`", "'")), []).append(_quoted(row.name))
     found += [f"Not measured: {title} of {_shortened(names)}: {why}." for (title, why), names in absent.items()]
+    if unknown := sorted({_quoted(name) for row in rows for name in row.unknown}):
+        found.append(
+            f"Recorded and not shown, for no metric of that name is registered here: {_shortened(unknown)}. "
+            "Install the package that registers it."
+        )
     elsewhere = [_quoted(row.name) for row in rows if base is not None and _on_other_cards(row, base)]
     if elsewhere:
         found.append(
@@ -602,7 +617,7 @@ def _on_other_cards(row: Row, base: Row) -> bool:
 def _title(name: str) -> str:
     """What readers call the metric `name`, or the family of metrics."""
     try:
-        return metrics.metric(name).title
+        return registry.metric(name).title
     except KeyError:
         return name.replace("_", " ").capitalize()
 
@@ -730,16 +745,7 @@ def _cheapest(comparison: Comparison, rows: Sequence[Row], among: str, best: Row
 
 
 def _costs(comparison: Comparison) -> list[tuple[Metric, str]]:
-    phrases = {
-        "throughput": "trains fastest",
-        "train_peak_bytes": "needs least memory to train",
-        "latency": "answers fastest",
-        "inference_peak_bytes": "needs least memory to run",
-        "size": "is smallest on disk",
-    }
-    costs = [metric for metric in comparison.mains if metric != comparison.gain]
-    named = [(metric, phrases.get(metric.name) or phrases.get(metric.family)) for metric in costs]
-    return [(metric, phrase) for metric, phrase in named if phrase]
+    return [(each, each.summary.best) for each in comparison.mains if each.summary and each.summary.best]
 
 
 def _traps(comparison: Comparison, good: Sequence[Row]) -> list[str]:

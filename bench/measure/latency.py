@@ -3,7 +3,7 @@
 A sample is the time of ``loops`` forward passes divided by ``loops``, so that no sample is shorter than the
 clock and the interpreter's own work are fine; each pass begins when the device has done the one before. Warm-ups are
 single passes. No sample is left out and nothing is
-summarised: :mod:`bench.metrics.metrics` does that when records are read.
+summarised: :mod:`bench.metrics.families.latency` does that when records are read.
 """
 
 from __future__ import annotations

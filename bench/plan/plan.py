@@ -10,13 +10,14 @@ import hashlib
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.machine import machine as machines
 from bench.machine.machine import Machine
+from bench.metrics.registry import unregistered
 from bench.models import structure
 from bench.models.base import Model, ModelError
 from bench.models.registry import open_model
@@ -24,7 +25,7 @@ from bench.models.structure import Structure
 from bench.plan import dividing
 from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact
-from bench.recipe.facts import facts_after, stages_before_compression
+from bench.recipe.facts import facts_after, stages_before_compression, with_inner
 from bench.recipe.method import Method, Trainer
 from bench.recipe.recipe import Recipe, Stage
 from bench.suite.suite import NEW_TOKENS, Suite, SuiteError
@@ -222,11 +223,12 @@ def refusals(
             ]
             reasons += [
                 f"{method.name}: {broken}"
-                for each in _with_inner(method)
+                for each in with_inner(method)
                 for broken in each.breaks_with
                 if (broken.tasks is None or context.task in broken.tasks)
                 and machines.satisfies(machine, broken.versions)
             ]
+            reasons += [f"{method.name}: {problem}" for problem in unregistered(method.figures)]
             problems = list(method.problems(context))
             final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
             if method is stage.main and not problems and final & (context.facts - method.removes - method.tolerates):
@@ -278,14 +280,7 @@ def _too_large(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine)
 
 def needs(method: Method) -> list[str]:
     """Packages that `method`, and the methods in its arguments, import."""
-    return list(dict.fromkeys(package for each in _with_inner(method) for package in each.needs))
-
-
-def _with_inner(method: Method) -> Iterator[Method]:
-    yield method
-    for value in vars(method).values():
-        if isinstance(value, Method):
-            yield from _with_inner(value)
+    return list(dict.fromkeys(package for each in with_inner(method) for package in each.needs))
 
 
 def _subject(
@@ -296,7 +291,7 @@ def _subject(
     except (ModelError, TaskError) as error:
         raise SuiteError(str(error)) from None
     problems = [f"model {model.name}: {text}" for text in model.problems()]
-    problems += [f"task {task.name}: {text}" for text in task.problems()]
+    problems += [f"task {task.name}: {text}" for text in (*task.problems(), *unregistered(task.metrics))]
     if problems:
         raise SuiteError("\n".join(problems))
     retained = _retained(retain, task, suite_folder).fingerprint() if retain is not None else ""

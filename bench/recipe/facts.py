@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.recipe.declarations import Fact
-from bench.recipe.method import Trainer, Transform
+from bench.recipe.method import Method, Trainer, Transform
 
 if TYPE_CHECKING:
     from bench.recipe.recipe import Stage
@@ -50,3 +50,11 @@ def stages_before_compression(stages: Sequence[Stage]) -> int | None:
         if isinstance(stage.main, Transform) or (isinstance(stage.main, Trainer) and stage.main.replaces_model):
             return depth
     return None
+
+
+def with_inner(method: Method) -> Iterator[Method]:
+    """`method`, and the methods in its arguments."""
+    yield method
+    for value in vars(method).values():
+        if isinstance(value, Method):
+            yield from with_inner(value)

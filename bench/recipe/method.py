@@ -49,6 +49,9 @@ class Method(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Packages imported inside the hooks, by import name; of one that is always there, the part that is imported late.
     They are imported before memory is measured."""
+    figures: ClassVar[tuple[str, ...]] = ()
+    """Names of what it adds to ``work.figures``, in ``apply`` or while training. A metric is registered for each, which may
+    stand in the method's own file."""
     breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
     adds: ClassVar[frozenset[Fact]] = frozenset()
     removes: ClassVar[frozenset[Fact]] = frozenset()

@@ -1,7 +1,7 @@
-"""Methods, tasks and models by name, found through entry points.
+"""Methods, tasks, models and metrics by name, found through entry points.
 
-Ours register the way anybody's do. An entry point's value names a class, a module of classes or a package of such
-modules::
+Ours register the way anybody's do. An entry point's value names a class (or a metric), a module of them or a package of
+such modules::
 
     [project.entry-points."methodbench.methods"]
     mine = "my_package.methods"
@@ -13,7 +13,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TypeVar
@@ -39,43 +39,75 @@ def by_name(group: str, base: type[T]) -> dict[str, type[T]]:
     Raises:
         RegistryError: an entry point does not load, or two classes have one name.
     """
-    found: dict[str, type[T]] = {}
+    found = _found(group, lambda value: _classes(value, base))
+    return dict(sorted(found.items()))
+
+
+def instances(group: str, base: type[T]) -> dict[str, T]:
+    """The objects of `base` that the entry points of `group` register, by name, in the order in which they are defined.
+
+    A module registers those that are its variables, and those in its variables that are lists or tuples.
+
+    Raises:
+        RegistryError: an entry point does not load, or two objects have one name.
+    """
+    return _found(group, lambda value: _objects(value, base))
+
+
+def _found(group: str, members: Callable[[object], Iterator[tuple[str, T]]]) -> dict[str, T]:
+    """What `members` finds in the value of each entry point, by name; of each it gives where it is defined, too."""
+    found: dict[str, T] = {}
+    places: dict[str, str] = {}
     for point in entry_points(group=group):
         try:
-            value = point.load()
-            classes = list(_classes(value, base))
+            defined = list(members(point.load()))
         except Exception as error:
             raise RegistryError(
                 f"entry point `{point.name} = {point.value}` of {group} does not load: {error}"
             ) from error
-        for cls in classes:
-            name: str = cls.name  # type: ignore[attr-defined]
-            if found.setdefault(name, cls) is not cls:
-                raise RegistryError(f"`{name}` is registered twice: {_where(found[name])} and {_where(cls)}")
-    return dict(sorted(found.items()))
+        for where, each in defined:
+            name: str = each.name  # type: ignore[attr-defined]
+            if found.setdefault(name, each) is not each:
+                raise RegistryError(f"`{name}` is registered twice: {places[name]} and {where or point.value}")
+            places.setdefault(name, where or point.value)
+    return found
 
 
-def _classes(value: object, base: type[T]) -> Iterator[type[T]]:
-    if inspect.isclass(value):
-        if issubclass(value, base):
-            yield value
-        return
+def _classes(value: object, base: type[T]) -> Iterator[tuple[str, type[T]]]:
+    if inspect.isclass(value) and issubclass(value, base):
+        yield _where(value), value
+    for module in _modules(value):
+        for member in vars(module).values():
+            # A class belongs to the module that defines it; one that is abstract or without a name is a base.
+            if (
+                inspect.isclass(member)
+                and issubclass(member, base)
+                and member.__module__ == module.__name__
+                and not inspect.isabstract(member)
+                and "name" in vars(member)
+            ):
+                yield _where(member), member
+
+
+def _objects(value: object, base: type[T]) -> Iterator[tuple[str, T]]:
+    if isinstance(value, base):
+        yield "", value
+    for module in _modules(value):
+        for member in vars(module).values():
+            for each in member if isinstance(member, list | tuple) else [member]:
+                if isinstance(each, base):
+                    yield module.__name__, each
+
+
+def _modules(value: object) -> Iterator[ModuleType]:
+    """A module and, of a package, all in it."""
     if not isinstance(value, ModuleType):
         return
-    for member in vars(value).values():
-        # A class belongs to the module that defines it; one that is abstract or without a name is a base.
-        if (
-            inspect.isclass(member)
-            and issubclass(member, base)
-            and member.__module__ == value.__name__
-            and not inspect.isabstract(member)
-            and "name" in vars(member)
-        ):
-            yield member
+    yield value
     if hasattr(value, "__path__"):
         for info in pkgutil.iter_modules(value.__path__):
             if not info.name.startswith("_"):  # private: what methods share, torch and all
-                yield from _classes(importlib.import_module(f"{value.__name__}.{info.name}"), base)
+                yield from _modules(importlib.import_module(f"{value.__name__}.{info.name}"))
 
 
 def _where(cls: type) -> str:

@@ -1,7 +1,7 @@
 """The records of a results folder: ``records.jsonl``, one JSON object a line. Nothing else holds a result.
 
 A line is written when something has ended, whatever its end, and is on the disk when :meth:`Store.append`
-returns. Values are raw (times, losses, predictions); :mod:`bench.metrics.metrics` derives figures when they are read.
+returns. Values are raw (times, losses, predictions); metrics (:mod:`bench.metrics.metric`) derive figures when they are read.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 from bench.machine import disk
 from bench.machine.output import visible
 from bench.machine.paths import irregular
-from bench.metrics import metrics
+from bench.metrics import registry
+from bench.metrics.metric import paired
 from bench.record.migration import migrated
 
 if TYPE_CHECKING:
     import pandas
 
-    from bench.metrics.metrics import Record
+    from bench.metrics.metric import Record
 
 FILE = "records.jsonl"
 
@@ -367,7 +368,8 @@ def frame(folder: str | os.PathLike[str]) -> pandas.DataFrame:
 
     Columns are what identifies the node, its ``status`` and ``reason``, and every metric by name, in the unit
     that ``frame.attrs["units"]`` gives. A figure is of the node's whole recipe, and is NaN where it was not
-    measured or where a stage on the way did not end ``ok``. Lines that are left out are warned of.
+    measured or where a stage on the way did not end ``ok``. Lines that are left out, and recorded figures that no metric
+    is registered for, are warned of.
 
     Raises:
         RecordError: there are no records, or one is of a newer schema.
@@ -377,18 +379,25 @@ def frame(folder: str | os.PathLike[str]) -> pandas.DataFrame:
     records = read(folder)
     for text in records.warnings:
         warnings.warn(text, stacklevel=2)
-    columns = metrics.measured(map(sketches(records.nodes), records.nodes))
+    columns = registry.measured(map(sketches(records.nodes), records.nodes))
     rows = []
+    unknown: set[str] = set()
     for id_, record in records.nodes.items():
         path = records.path(id_)
-        paired = [metrics.paired(step, records.nodes) for step in path]
+        steps = [paired(step, records.nodes) for step in path]
+        unknown |= registry.unknown(record)
         ok = all(step["status"] == "ok" for step in path)
         machine = (record.get("environment") or {}).get("machine") or {}
         rows.append(
             [record.get(name) for name in _IDENTITY]
             + [machine.get(name) for name in _MACHINE]
-            + [metric.read(paired) if ok else None for metric in columns]
+            + [metric.read(steps) if ok else None for metric in columns]
         )
+    for name in sorted(unknown):
+        text = (
+            f"`{name}` is recorded and no metric of that name is registered here; install the package that registers it"
+        )
+        warnings.warn(text, stacklevel=2)
     names = [metric.name for metric in columns]
     table = pandas.DataFrame(rows, columns=[*_IDENTITY, *_MACHINE, *names])
     table = table.astype(dict.fromkeys(names, "float64"))

@@ -133,6 +133,11 @@ class _Counted(TypedDict, total=False):
 
 
 @_open
+class _Transform(_Counted, total=False):
+    figures: dict[str, Finite | None] | None
+
+
+@_open
 class _Trust(TypedDict, total=False):
     contended: bool
     reason: str | None
@@ -165,7 +170,7 @@ class _Node(TypedDict, total=False):
     retained: _Retained | None
     evidence: list[_Claim] | None
     inference: _Counted | None
-    transform: _Counted | None
+    transform: _Transform | None
     size: _Counted | None
     parameters: _Counted | None
     weight_bytes: Number | None
@@ -208,6 +213,7 @@ class _Asked(TypedDict):
 class _Run(_Asked, total=False):
     notes: list[_Note]
     data: dict[str, dict[str, Natural] | None] | None
+    primary: dict[str, str] | None
     environment: _Environment | None
     started: str | None
     version: str | None

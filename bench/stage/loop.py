@@ -60,7 +60,7 @@ class Training(Work):
     ``parameters`` are those that are trained, and ``groups`` the same in groups with options of their own, which is
     what an optimizer is made of; ``optimizer_options`` go to the optimizer, whichever is made
     (``lr``, ``weight_decay``). ``compute_dtype`` is what the forward pass multiplies in;
-    ``figures`` go into the record, and :mod:`bench.metrics.metrics` names them. ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
+    ``gradients`` and ``update`` are the two halves of a step, with every hook in them.
     ``mask_is_idle`` is whether batches without padding go without a mask.
     ``group`` is the processes that train together, ``forward`` what the loss calls, which is the model or something
     around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
@@ -92,7 +92,6 @@ class Training(Work):
         self.largest: Batch | None = None
         self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
         self.compute_dtype = torch.float32
-        self.figures: dict[str, float] = {}
         self.beside: list[torch.nn.Module] = []
         self.parameters: list[torch.nn.Parameter] = []
         self.groups: list[dict[str, Any]] = []

@@ -23,6 +23,7 @@ from bench.measure import flops, memory, size, trust
 from bench.measure.absent import Absent, let_go
 from bench.measure.peak import Peak, touch
 from bench.measure.wire import Wire
+from bench.metrics.registry import check_declared
 from bench.models import architecture, structure
 from bench.models.names import plain
 from bench.models.registry import open_model
@@ -34,7 +35,7 @@ from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, wh
 from bench.stage.job import Job, Progress
 from bench.stage.loop import Training
 from bench.stage.work import Work
-from bench.tasks.base import Answers, Task
+from bench.tasks.base import Answers, Retention, Task
 from bench.tasks.registry import open_task
 
 
@@ -132,6 +133,7 @@ def run(
                 answers=answers,
             )
             measured["quality"] = asdict(quality)
+        _check_quality(task, measured.get("quality"))
     progress("save", 0, 1)
     with seconds("save"):
         with absent("weight_bytes"):
@@ -171,6 +173,17 @@ def _cards() -> list[dict[str, str]]:
     """The GPUs that the stage has, by what tells them from others of their kind."""
     found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [{"name": card.name, "uuid": str(card.uuid)} for card in found]
+
+
+def _check_quality(task: Task, quality: dict[str, Any] | None) -> None:
+    """What `task` returned is what it declares; what is not declared would be in no report.
+
+    Raises:
+        MetricError: it returned more.
+    """
+    who = f"the task {task.name} returns"
+    declared = (*task.metrics, *Retention.figures)
+    check_declared((quality or {}).get("metrics", ()), declared, who, f"`metrics` of {type(task).__qualname__}")
 
 
 def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:
@@ -256,7 +269,7 @@ def _train(
         "warmup": min(job.budget.warmup_steps, len(training.losses) // 2),
         "trainable": sum(map(whole_numel, training.parameters)),
         "data_seconds": training.data_seconds,
-        "figures": training.figures,
+        "figures": training.figures.data,
     }
     measured |= {"training": result, "trust": {"training": contention.result()}}
     # Where several processes go hand in hand, none can leave a step out.
@@ -381,8 +394,10 @@ def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: d
         peak.start()
         transform.apply(work)
         peak_bytes = peak.stop()
+    if work.figures:
+        measured["transform"] = {"figures": work.figures.data}
     if job.measure.memory:
-        measured["transform"] = {"peak_bytes": peak_bytes}
+        measured.setdefault("transform", {})["peak_bytes"] = peak_bytes
         if peak.reason:
             Absent(measured).note(peak.reason, "transform_peak_bytes")
     return work, before

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections import UserDict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench.metrics.registry import check_declared
 from bench.models.modes import evaluating
+from bench.recipe.facts import with_inner
 from bench.stage import evidence
 from bench.tasks.base import on_device
 
@@ -21,11 +24,35 @@ if TYPE_CHECKING:
     from bench.tasks.base import Batch, Split, Task
 
 
+class Figures(UserDict[str, float]):
+    """What the methods of a recipe's `stages` add to the last one's record, by name.
+
+    Raises:
+        MetricError: a figure is set that none of these methods declares.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._who = f"a method of {stages[-1]} adds the figure"
+        self._declared = {
+            figure
+            for stage in stages
+            for method in stage.methods
+            for each in with_inner(method)
+            for figure in each.figures
+        }
+        super().__init__()
+
+    def __setitem__(self, name: str, value: float) -> None:
+        check_declared([name], self._declared, self._who, "its `figures`")
+        super().__setitem__(name, value)
+
+
 class Work:
     """A model in the middle of a recipe, with the data and the machine at hand.
 
     ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``suite_folder``. ``state`` is where
-    a method's hooks leave what its own later hooks need, by the method's name.
+    a method's hooks leave what its own later hooks need, by the method's name. ``figures`` go into the record, and metrics
+    read them from there.
     """
 
     def __init__(
@@ -54,6 +81,7 @@ class Work:
         self.progress = progress
         self.device = torch.device(machine.device)
         self.state: dict[str, Any] = {}
+        self.figures = Figures((*before, stage))
 
     def batches(self, split: Split = "train", *, shuffle: bool = True) -> Iterator[Batch]:
         """Batches of the budget's size on the device: endless and shuffled, or one pass in order."""

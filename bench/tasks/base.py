@@ -135,7 +135,7 @@ class Copies:
 class Quality:
     """How good a model is on the test split.
 
-    ``metrics`` are named in :mod:`bench.metrics.metrics`. ``correct`` holds what each scored item adds to one of them: 1 or 0,
+    ``metrics`` are those that the task declares. ``correct`` holds what each scored item adds to one of them: 1 or 0,
     or a loss for tasks without right and wrong. Its mean *is* that metric, and its order depends on the data alone, so
     that two models compare pairwise.
     """
@@ -155,6 +155,8 @@ MOST_KEPT = 2**26
 
 class Retention:
     """What a compressed model keeps of the uncompressed one's answers, over any number of batches of predictions."""
+
+    figures: ClassVar[tuple[str, ...]] = ("agreement", "kl_divergence", "won", "lost")
 
     def __init__(self) -> None:
         self._count = self._agreeing = self._won = self._lost = 0
@@ -184,7 +186,7 @@ class Retention:
         self._divergence += float(each.sum())
 
     def metrics(self) -> dict[str, float]:
-        """As :mod:`bench.metrics.metrics` names them."""
+        """What :attr:`figures` names."""
         return {
             "agreement": self._agreeing / self._count,
             "kl_divergence": self._divergence / self._count,
@@ -194,11 +196,24 @@ class Retention:
 
 
 class Task(abc.ABC):
-    """A task. Registered subclasses have a ``name``; others are made from a suite's ``[task]`` table."""
+    """A task. Registered subclasses have a ``name``; others are made from a suite's ``[task]`` table.
+
+    ``metrics`` names what :meth:`evaluate` returns beside :class:`Retention`'s, and ``primary`` the one of them that ranks
+    recipes; a metric is registered for each (docs/write-a-metric.md).
+    """
 
     name: str
     kind: ClassVar[str]
     summary: ClassVar[str] = ""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    primary: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if cls.primary not in (cls.metrics or ("",)):
+            raise TypeError(
+                f"{cls.__qualname__}: primary is one of metrics ({', '.join(cls.metrics) or 'none'}), found {cls.primary!r}"
+            )
 
     # -- planning, without torch ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from bench.compare.compare import compare
-from bench.metrics.metrics import METRICS
+from bench.metrics.registry import metrics
 from reports import figures
 from tests import synthetic
 from tests.synthetic import Method
@@ -83,7 +83,7 @@ def test_recipes_without_a_full_result_are_not_drawn(drawings):
 
 def test_one_seed_has_no_bars():
     (found,) = compare(synthetic.records(seeds=(0,)))
-    drawing = figures.scatter(found, METRICS["train_peak_bytes"], METRICS["accuracy"])
+    drawing = figures.scatter(found, metrics()["train_peak_bytes"], metrics()["accuracy"])
     assert not any("x0" in point or "y0" in point for point in points(drawing).values())
     assert "One seed, so no intervals." in drawing.caption
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare.compare import change, compare
-from bench.metrics.metrics import METRICS
+from bench.metrics.registry import metrics
 from bench.record.record import read
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -43,7 +43,7 @@ def students(tmp_path_factory):
 
 def verdict(ours, theirs, metric="bits_per_byte"):
     """What the interval that the report shows says of `ours` beside `theirs`."""
-    found = change(METRICS[metric], ours, theirs)
+    found = change(metrics()[metric], ours, theirs)
     assert found is not None
     print(f"{metric}: {ours.name} beside {theirs.name}: {found} ({found.range}, {found.covers}), {found.verdict}")
     return found.verdict

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.compare.compare import change, compare
-from bench.metrics.metrics import METRICS
+from bench.metrics.registry import metrics
 from bench.models.sources.tiny_llama import CONFIG
 from bench.recipe.recipe import parse
 from bench.record.record import read
@@ -155,7 +155,7 @@ def best(rows, names):
 
 def verdict(metric, ours, theirs):
     """What the interval that the report shows says of `ours` beside `theirs`."""
-    found = change(METRICS[metric], ours, theirs)
+    found = change(metrics()[metric], ours, theirs)
     assert found is not None
     print(f"{metric}: {ours.name} beside {theirs.name}: {found} ({found.range}, {found.covers}), {found.verdict}")
     return found.verdict

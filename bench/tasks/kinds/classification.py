@@ -111,6 +111,8 @@ class Classification(TextTask[Data, "Encoded"]):
     """Text classification on what :meth:`read` finds. See :func:`divide` for what becomes of it."""
 
     kind: ClassVar[str] = "classification"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    primary: ClassVar[str] = "accuracy"
 
     # -- planning, without torch -----------------------------------------------------------------------------
 

@@ -122,6 +122,8 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
     """
 
     kind: ClassVar[str] = "causal_lm"
+    metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "perplexity", "token_accuracy")
+    primary: ClassVar[str] = "bits_per_byte"
 
     # -- planning, without torch -----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bench.metrics.metric import Metric, last
 from bench.plan.context import PlanContext
 from bench.recipe.facts import facts_after, stages_in_effect
 from bench.recipe.method import Transform
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.work import Work
+
+
+COMPILE_SECONDS = Metric(
+    "inference_compile_seconds",
+    "Compile time, inference",
+    "s",
+    "lower",
+    "time",
+    "wall time that torch.compile takes, with empty caches, over all shapes and numbers of threads at which latency is "
+    "measured; it is in warm-ups only; the most of all processes",
+    last("inference", "compile_seconds"),
+    about="compression",
+)
 
 
 @dataclass(frozen=True)

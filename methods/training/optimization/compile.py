@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from bench.metrics.metric import Metric, of_method
 from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
@@ -34,6 +35,19 @@ _ONE_PASS = frozenset({"adalora", "mixed_precision", "neftune"})
 """Those with such a hook that run one pass a step, on batches as they come."""
 
 
+COMPILE_SECONDS = Metric(
+    "compile_seconds",
+    "Compile time",
+    "s",
+    "lower",
+    "time",
+    "wall time before the first step of capturing and compiling the model's graphs, with empty caches, and of running "
+    "them once for some of the batches' shapes; the sum over all training stages",
+    of_method("compile_seconds"),
+    about="training",
+)
+
+
 @dataclass(frozen=True)
 class Compile(Modifier):
     """Compile the model's forward and backward pass with ``torch.compile``, before the clock starts.
@@ -49,6 +63,7 @@ class Compile(Modifier):
     paper = "https://doi.org/10.1145/3620665.3640366"
     example = "full + compile"
     needs = ("torch._inductor.compile_fx",)
+    figures = ("compile_seconds",)
     order = 100  # after all that wraps or changes the model
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from bench.compare import compare
 from bench.compare.compare import front, headline
-from bench.metrics.metrics import METRICS
+from bench.metrics.metric import Metric, Summary, last_training
+from bench.metrics.registry import metrics
 from tests import synthetic
 from tests.synthetic import Method
 
@@ -50,7 +51,7 @@ def test_a_metric_that_is_better_lower_ranks_the_other_way():
             node(records, seed, recipe)["training"]["losses"] = [loss] * 60
     change = rows(records)["other"].changes["final_loss"]
     assert change.value == pytest.approx(-0.5)
-    assert METRICS["final_loss"].better == "lower"
+    assert metrics()["final_loss"].better == "lower"
 
 
 def test_the_verdict_takes_the_metrics_direction():
@@ -221,7 +222,7 @@ def test_several_processes_are_measured_by_one():
     assert figure.by_seed == pytest.approx({seed: speeds[0][seed] / (2 * speeds[1][seed]) for seed in (0, 1, 2)})
     assert 0.7 < figure.value < 0.9  # 1 / 0.625 times as fast
     assert "scaling_efficiency" not in rows(found)["full"].figures
-    assert METRICS["scaling_efficiency"] in only(found).metrics
+    assert metrics()["scaling_efficiency"] in only(found).metrics
 
 
 def test_what_is_counted_is_not_contended():
@@ -496,3 +497,38 @@ def test_what_ran_on_another_card_than_the_baseline_is_said():
         node["gpus"] = [{"name": "H100", "uuid": f"card-{node['seed'] + 5 * other}"}]
     (said,) = [text for text in only(records).warnings if "card" in text]
     assert said.startswith("Not on the card of the baseline `full` for each seed: `ia3`.")
+
+
+def test_the_tasks_primary_metric_ranks():
+    records = synthetic.records(TWO)
+    for recipe, right, f1 in (("full", 0.9, 0.2), ("lora(r=8)", 0.5, 0.8)):
+        for seed in (0, 1, 2):
+            node(records, seed, recipe)["quality"]["metrics"] = {"accuracy": right, "macro_f1": f1}
+    assert only(records).primary.name == "accuracy"  # of records that do not say
+    records.runs[-1]["primary"] = {"stdlib-topics": "macro_f1"}
+    found = only(records)
+    assert found.mains[0].name == found.primary.name == "macro_f1"
+    assert "accuracy" not in {metric.name for metric in found.mains}
+    assert headline(found)[0].startswith("`other` has the highest macro f1")
+
+
+def test_a_metric_says_of_itself_where_it_is_shown(monkeypatch):
+    best = Summary(order=25, best="waits least")
+    waiting = Metric(
+        "waits", "Waits", "s", "lower", "time", "f", last_training("data_seconds"), about="training", summary=best
+    )
+    monkeypatch.setattr(compare.registry, "metrics", lambda: {**metrics(), "waits": waiting})
+    records = synthetic.records(TWO)
+    for recipe, seconds in (("full", 4.0), ("lora(r=8)", 1.0)):
+        for seed in (0, 1, 2):
+            node(records, seed, recipe)["training"]["data_seconds"] = seconds
+    found = only(records)
+    names = [metric.name for metric in found.mains]
+    assert names.index("train_tokens_per_second") + 1 == names.index("waits") == names.index("train_peak_bytes") - 1
+    assert any("waits least (1.00 s" in sentence for sentence in headline(found))
+
+
+def test_a_recorded_figure_without_a_metric_is_named():
+    records = synthetic.records(TWO)
+    node(records, 0, "full")["quality"]["metrics"]["novel"] = 0.5
+    assert any("no metric of that name is registered here: `novel`" in text for text in only(records).warnings)

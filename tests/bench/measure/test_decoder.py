@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bench.measure import latency
 from bench.measure.latency import NEW_TOKENS, decoder, shape_inputs
-from bench.metrics import metrics
+from bench.metrics import registry
 from bench.models.signature import CACHES
 from bench.models.sources.directory import Directory
 from bench.record import pyperf_file
@@ -144,13 +144,13 @@ def test_each_phase_has_its_passes_alone_in_its_clock(monkeypatch, kind):
     assert set(decode["warmups"]) == {0.5}
     assert (prefill["loops"], decode["loops"]) == (1, NEW_TOKENS)
     record = {"latency": [prefill, decode]}
-    assert metrics.metric("prefill_2x7").read([record]) == 8.0
-    assert metrics.metric("time_per_token_2x7").read([record]) == 0.5
-    assert metrics.metric("decode_tokens_per_second_2x7").read([record]) == 4.0
-    assert metrics.metric("latency_2x7").read([record]) is None
-    assert metrics.metric("cpu_prefill_2x7").read([record]) is None
-    assert not metrics.metric("time_per_token_2x7").improvement(1.1)
-    assert metrics.metric("decode_tokens_per_second_2x7").improvement(1.1)
+    assert registry.metric("prefill_2x7").read([record]) == 8.0
+    assert registry.metric("time_per_token_2x7").read([record]) == 0.5
+    assert registry.metric("decode_tokens_per_second_2x7").read([record]) == 4.0
+    assert registry.metric("latency_2x7").read([record]) is None
+    assert registry.metric("cpu_prefill_2x7").read([record]) is None
+    assert not registry.metric("time_per_token_2x7").improvement(1.1)
+    assert registry.metric("decode_tokens_per_second_2x7").improvement(1.1)
 
 
 def test_entries_are_ready_for_records_reports_and_pyperf(loaded, quick, tmp_path):
@@ -166,13 +166,13 @@ def test_entries_are_ready_for_records_reports_and_pyperf(loaded, quick, tmp_pat
     ]  # fmt: skip
     assert all(value > 0 for entry in taken for value in entry["values"])
     assert {entry["process"] for entry in taken} == {1}
-    names = [metric.name for metric in metrics.measured([{"latency": taken}]) if metric.family == "latency"]
+    names = [metric.name for metric in registry.measured([{"latency": taken}]) if metric.family == "latency"]
     shape = "_1x4"
     assert names == [
         f"time_per_token{shape}", f"cpu_time_per_token{shape}", f"prefill{shape}", f"cpu_prefill{shape}",
         f"decode_tokens_per_second{shape}", f"cpu_decode_tokens_per_second{shape}",
     ]  # fmt: skip
-    assert [metrics.metric(name).name for name in names] == names
+    assert [registry.metric(name).name for name in names] == names
     pyperf_file.write(taken, tmp_path / "latency.json")
     suite = pyperf.BenchmarkSuite.load(str(tmp_path / "latency.json"))
     assert set(suite.get_benchmark_names()) == {
@@ -184,11 +184,11 @@ def test_entries_are_ready_for_records_reports_and_pyperf(loaded, quick, tmp_pat
 
 def test_records_without_a_phase_are_forward_passes():
     entry = {"batch": 1, "length": 4, "clock": "wall", "values": [2.0]}
-    assert [metric.name for metric in metrics.measured([{"latency": [entry]}]) if metric.family == "latency"] == [
+    assert [metric.name for metric in registry.measured([{"latency": [entry]}]) if metric.family == "latency"] == [
         "latency_1x4"
     ]
-    assert metrics.metric("latency_1x4").read([{"latency": [entry]}]) == 2.0
-    assert metrics.metric("time_per_token_1x4").read([{"latency": [entry]}]) is None
+    assert registry.metric("latency_1x4").read([{"latency": [entry]}]) == 2.0
+    assert registry.metric("time_per_token_1x4").read([{"latency": [entry]}]) is None
 
 
 def test_a_prompt_and_an_answer_beyond_the_positions_are_refused(loaded):

@@ -327,7 +327,7 @@ def test_a_value_of_zero_is_refused(tmp_path: Path) -> None:
 
 
 def test_entries_are_ready_for_a_record() -> None:
-    from bench.metrics.metrics import latency as latency_metric
+    from bench.metrics.families.latency import latency as latency_metric
 
     taken = entries()
     assert json.loads(json.dumps(taken)) == taken

@@ -8,7 +8,7 @@ from bench.plan import plan
 from bench.recipe import registry
 from bench.recipe.declarations import Broken
 from bench.suite.suite import SuiteError
-from tests.subjects import HERE, NoModel, make_plan
+from tests.subjects import HERE, NoModel, NoTask, make_plan
 
 SHARED = {"a": "full >> torch_int8_dynamic", "b": "full >> magnitude(0.5)", "c": "full", "d": "lora(r=8) >> merge"}
 
@@ -317,3 +317,12 @@ def test_what_an_architecture_lacks_is_refused_for_its_own_reason(monkeypatch, r
         monkeypatch, {"r": recipe}, Structure(biases=2, stacks=(2,), cache="model", checkpoints=True)
     ).cells
     assert not any(said in reason for reason in other.refused)
+
+
+def test_figures_without_a_registered_metric_are_refused(monkeypatch):
+    monkeypatch.setattr(registry.methods()["magnitude"], "figures", ("novel",))
+    (cell,) = make_plan(monkeypatch, {"it": "full >> magnitude(0.5)"}).cells
+    assert cell.refused[0].startswith("magnitude: it declares `novel`, and no metric of that name is registered")
+    monkeypatch.setattr(NoTask, "metrics", ("acuracy",))
+    with pytest.raises(SuiteError, match=r"task no-task: it declares `acuracy`.* did you mean `accuracy`"):
+        make_plan(monkeypatch, {"it": "full"})

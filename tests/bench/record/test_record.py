@@ -640,3 +640,10 @@ def test_records_that_are_a_pipe_are_not_waited_for(tmp_path):
         read(tmp_path)
     with pytest.raises(RecordError, match="it is a pipe or a device"):
         Store(tmp_path)
+
+
+def test_the_frame_warns_of_a_figure_that_no_metric_is_registered_for(tmp_path):
+    Store(tmp_path).append(node(quality={"metrics": {"accuracy": 0.5, "novel": 0.7}}))
+    with pytest.warns(UserWarning, match="`novel` is recorded and no metric of that name is registered here"):
+        table = record.frame(tmp_path)
+    assert list(table["accuracy"]) == [0.5]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.compare.compare import compare
-from bench.metrics.metrics import metric
+from bench.metrics.registry import metric
 from bench.models.registry import open_model
 from bench.plan import plan
 from bench.stage import checkpoint

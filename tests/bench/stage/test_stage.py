@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 
+from bench.recipe import registry
 from bench.stage import checkpoint, stage
 from bench.stage.loop import Training
 from bench.stage.stage import seed_everything
@@ -197,6 +198,39 @@ def test_what_was_measured_before_an_error_is_kept(tiny_bert, tmp_path, monkeypa
     assert (status, reason) == ("failed", "the disk is full: [Errno 28] No space left on device")
     assert len(record["training"]["losses"]) == 6
     assert record["quality"]["metrics"]
+
+
+def test_a_metric_that_the_task_does_not_declare_fails_the_stage_and_is_named(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(Classification, "evaluate", lambda *_, **__: Quality({"accuracy": 1.0, "novel": 2.0}))
+    status, reason, (record,) = jobs.run("full", tiny_bert, tmp_path)
+    assert status == "failed"
+    assert "the task data returns `novel` without declaring it: name it in `metrics` of Table, and register" in reason
+    assert record["quality"]["metrics"]["novel"] == 2.0
+
+
+def test_a_figure_that_no_method_declares_fails_the_stage_and_is_named(tiny_bert, tmp_path, monkeypatch):
+    def on_start(self, training):
+        training.figures["novel"] = 1.0
+
+    monkeypatch.setattr(registry.methods()["full"], "on_start", on_start)
+    status, reason, _ = jobs.run("full", tiny_bert, tmp_path)
+    assert status == "failed"
+    assert "a method of full adds the figure `novel` without declaring it: name it in its `figures`" in reason
+
+
+def test_a_transform_adds_the_figures_that_it_declares(tiny_bert, tmp_path, monkeypatch):
+    half = registry.methods()["half"]
+    apply = half.apply
+
+    def counted(self, work):
+        apply(self, work)
+        work.figures["novel"] = 3.0
+
+    monkeypatch.setattr(half, "apply", counted)
+    monkeypatch.setattr(half, "figures", ("novel",))
+    status, reason, (record,) = jobs.run('half("bf16")', tiny_bert, tmp_path)
+    assert status == "ok", reason
+    assert record["transform"]["figures"] == {"novel": 3.0}
 
 
 def test_what_trained_is_let_go_of_before_evaluation(tiny_bert, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bench.tasks.base import Batch, Retention, ahead, on_device
+from bench.tasks.base import Batch, Retention, Task, ahead, on_device
 
 
 def logits(*rows):
@@ -121,3 +121,9 @@ def test_on_a_cpu_batches_come_as_they_are_asked_for():
     batches = on_device((drawn.append(item) or batch(item) for item in range(3)), torch.device("cpu"))
     assert next(batches).items == (0,)
     assert drawn == [0]
+
+
+@pytest.mark.parametrize(("metrics", "primary"), [(("accuracy",), ""), (("accuracy",), "acuracy"), ((), "accuracy")])
+def test_a_primary_metric_that_a_task_does_not_return_is_refused(metrics, primary):
+    with pytest.raises(TypeError, match="Mine: primary is one of metrics"):
+        type("Mine", (Task,), {"metrics": metrics, "primary": primary})

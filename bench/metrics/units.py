@@ -1,0 +1,47 @@
+"""Units, and values in them as text. Nothing else in the project spells a unit."""
+
+from __future__ import annotations
+
+import math
+
+_PREFIXES: dict[str, list[tuple[float, str]]] = {
+    "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
+    "B": [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")],
+    "FLOP": [(1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1.0, "FLOP")],
+    "count": [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")],
+}
+
+_INSTEAD = {scaled: unit for unit, names in _PREFIXES.items() for _, scaled in names if scaled not in ("", unit)}
+_INSTEAD |= {"%": "fraction", "percent": "fraction", "seconds": "s", "bytes": "B", "FLOPs": "FLOP", "x": "×"}
+
+
+def problem(unit: str) -> str:
+    """Why no metric may be in `unit`; empty where one may. A unit that is not known here is shown as it is written."""
+    if not unit or unit != unit.strip():
+        return f"unit {unit!r} is no word; a metric without a unit is a `fraction`, a `count` or a ratio, `×`"
+    if unit in _INSTEAD:
+        return f"unit `{unit}` is written `{_INSTEAD[unit]}`: values have no prefix, and reports choose one"
+    return ""
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value with its unit, in three significant digits: ``1.23 ms``, ``86.7 MB``. "–" where there is none."""
+    if value is None:
+        return "–"
+    if unit == "fraction":
+        return f"{value:.3f}"
+    for base, names in _PREFIXES.items():
+        if unit == base:
+            for factor, name in names:
+                if abs(value) >= factor or factor == names[-1][0]:
+                    return f"{_three(value / factor)} {name}"
+    return f"{_three(value)}×" if unit == "×" else f"{_three(value)} {unit}"
+
+
+def _three(value: float) -> str:
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-4:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(digits, 0), 6)}f}"
