@@ -4,19 +4,19 @@
 
     freeze every parameter
     on_model            of the trainer, then of each modifier by its order, then of transforms earlier in the recipe
-    on_optimizer        the first that makes one wins; AdamW otherwise
-    on_criterion, on_loss, on_gradients, on_update
+    make_optimizer      the first that makes one wins; AdamW otherwise
+    wrap_criterion, wrap_loss, wrap_gradients, wrap_update
                         each wraps the one before, once, before the first step: an unused hook costs nothing
     on_start            in training mode; nothing that it draws, holds or takes in time is the training's
     for each step:
         batch           loaded outside the clock
-        on_batch
+        transform_batch
         ┌ clock
         │ gradients     = loss = criterion(model(batch)); loss.backward()
         │ update        = optimizer.step(); optimizer.zero_grad()
         │ on_step
         └ clock
-        between_steps
+        on_step_end
     on_end
 
 No method is named here.
