@@ -16,7 +16,11 @@ SOURCES = [*PAGES, *(file for folder in ("bench", "methods", "reports") for file
 
 # The changelog's tables say which names were given up, and for which others.
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-RENAMED = [row for table in CHANGELOG.split("| before | now |")[1:] for row in re.findall(r"^ +\| (`.*) \| (.*) \|$", table, re.M)]
+RENAMED = [
+    row
+    for table in CHANGELOG.split("| before | now |")[1:]
+    for row in re.findall(r"^ +\| (`.*) \| (.*) \|$", table, re.M)
+]
 GIVEN_UP = {name for before, _ in RENAMED for name in re.findall(r"`(.+?)`", before)}
 
 
@@ -50,7 +54,7 @@ def test_every_end_of_a_stage_is_a_term():
 def test_no_page_has_a_name_that_was_given_up(page):
     """In backticks and in drawings, where names stand; a recipe is taken apart into its methods."""
     text = page.read_text(encoding="utf-8")
-    names = set(re.findall(r"[\w.]+", " ".join(re.findall(r"^```text\n(.*?)^```", text, re.M | re.S))))
+    names = set(re.findall(r"\w+_\w+", " ".join(re.findall(r"^```text\n(.*?)^```", text, re.M | re.S))))
     for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
         names |= {part.partition("(")[0].strip() for part in re.split(r">>|\+", span)}
     assert len(GIVEN_UP) > 40

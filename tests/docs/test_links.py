@@ -11,7 +11,9 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "|".join(sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("build", "results")))
+FOLDERS = "|".join(
+    sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in ("build", "results"))
+)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
