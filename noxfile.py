@@ -1,5 +1,6 @@
 """The project's commands: ``nox -s bench`` runs the main job, ``nox -s tests`` the tests."""
 
+import sys
 from pathlib import Path
 
 import nox
@@ -53,6 +54,24 @@ def tests_latest(session: nox.Session) -> None:
     session.install("--upgrade", "--upgrade-strategy=eager", "-e", EVERYTHING, *wanted("tests"), torch)
     session.run("pip", "freeze")
     session.run("pytest", *PROCESSES, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def dev(session: nox.Session) -> None:
+    """Make .venv, with all that is needed to work on the project, as the lock has it."""
+    session.run(sys.executable, "-m", "virtualenv", "--quiet", ".venv")
+    session.run(
+        *(".venv/bin/python", "-m", "pip", "install", "-e", EVERYTHING),
+        *(*wanted("tests", "lint", "types", "docs", "tools"), "-c", str(LOCK)),
+        env={"PIP_BUILD_CONSTRAINT": str(LOCK.resolve())},
+    )
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documents as a site, build/docs/index.html; a link that leads nowhere is an error."""
+    session.install(*wanted("docs"), "-c", str(LOCK))
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

@@ -4,7 +4,7 @@
 
     freeze every parameter
     on_model            of the trainer, then of each modifier by its order, then of transforms earlier in the recipe
-    make_optimizer        the first that makes one wins; AdamW otherwise
+    make_optimizer      the first that makes one wins; AdamW otherwise
     wrap_criterion, wrap_loss, wrap_gradients, wrap_update
                         each wraps the one before, once, before the first step: an unused hook costs nothing
     on_start            in training mode; nothing that it draws, holds or takes in time is the training's
