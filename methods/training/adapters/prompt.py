@@ -50,7 +50,7 @@ class Prompt(Trainer):
     def problems(self, place: Place) -> Iterator[str]:
         """One adapter at a time, on a model whose head can tell text from padding without its ids."""
         yield from _peft.problems(place)
-        if place.task == "classification" and place.structure.needs_ids:
+        if place.task.new_head and place.structure.needs_ids:
             yield (
                 f"PEFT gives a {place.model} classifier embeddings in place of token ids, from which it cannot tell "
                 "the last token from the padding; use prefix, or a model like BERT"

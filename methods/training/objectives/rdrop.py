@@ -13,7 +13,7 @@ from annotated_types import Gt
 from bench.plan.context import Place
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
-from methods import _dropout
+from methods import _classes, _dropout
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ class RDrop(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """Without dropout both predictions are the same, and their divergence is 0 whatever the weights."""
+        yield from _classes.problems(place)
         yield from _dropout.problems(place)
 
     def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:

@@ -52,8 +52,8 @@ class Ensemble(Modifier):
 
     def problems(self, place: Place) -> Iterator[str]:
         """The others must reach every member, and something must make members differ."""
-        if place.task != "classification":
-            yield f"it averages the probabilities of a classifier's labels; it is not made for a {place.task} task"
+        if place.task.generates or not place.task.predicts_classes:
+            yield f"it averages the probabilities of a classifier's labels; it is not made for a {place.task.kind} task"
         for method in (place.stage.base, *place.stage.modifiers):
             if method.name in _ALONE:
                 yield f"{method.name} {_ALONE[method.name]} of one member only; leave one of the two out"

@@ -22,8 +22,8 @@ class Runtime(Transform):
         """It exports the plain forward pass of a classifier."""
         if place.machine.device != "cpu":
             yield 'it is measured on the CPU; run the suite with device = "cpu"'
-        if place.task != "classification":
-            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
+        if place.task.generates:
+            yield f"it exports one forward pass, without the cache that a {place.task.kind} task decodes with"
         if "adapter" in place.facts:
             yield f"there is an adapter on the weights; {place.fold(self)}"
         if "quantized" in place.facts:
