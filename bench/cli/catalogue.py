@@ -11,11 +11,11 @@ from bench.recipe import registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import schema
 from bench.recipe.method import Method
-from bench.tasks.registry import tasks
+from bench.tasks.registry import kinds, tasks
 
 
 def entries(what: str) -> list[dict[str, Any]]:
-    """The methods, tasks, models or suites, each with at least ``name``, ``kind`` and ``summary``."""
+    """The methods, tasks, kinds of task, models or suites, each with at least ``name``, ``kind`` and ``summary``."""
     if what == "methods":
         rows = [
             {"name": cls.name, "kind": cls.kind, "summary": _summary(cls), "paper": cls.paper, "example": cls.example}
@@ -26,6 +26,10 @@ def entries(what: str) -> list[dict[str, Any]]:
         return [
             {"name": name, "kind": "suite", "summary": _title(path), "path": str(path)}
             for name, path in suites().items()
+        ]
+    if what == "kinds":
+        return [
+            {"name": name, "kind": "kind of task", "summary": f"learns {kind.learns}"} for name, kind in kinds().items()
         ]
     found = tasks() if what == "tasks" else models()
     return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]

@@ -41,6 +41,7 @@ class Listed(StrEnum):
 
     methods = "methods"
     tasks = "tasks"
+    kinds = "kinds"
     models = "models"
     suites = "suites"
 
@@ -125,7 +126,7 @@ def main() -> None:
 def list_(
     what: Listed, as_json: Annotated[bool, typer.Option("--json", help="Objects with name, kind and more.")] = False
 ) -> None:
-    """List the methods, tasks, models or suites there are."""
+    """List the methods, tasks, kinds of task, models or suites there are."""
     from bench.cli import catalogue
 
     entries = catalogue.entries(what.value)
