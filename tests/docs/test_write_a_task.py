@@ -207,4 +207,4 @@ def test_the_command_line_runs_the_suite_in_processes_of_its_own(files, tiny_ber
         command, capture_output=True, text=True, timeout=280, env={**os.environ, "PYTHONPATH": path}, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "Accuracy" in done.stdout
+    assert "has the highest accuracy" in done.stdout
