@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.plan.context import Place
+    from bench.plan.context import PlanContext
 
 
-def problems(place: Place) -> Iterator[str]:
+def problems(context: PlanContext) -> Iterator[str]:
     """Without classes there are no probabilities."""
-    if not place.task.predicts_classes:
-        yield f"it works on probabilities of classes, and a {place.task.kind} task has no classes; leave it out"
+    if not context.task.predicts_classes:
+        yield f"it works on probabilities of classes, and a {context.task.kind} task has no classes; leave it out"

@@ -29,14 +29,14 @@ def kinds() -> dict[str, type[Task]]:
     return by_name("methodbench.task_kinds", Task, "kind")
 
 
-def open_task(spec: str | DataTable, base: Path) -> Task:
+def open_task(spec: str | DataTable, suite_folder: Path) -> Task:
     """The task that a suite names, with nothing read yet; `base` is where its files are: the suite's folder.
 
     Raises:
         TaskError: no task has that name, or the table's file is on no path that there can be.
     """
     if not isinstance(spec, str):
-        return kinds()[spec.kind].from_table(spec, base)
+        return kinds()[spec.kind].from_table(spec, suite_folder)
     known = tasks()
     if spec not in known:
         raise TaskError(f"unknown task `{spec}`{_as_table(spec) or nearest(spec, known)}")

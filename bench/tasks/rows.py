@@ -27,8 +27,8 @@ class Rows:
         self._places: dict[tuple[str, ...], list[int]] = {}
 
     @classmethod
-    def of(cls, table: DataTable, base: Path, *columns: str) -> Rows:
-        """The rows of the file that a suite's ``[task]`` table names, seen from `base`, the suite's folder.
+    def of(cls, table: DataTable, suite_folder: Path, *columns: str) -> Rows:
+        """The rows of the file that a suite's ``[task]`` table names, seen from `suite_folder`, the suite's folder.
 
         Raises:
             TaskError: the file is on no path that there can be.

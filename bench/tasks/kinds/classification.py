@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import Field
 
 from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction, representative
-from bench.tasks.base import MOST_KEPT, Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.base import (
+    MOST_KEPT,
+    Answers,
+    Batch,
+    Quality,
+    Retention,
+    Split,
+    TaskError,
+    first,
+    hash_fraction,
+    split_of,
+)
 from bench.tasks.rows import Rows
 from bench.tasks.table import DataTable, Name
 from bench.tasks.texts import TextTask
@@ -75,7 +86,7 @@ def divide(found: Iterable[Row]) -> Data:
             continue
         counts["near_equal"] += len(rows) - 1
         counts["equal"] += sum(written[row] - 1 for row in rows)
-        items.append((place(form), representative(text for text, _ in rows), rows[0][1]))
+        items.append((hash_fraction(form), representative(text for text, _ in rows), rows[0][1]))
     items.sort()
     labels = tuple(sorted({label for _, _, label in items}))
     position = {label: target for target, label in enumerate(labels)}
@@ -115,10 +126,10 @@ class Classification(TextTask[Data, "Encoded"]):
     labels_texts = True
 
     @classmethod
-    def from_table(cls, table: DataTable, base: Path) -> Table:
+    def from_table(cls, table: DataTable, suite_folder: Path) -> Table:
         """The rows of one's own file."""
         assert isinstance(table, ClassificationTable)
-        return Table(table, base)
+        return Table(table, suite_folder)
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -345,9 +356,9 @@ class Table(Classification):
     (:data:`bench.tasks.alike.MISSING`) is none. White space around texts and labels does not count.
     """
 
-    def __init__(self, table: ClassificationTable, base: Path) -> None:
+    def __init__(self, table: ClassificationTable, suite_folder: Path) -> None:
         super().__init__()
-        self.rows = Rows.of(table, base, table.text, table.label)
+        self.rows = Rows.of(table, suite_folder, table.text, table.label)
         self.file = self.rows.file
         self.name = table.name or self.file.stem
         self._respelled = 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from bench.machine import cache
 from bench.models.base import ENCODERS
 from bench.tasks.alike import comparable, representative
-from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, hash_fraction, split_of
 from bench.tasks.rows import Rows
 from bench.tasks.table import DataTable
 from bench.tasks.texts import TextTask
@@ -66,14 +66,14 @@ def divide(found: Iterable[str]) -> Data:
         near_equal=sum(len(of) - 1 for of in same.values()),
     )
     texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
-    for at, text in sorted((place(form), representative(of)) for form, of in same.items()):
+    for at, text in sorted((hash_fraction(form), representative(of)) for form, of in same.items()):
         texts[split_of(at)].append(text)
     elsewhere = {comparable(piece) for text in texts["train"] for piece in passages(text)}
     held_out: tuple[Split, ...] = ("validation", "test")
     for split in held_out:
         pieces = _by_form(piece for text in texts[split] for piece in passages(text))
         counts["in_two_splits"] += len(pieces.keys() & elsewhere)
-        new = sorted((place(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
+        new = sorted((hash_fraction(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
         elsewhere |= pieces.keys()
         texts[split] = list(_first_bytes((piece for _, piece in new), HELD_OUT))
     digest = hashlib.sha256()
@@ -129,9 +129,9 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
     predicts_classes = True
 
     @classmethod
-    def from_table(cls, table: DataTable, base: Path) -> OwnText:
+    def from_table(cls, table: DataTable, suite_folder: Path) -> OwnText:
         """The texts of one's own file."""
-        return OwnText(table, base)
+        return OwnText(table, suite_folder)
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
             if not texts[split]
         ]
 
-    def unfit(self, model_type: str) -> str:
+    def model_problem(self, model_type: str) -> str:
         """A model that reads in both directions has seen the token that it is to predict."""
         if model_type in ENCODERS:
             return (
@@ -294,10 +294,10 @@ def _apart(model: torch.nn.Module) -> torch.nn.Module | None:
     import torch
 
     from bench.models import signature
-    from bench.models.architecture import base, body
+    from bench.models.architecture import body, unwrapped
 
     try:
-        inner, below = base(model), body(model)
+        inner, below = unwrapped(model), body(model)
         plain = type(inner.get_output_embeddings()) is torch.nn.Linear
         some = "logits_to_keep" in signature.arguments(model)
     except AttributeError:
@@ -447,9 +447,9 @@ class OwnText(LanguageModelling):
     A .txt file is cut at ends of lines into passages of some 2,000 characters, each of them a text of its own.
     """
 
-    def __init__(self, table: DataTable, base: Path) -> None:
+    def __init__(self, table: DataTable, suite_folder: Path) -> None:
         super().__init__()
-        self.rows = Rows.of(table, base, table.text)
+        self.rows = Rows.of(table, suite_folder, table.text)
         self.file = self.rows.file
         self.name = table.name or self.file.stem
 
