@@ -34,7 +34,7 @@ class Rows:
             TaskError: the file is on no path that there can be.
         """
         try:
-            return cls(find(table.data, base), columns)
+            return cls(find(table.data, suite_folder), columns)
         except PathError as error:
             raise TaskError(f"task.data: {error}") from None
 
