@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from bench.stage.loop import Training
     from bench.stage.work import Work
 
-TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
-"""PEFT's name for each kind of task."""
-
 
 def problems(
     context: PlanContext, method: str = "", *, targets: Sequence[str] | None = None, embeddings: bool = False
@@ -97,7 +94,7 @@ def attach(training: Training, config: Any) -> None:
 def config(training: Training, name: str, **options: Any) -> Any:
     """PEFT's configuration class `name` for the training's task."""
     with quiet():
-        return getattr(load(), name)(task_type=TASK_TYPES.get(training.task.kind), **options)
+        return getattr(load(), name)(task_type=training.task.peft_task_type, **options)
 
 
 def sizes(training: Training) -> dict[str, int]:
@@ -176,9 +173,8 @@ def adapted(work: Training, layers: Mapping[str, Any], method: str, targets: Seq
 
 def told(work: Work) -> Claim:
     """PEFT knows which task the model is for, as who loads the adapter asks."""
-    wanted = {"classification": "PeftModelForSequenceClassification", "causal_lm": "PeftModelForCausalLM"}.get(
-        work.task.kind, "PeftModel"
-    )
+    peft = load()
+    wanted = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(work.task.peft_task_type, peft.PeftModel).__name__
     # FSDP puts a class of its own before the model's.
     bases = [cls.__name__ for module in work.model.modules() for cls in type(module).__mro__]
     found = next((name for name in bases if name.startswith("PeftModel")), "no PEFT model")

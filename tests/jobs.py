@@ -13,6 +13,7 @@ from bench.recipe.facts import stages_before_compression
 from bench.recipe.method import Method
 from bench.stage.job import Job
 from bench.suite.suite import Budget, Measure
+from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
 from tests.versions import skip_broken
@@ -38,7 +39,7 @@ def table(folder: Path, rows: int = 120) -> DataTable:
             text = " ".join(words[(number * step + number // 3) % 6] for step in (1, 2, 3)[: 1 + number % 4])
             lines.append(f"{text} {number},{label}")
         file.write_text("\n".join(lines))
-    return DataTable(kind="classification", data=str(file))
+    return ClassificationTable(kind="classification", data=str(file))
 
 
 def prose(folder: Path, texts: int = 120) -> DataTable:

@@ -42,6 +42,7 @@ class NoModel(Model):
 class NoTask(Task):
     name = "no-task"
     kind = "classification"
+    reads_texts = predicts_classes = labels_texts = True
 
     def fingerprint(self):
         return "task"

@@ -12,11 +12,11 @@ from bench.recipe import registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import schema
 from bench.recipe.method import Method
-from bench.tasks.registry import tasks
+from bench.tasks.registry import kinds, tasks
 
 
 def entries(what: str) -> list[dict[str, Any]]:
-    """The methods, tasks, models, metrics or suites, each with at least ``name``, ``kind`` and ``summary``."""
+    """The methods, tasks, kinds of task, models, metrics or suites, each with at least ``name``, ``kind`` and ``summary``."""
     if what == "methods":
         rows = [
             {"name": cls.name, "kind": cls.kind, "summary": _summary(cls), "paper": cls.paper, "example": cls.example}
@@ -30,6 +30,10 @@ def entries(what: str) -> list[dict[str, Any]]:
         ]
     if what == "metrics":
         return [{"name": name, "kind": each.family, "summary": each.formula} for name, each in metrics().items()]
+    if what == "kinds":
+        return [
+            {"name": name, "kind": "kind of task", "summary": f"learns {kind.learns}"} for name, kind in kinds().items()
+        ]
     found = tasks() if what == "tasks" else models()
     return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
 

@@ -41,6 +41,7 @@ class Listed(StrEnum):
 
     methods = "methods"
     tasks = "tasks"
+    kinds = "kinds"
     models = "models"
     metrics = "metrics"
     suites = "suites"
@@ -126,7 +127,7 @@ def main() -> None:
 def list_(
     what: Listed, as_json: Annotated[bool, typer.Option("--json", help="Objects with name, kind and more.")] = False
 ) -> None:
-    """List the methods, tasks, models, metrics or suites there are."""
+    """List the methods, tasks, kinds of task, models, metrics or suites there are."""
     from bench.cli import catalogue
 
     entries = catalogue.entries(what.value)

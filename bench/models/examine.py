@@ -272,25 +272,22 @@ def with_head(found: Structure, model: nn.Module, config: Mapping[str, Any], opt
     `config` is what ``config.json`` says; `options` are the task's, with its labels if it has any.
     """
     head = tuple(architecture.head_parameters(model))
+    if set(head) & set(found.new):
+        return replace(found, head="new")
     if "id2label" not in options:
         return replace(found, head="pretrained")
     wanted = {_label(label): number for number, label in options["id2label"].items()}
     given = config.get("id2label") or {}
     theirs = {_label(label): int(number) for number, label in given.items()}
     made_for = (config.get("architectures") or [""])[0]
-    if set(head) & set(found.new):
-        return replace(found, head="new")
-    if (
-        made_for.endswith("ForSequenceClassification")
-        and theirs.keys() == wanted.keys()
-        and len(wanted) == len(options["id2label"])
-    ):
+    same = made_for.endswith("For" + type(model).__name__.rpartition("For")[2])
+    if same and theirs.keys() == wanted.keys() and len(wanted) == len(options["id2label"]):
         order = tuple(theirs[label] for label in sorted(wanted, key=wanted.__getitem__))
         note = "the trained head is kept: it has the same labels as the data"
         return replace(found, head="kept", order=order, notes=(*found.notes, note))
     own = f"{', '.join(map(str, list(given.values())[:4]))}{', …' if len(given) > 4 else ''}"
     note = f"the head is made new: that of the file is of a {made_for or 'model without a name'}"
-    if made_for.endswith("ForSequenceClassification"):
+    if same:
         note = f"the head is made new: the trained one has other labels than the data ({own or 'none by name'})"
     return replace(found, head="new", new=tuple(dict.fromkeys([*found.new, *head])), notes=(*found.notes, note))
 

@@ -16,6 +16,7 @@ from bench.recipe.method import Trainer
 if TYPE_CHECKING:
     from bench.models.base import Model
     from bench.recipe.recipe import Stage
+    from bench.tasks.base import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class PlanContext:
     before: tuple[Stage, ...]
     stage: Stage
     machine: Machine
-    task: str  # kind of task: "classification", ...
+    task: type[Task]  # which says what is asked of a kind of task
     model: str  # transformers' ``model_type``: "bert", "llama", ...
     batch_size: int
     steps: int

@@ -202,7 +202,7 @@ def refusals(
             before=recipe.stages[:depth],
             stage=stage,
             machine=machine,
-            task=subject.task.kind,
+            task=type(subject.task),
             model=subject.model.model_type(),
             config={**subject.model.config(), **subject.structure.config},
             structure=subject.structure,
@@ -225,7 +225,7 @@ def refusals(
                 f"{method.name}: {broken}"
                 for each in with_inner(method)
                 for broken in each.breaks_with
-                if (broken.tasks is None or context.task in broken.tasks)
+                if (broken.tasks is None or context.task.kind in broken.tasks)
                 and machines.satisfies(machine, broken.versions)
             ]
             reasons += [f"{method.name}: {problem}" for problem in unregistered(method.figures)]
@@ -253,7 +253,7 @@ def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
     has = f"{subject.model.name} has {positions} positions"
     if suite.budget.max_length > room:
         yield f"budget.max_length: {has}, and items may have {suite.budget.max_length} tokens{beside}; lower it to {room}"
-    new = NEW_TOKENS if subject.task.kind == "causal_lm" else 0
+    new = NEW_TOKENS if subject.task.generates else 0
     for batch, length in suite.measure.latency:
         if length + new > room:
             more = f"{' and ' + str(new) + ' new ones' if new else ''}{beside}"
@@ -305,10 +305,10 @@ def _retained(spec: str | DataTable, task: Task, suite_folder: Path) -> Task:
     except TaskError as error:
         raise SuiteError(f"measure.retain: {error}") from None
     for each in (retained, task):
-        if each.kind != "causal_lm":
+        if each.new_head:
             raise SuiteError(
                 f"measure.retain: {each.name} is a {each.kind} task, whose head is new and has nothing to forget; "
-                "task and retain must both be causal_lm, such as stdlib-code, or leave retain out"
+                "task and retain must both keep a pretrained head, as stdlib-code does, or leave retain out"
             )
     for problem in retained.problems():
         raise SuiteError(f"measure.retain: {problem}")

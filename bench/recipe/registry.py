@@ -1,4 +1,4 @@
-"""Methods, tasks, models and metrics by name, found through entry points.
+"""Methods, tasks, kinds of task, models and metrics by name, found through entry points.
 
 Ours register the way anybody's do. An entry point's value names a class (or a metric), a module of them or a package of
 such modules::
@@ -16,7 +16,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from bench.recipe.method import Method
 
@@ -33,13 +33,15 @@ def methods() -> dict[str, type[Method]]:
     return by_name("methodbench.methods", Method)
 
 
-def by_name(group: str, base: type[T]) -> dict[str, type[T]]:
-    """The classes under `base` that the entry points of `group` register, by name.
+def by_name(group: str, base: type[T], attribute: Literal["name", "kind"] = "name") -> dict[str, type[T]]:
+    """The classes under `base` that the entry points of `group` register, by their `attribute`.
+
+    In a module, a class is registered that says this attribute itself; what has a ``name`` must not be abstract.
 
     Raises:
         RegistryError: an entry point does not load, or two classes have one name.
     """
-    found = _found(group, lambda value: _classes(value, base))
+    found = _found(group, lambda value: _classes(value, base, attribute))
     return dict(sorted(found.items()))
 
 
@@ -54,10 +56,10 @@ def instances(group: str, base: type[T]) -> dict[str, T]:
     return _found(group, lambda value: _objects(value, base))
 
 
-def _found(group: str, members: Callable[[object], Iterator[tuple[str, T]]]) -> dict[str, T]:
-    """What `members` finds in the value of each entry point, by name; of each it gives where it is defined, too."""
+def _found(group: str, members: Callable[[object], Iterator[tuple[str, str, T]]]) -> dict[str, T]:
+    """What `members` finds in the value of each entry point, by name: it gives names, where each is defined, and each."""
     found: dict[str, T] = {}
-    places: dict[str, str] = {}
+    defined_in: dict[str, str] = {}
     for point in entry_points(group=group):
         try:
             defined = list(members(point.load()))
@@ -65,38 +67,38 @@ def _found(group: str, members: Callable[[object], Iterator[tuple[str, T]]]) -> 
             raise RegistryError(
                 f"entry point `{point.name} = {point.value}` of {group} does not load: {error}"
             ) from error
-        for where, each in defined:
-            name: str = each.name  # type: ignore[attr-defined]
+        for name, where, each in defined:
             if found.setdefault(name, each) is not each:
-                raise RegistryError(f"`{name}` is registered twice: {places[name]} and {where or point.value}")
-            places.setdefault(name, where or point.value)
+                raise RegistryError(f"`{name}` is registered twice: {defined_in[name]} and {where or point.value}")
+            defined_in.setdefault(name, where or point.value)
     return found
 
 
-def _classes(value: object, base: type[T]) -> Iterator[tuple[str, type[T]]]:
+def _classes(value: object, base: type[T], attribute: str) -> Iterator[tuple[str, str, type[T]]]:
     if inspect.isclass(value) and issubclass(value, base):
-        yield _where(value), value
+        yield getattr(value, attribute), _where(value), value
     for module in _modules(value):
         for member in vars(module).values():
-            # A class belongs to the module that defines it; one that is abstract or without a name is a base.
+            # A class belongs to the module that defines it; one that is abstract or without a name is a base. Of a kind
+            # of task, that is what is wanted.
             if (
                 inspect.isclass(member)
                 and issubclass(member, base)
                 and member.__module__ == module.__name__
-                and not inspect.isabstract(member)
-                and "name" in vars(member)
+                and not (attribute == "name" and inspect.isabstract(member))
+                and attribute in vars(member)
             ):
-                yield _where(member), member
+                yield getattr(member, attribute), _where(member), member
 
 
-def _objects(value: object, base: type[T]) -> Iterator[tuple[str, T]]:
+def _objects(value: object, base: type[T]) -> Iterator[tuple[str, str, T]]:
     if isinstance(value, base):
-        yield "", value
+        yield value.name, "", value  # type: ignore[attr-defined]
     for module in _modules(value):
         for member in vars(module).values():
             for each in member if isinstance(member, list | tuple) else [member]:
                 if isinstance(each, base):
-                    yield module.__name__, each
+                    yield each.name, module.__name__, each  # type: ignore[attr-defined]
 
 
 def _modules(value: object) -> Iterator[ModuleType]:

@@ -51,7 +51,7 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
             transform.on_serve(model, folder)
         loading = peak.stop()
     answer = functools.partial(
-        latency.decoder if task.kind == "causal_lm" else latency.encoder,
+        latency.decoder if task.generates else latency.encoder,
         model,
         tokenizer,
         device=device,

@@ -20,6 +20,7 @@ from bench.recipe import recipe, registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import check, fields_of
 from bench.recipe.recipe import Recipe
+from bench.tasks.registry import OwnTable
 from bench.tasks.table import DataTable, Name, Strict, readable
 
 NEW_TOKENS = 16
@@ -61,7 +62,7 @@ class Measure(Strict):
     """Which figures are taken; each can be turned off, and latency up."""
 
     quality: bool = Field(True, description="the task's metrics on the test split")
-    retain: Name | DataTable | None = Field(
+    retain: Name | OwnTable | None = Field(
         None, description="a task that the model has learned before; how much of it each recipe forgets"
     )
     memory: bool = Field(True, description="peak bytes in training and inference, and tensor bytes by category")
@@ -99,7 +100,7 @@ class Suite(Strict):
     model: Name | list[Name] = Field(
         description="a registered model or a transformers directory; a list makes a matrix"
     )
-    task: Name | DataTable | list[Name | DataTable] = Field(
+    task: Name | OwnTable | list[Name | OwnTable] = Field(
         description="a registered task or a table; a list makes a matrix"
     )
     baseline: Name | None = Field(None, description="the recipe that all are compared with; the first otherwise")
@@ -254,15 +255,13 @@ def _check_defaults(defaults: dict[str, dict[str, Any]]) -> None:
 
 def _explain(error: ValidationError) -> list[str]:
     lines = []
-    for wrong in error.errors(include_url=False):
-        # pydantic puts the branch of a union into the location; a user's key never looks like one.
-        path = [
-            part
-            for part in wrong["loc"]
-            if not (
-                isinstance(part, str) and part.startswith(("list[", "constrained-", "str", "DataTable", "function-"))
-            )
-        ]
+    errors = [(_path(wrong["loc"]), wrong) for wrong in error.errors(include_url=False)]
+    for path, wrong in errors:
+        # Of a union, pydantic names the error of each branch: where one got inside the value, the others say nothing.
+        if wrong["type"].endswith("_type") and any(
+            len(other) > len(path) and other[: len(path)] == path for other, _ in errors
+        ):
+            continue
         key = ".".join(str(part) for part in path)
         found = wrong["input"]
         if wrong["type"] == "extra_forbidden":
@@ -278,6 +277,12 @@ def _explain(error: ValidationError) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def _path(location: tuple[int | str, ...]) -> list[int | str]:
+    """The keys to a value: pydantic puts the branch of a union among them, and a user's key never looks like one."""
+    branches = ("list[", "constrained-", "str", "function-")
+    return [part for part in location if not (isinstance(part, str) and part.startswith(branches))]
+
+
 def _table_at(path: list[Any]) -> type[BaseModel]:
-    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "task": DataTable, "retain": DataTable}
+    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure}
     return next((tables[part] for part in reversed(path) if part in tables), Suite)

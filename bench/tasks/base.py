@@ -11,7 +11,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from bench.tasks.table import DataTable
 
 if TYPE_CHECKING:
     import torch
@@ -198,12 +201,15 @@ class Retention:
 class Task(abc.ABC):
     """A task. Registered subclasses have a ``name``; others are made from a suite's ``[task]`` table.
 
+    A kind of task is a subclass too, that all tasks of the kind are under: it says its ``kind``, and below as data what
+    the engine and the methods ask of it. They ask for what they need to know, never which kind it is, so that they work
+    on kinds that they have not heard of.
+
     ``metrics`` names what :meth:`evaluate` returns beside :class:`Retention`'s, and ``primary`` the one of them that ranks
     recipes; a metric is registered for each (docs/write-a-metric.md).
     """
 
     name: str
-    kind: ClassVar[str]
     summary: ClassVar[str] = ""
     metrics: ClassVar[tuple[str, ...]] = ()
     primary: ClassVar[str] = ""
@@ -214,6 +220,38 @@ class Task(abc.ABC):
             raise TypeError(
                 f"{cls.__qualname__}: primary is one of metrics ({', '.join(cls.metrics) or 'none'}), found {cls.primary!r}"
             )
+
+    kind: ClassVar[str]
+    learns: ClassVar[str] = ""
+    """What from, in words that go on after "learns", such as "from texts alone"."""
+    table: ClassVar[type[DataTable]] = DataTable
+    """The keys of a suite's ``[task]`` table for one's own data."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """The files that hold one's own data, by what their names end in, such as ".csv"; first those that are usual."""
+    auto_class: ClassVar[str]
+    """transformers' auto class that a model is loaded with, such as "AutoModelForTokenClassification"."""
+    new_head: ClassVar[bool] = True
+    """Whether the model's head is new, made for the task's data; else it is one that models are pretrained with."""
+    generates: ClassVar[bool] = False
+    """Whether the model writes, one token after the other: latency is then that of a prompt and of the tokens after it,
+    else that of one forward pass."""
+    peft_task_type: ClassVar[str | None] = None
+    """PEFT's name for the kind, such as "TOKEN_CLS"; None where it has none."""
+    reads_texts: ClassVar[bool] = False
+    """Whether an item is one text, whose tokens are ``input_ids`` with an ``attention_mask``."""
+    predicts_classes: ClassVar[bool] = False
+    """Whether the answers are classes, of which :meth:`logits` has the scores."""
+    labels_texts: ClassVar[bool] = False
+    """Whether each text has one label, which stays right where the text is said in other words: :meth:`reworded`."""
+
+    @classmethod
+    def from_table(cls, table: DataTable, suite_folder: Path) -> Task:
+        """One's own data as a task of this kind, with nothing read yet; paths in `table` are relative to `suite_folder`.
+
+        Raises:
+            TaskError: the kind has no such tasks, or the file is on no path that there can be.
+        """
+        raise TaskError(f"task.kind: a {cls.kind} task is not made from a table; give the name of a registered one")
 
     # -- planning, without torch ---------------------------------------------------------------------------------
 
@@ -250,9 +288,13 @@ class Task(abc.ABC):
 
     # -- in a stage's own process --------------------------------------------------------------------------------
 
-    @abc.abstractmethod
     def model_options(self) -> tuple[str, dict[str, Any]]:
         """The transformers auto class to load the model with, and the options that fit its head to the task."""
+        return self.auto_class, self.head_options()
+
+    def head_options(self) -> dict[str, Any]:
+        """Options of ``from_pretrained`` that fit the model's head to the task's data."""
+        return {}
 
     @abc.abstractmethod
     def batches(
@@ -265,6 +307,13 @@ class Task(abc.ABC):
         generator: torch.Generator | None = None,
     ) -> Iterator[Batch]:
         """Batches on the CPU: endless and shuffled by `generator` where one is given, else one pass in order."""
+
+    def reworded(self, batch: Batch, texts: Mapping[int, str], tokenizer: Any, max_length: int) -> Batch:
+        """`batch`, of training items, on the CPU and with other texts: `texts` has them by their place in the batch.
+
+        Asked where the kind ``labels_texts``.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:

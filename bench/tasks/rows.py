@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.machine.paths import irregular
+from bench.machine.paths import PathError, find, irregular
 from bench.recipe.errors import nearest
 from bench.tasks.alike import comparable
 from bench.tasks.base import TaskError
+from bench.tasks.table import DataTable
 
 
 class Rows:
@@ -24,6 +25,18 @@ class Rows:
         self.file = file
         self.columns = columns
         self._places: dict[tuple[str, ...], list[int]] = {}
+
+    @classmethod
+    def of(cls, table: DataTable, suite_folder: Path, *columns: str) -> Rows:
+        """The rows of the file that a suite's ``[task]`` table names, seen from `suite_folder`, the suite's folder.
+
+        Raises:
+            TaskError: the file is on no path that there can be.
+        """
+        try:
+            return cls(find(table.data, suite_folder), columns)
+        except PathError as error:
+            raise TaskError(f"task.data: {error}") from None
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[object]]]:
         readers = {".csv": self._csv, ".jsonl": self._jsonl}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bench.machine.output import visible
 
@@ -30,16 +30,9 @@ Name = Annotated[str, Field(min_length=1), AfterValidator(readable)]
 
 
 class DataTable(Strict):
-    """One's own data as a task."""
+    """One's own data as a task: what the tables of all kinds of task have. A kind adds keys in a subclass."""
 
-    kind: Literal["classification", "causal_lm"] = Field(description="what is learned")
-    data: Name = Field(description="a .csv or .jsonl file, for causal_lm also a .txt file, beside the suite file")
+    kind: Name = Field(description="what is learned")
+    data: Name = Field(description="the file, beside the suite file")
     text: Name = Field("text", description="the column that holds the text")
-    label: Name = Field("label", description="the column that holds the label, for classification")
     name: Name | None = Field(None, description="what reports call it; the file's name otherwise")
-
-    @model_validator(mode="after")
-    def _no_label(self) -> Self:
-        if self.kind == "causal_lm" and "label" in self.model_fields_set:
-            raise ValueError("label: causal_lm learns from texts alone; leave it out")
-        return self

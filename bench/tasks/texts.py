@@ -47,6 +47,8 @@ E = TypeVar("E", bound=Encoded)
 class TextTask(Task, Generic[D, E]):
     """A task on texts, which are read once, and encoded once for each tokenizer and length."""
 
+    reads_texts = True
+
     def __init__(self) -> None:
         self._encoded: dict[tuple[int, Split, int], tuple[Any, E]] = {}
 

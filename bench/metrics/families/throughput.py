@@ -9,7 +9,9 @@ from bench.metrics.metric import Metric, Path, Summary, at, last_training, stead
 
 def _scaling(path: Path) -> float | None:
     trained = [record for record in path if record.get("training")]
-    ranks, alone = (at(trained[-1], *keys) if trained else None for keys in (("training", "ranks"), ("single_process",)))
+    ranks, alone = (
+        at(trained[-1], *keys) if trained else None for keys in (("training", "ranks"), ("single_process",))
+    )
     if not ranks or not isinstance(alone, Mapping):
         return None
     read = steady("tokens")

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from bench.machine.paths import PathError, find
+from pydantic import Field
+
 from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction, representative
 from bench.tasks.base import (
     MOST_KEPT,
@@ -28,12 +29,11 @@ from bench.tasks.base import (
     split_of,
 )
 from bench.tasks.rows import Rows
+from bench.tasks.table import DataTable, Name
 from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
-
-    from bench.tasks.table import DataTable
 
 Row = tuple[str, str]
 """A text and its label."""
@@ -107,12 +107,31 @@ def divide(found: Iterable[Row]) -> Data:
     )
 
 
+class ClassificationTable(DataTable):
+    """One's own texts with a class each."""
+
+    label: Name = Field("label", description="the column that holds the label")
+
+
 class Classification(TextTask[Data, "Encoded"]):
     """Text classification on what :meth:`read` finds. See :func:`divide` for what becomes of it."""
 
-    kind: ClassVar[str] = "classification"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
-    primary: ClassVar[str] = "accuracy"
+    kind = "classification"
+    metrics = ("accuracy", "macro_f1")
+    primary = "accuracy"
+    learns = "from texts with a class each"
+    table = ClassificationTable
+    reads = (".csv", ".jsonl")
+    auto_class = "AutoModelForSequenceClassification"
+    peft_task_type = "SEQ_CLS"
+    predicts_classes = True
+    labels_texts = True
+
+    @classmethod
+    def from_table(cls, table: DataTable, suite_folder: Path) -> Table:
+        """The rows of one's own file."""
+        assert isinstance(table, ClassificationTable)
+        return Table(table, suite_folder)
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -188,14 +207,25 @@ class Classification(TextTask[Data, "Encoded"]):
 
     # -- in a stage's own process ----------------------------------------------------------------------------
 
-    def model_options(self) -> tuple[str, dict[str, Any]]:
-        """A sequence classification head with a logit for each label."""
-        return "AutoModelForSequenceClassification", {
+    def head_options(self) -> dict[str, Any]:
+        """A logit for each label."""
+        return {
             "num_labels": len(self.labels),
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: target for target, label in enumerate(self.labels)},
             "problem_type": "single_label_classification",
         }
+
+    def reworded(self, batch: Batch, texts: Mapping[int, str], tokenizer: Any, max_length: int) -> Batch:
+        """The batch made again, some of its texts changed."""
+        own, targets = self.texts("train"), self.targets("train")
+        encoded = Encoded(
+            tokenizer,
+            [texts.get(place, own[item]) for place, item in enumerate(batch.items)],
+            [targets[item] for item in batch.items],
+            max_length,
+        )
+        return replace(encoded.batch(range(batch.samples)), items=batch.items)
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross entropy in float32, in nats, the mean over items."""
@@ -328,14 +358,11 @@ class Table(Classification):
     (:data:`bench.tasks.alike.MISSING`) is none. White space around texts and labels does not count.
     """
 
-    def __init__(self, table: DataTable, suite_folder: Path) -> None:
+    def __init__(self, table: ClassificationTable, suite_folder: Path) -> None:
         super().__init__()
-        try:
-            self.file = find(table.data, suite_folder)
-        except PathError as error:
-            raise TaskError(f"task.data: {error}") from None
+        self.rows = Rows.of(table, suite_folder, table.text, table.label)
+        self.file = self.rows.file
         self.name = table.name or self.file.stem
-        self.rows = Rows(self.file, (table.text, table.label))
         self._respelled = 0
 
     def divided(self) -> Data:

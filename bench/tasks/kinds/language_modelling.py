@@ -14,20 +14,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.machine import cache
-from bench.machine.paths import PathError, find
 from bench.models.base import ENCODERS
 from bench.tasks.alike import comparable, representative
 from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, hash_fraction, split_of
 from bench.tasks.rows import Rows
+from bench.tasks.table import DataTable
 from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
-
-    from bench.tasks.table import DataTable
 
 PASSAGE = 2_000
 """Characters of a passage, about."""
@@ -121,9 +119,21 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
     beginning, so that every token of the text is predicted exactly once, from those before it in its block.
     """
 
-    kind: ClassVar[str] = "causal_lm"
-    metrics: ClassVar[tuple[str, ...]] = ("bits_per_byte", "perplexity", "token_accuracy")
-    primary: ClassVar[str] = "bits_per_byte"
+    kind = "causal_lm"
+    metrics = ("bits_per_byte", "perplexity", "token_accuracy")
+    primary = "bits_per_byte"
+    learns = "from texts alone"
+    reads = (".txt", ".csv", ".jsonl")
+    auto_class = "AutoModelForCausalLM"
+    new_head = False
+    generates = True
+    peft_task_type = "CAUSAL_LM"
+    predicts_classes = True
+
+    @classmethod
+    def from_table(cls, table: DataTable, suite_folder: Path) -> OwnText:
+        """The texts of one's own file."""
+        return OwnText(table, suite_folder)
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -168,10 +178,6 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
         return ""
 
     # -- in a stage's own process ----------------------------------------------------------------------------
-
-    def model_options(self) -> tuple[str, dict[str, Any]]:
-        """The language modelling head that the model was pretrained with."""
-        return "AutoModelForCausalLM", {}
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross entropy in float32, in nats, the mean over predicted tokens."""
@@ -445,12 +451,9 @@ class OwnText(LanguageModelling):
 
     def __init__(self, table: DataTable, suite_folder: Path) -> None:
         super().__init__()
-        try:
-            self.file = find(table.data, suite_folder)
-        except PathError as error:
-            raise TaskError(f"task.data: {error}") from None
+        self.rows = Rows.of(table, suite_folder, table.text)
+        self.file = self.rows.file
         self.name = table.name or self.file.stem
-        self.rows = Rows(self.file, (table.text,))
 
     def read(self) -> Iterator[str]:
         """Every text.
@@ -459,7 +462,7 @@ class OwnText(LanguageModelling):
             TaskError: the file or a row in it is wrong.
         """
         suffix = self.file.suffix.lower()
-        if suffix not in (".txt", ".csv", ".jsonl"):
+        if suffix not in self.reads:
             raise self.rows.error(f"files of kind `{suffix}` are not read; give it as .txt, .csv or .jsonl")
         if suffix == ".txt":
             content = self.rows.content()

@@ -61,7 +61,7 @@ class CompileInference(Transform):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Kernels are built by the machine's own compiler, for torch's own operators."""
         yield from _compiler.problems(context, self.mode)
-        if context.task == "causal_lm" and _compiler.records(context.machine.device, self.mode):
+        if context.task.generates and _compiler.records(context.machine.device, self.mode):
             yield (
                 f'mode "{self.mode}" records CUDA graphs, of which each pass overwrites what the one before it gave, '
                 "and that is the cache of keys and values that the next token is made from; leave the mode out"

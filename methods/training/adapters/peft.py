@@ -148,7 +148,7 @@ class Peft(Trainer):
         known = _known(self.method)
         if "factored" in context.facts and "target_modules" in known:
             yield "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
-        if context.task == "classification" and "modules_to_save" not in known:
+        if context.task.new_head and "modules_to_save" not in known:
             yield f"PEFT's {self.method} would leave the classifier's new head untrained; it is for language models"
         if "factored" in context.facts and "target_modules" in known:
             yield "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
@@ -158,7 +158,7 @@ class Peft(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
-        _peft.attach(training, _config(self.method, self.arguments, _peft.TASK_TYPES.get(training.task.kind)))
+        _peft.attach(training, _config(self.method, self.arguments, training.task.peft_task_type))
 
     def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, the adapter is the one that was asked for, and switching it off changes outputs."""

@@ -14,6 +14,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.declarations import Broken, Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
+from bench.tasks.registry import kinds
 from methods import _added, _peft
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Prefix(Trainer):
     breaks_with = (
         Broken(
             versions=("transformers>=5.24", "peft<=0.21.2"),
-            tasks=frozenset(_peft.TASK_TYPES) - {"causal_lm"},
+            tasks=frozenset(name for name, kind in kinds().items() if kind.peft_task_type != "CAUSAL_LM"),
             why=f"PEFT looks for the argument `{_CACHE}` of such a model's forward pass, which transformers renamed",
             mend='pip install "transformers<5.24", or use lora',
         ),

@@ -49,7 +49,7 @@ class Prompt(Trainer):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on a model whose head can tell text from padding without its ids."""
         yield from _peft.problems(context)
-        if context.task == "classification" and context.structure.needs_ids:
+        if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "
                 "the last token from the padding; use prefix, or a model like BERT"

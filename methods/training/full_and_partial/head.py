@@ -36,12 +36,12 @@ class Head(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """A classifier's head is the task's own; a causal model's may be its embeddings."""
+        """A new head is the task's own; a pretrained one may be the model's embeddings."""
         if context.facts & {"adapter"}:
             yield f"the head of a model with an adapter on it belongs to the adapter; {context.fold(self)}"
         if context.facts & {"inference_only"}:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        if context.task == "causal_lm" and context.config.get("tie_word_embeddings"):
+        if not context.task.new_head and context.config.get("tie_word_embeddings"):
             yield "the head of this model is its embeddings, which are its body's; train more of it, as in `top_layers(1)`"
 
     def on_model(self, training: Training) -> None:

@@ -64,8 +64,8 @@ class Contrastive(Modifier):
             yield "a batch of 1 has nothing to compare with; raise budget.batch_size"
         elif context.batch_size < 3 and self.loss == "supcon":
             yield "of 2 items the one is always the other's nearest, so nothing is learned; raise budget.batch_size"
-        if self.loss == "supcon" and context.task != "classification":
-            yield f'supcon compares labels of items, and a {context.task} task has none; use contrastive("simcse")'
+        if self.loss == "supcon" and not (context.task.labels_texts and context.task.predicts_classes):
+            yield f'supcon compares classes of texts, and those of a {context.task.kind} task have none; use contrastive("simcse")'
         if self.loss == "simcse":
             yield from _dropout.problems(context, head=False)
 

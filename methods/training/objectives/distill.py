@@ -16,7 +16,7 @@ from bench.recipe.declarations import Fact
 from bench.recipe.facts import facts_after
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, digest, take
-from methods import _structured
+from methods import _classes, _structured
 from methods._models import known, one_stack
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ class Distill(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """A teacher that knows the task, and a student that can be made."""
+        yield from _classes.problems(context)
         trainers = [stage.main.name for stage in context.before if isinstance(stage.main, Trainer)]
-        if context.task == "classification" and not {*trainers} - {"pretrain"}:
+        if context.task.new_head and not {*trainers} - {"pretrain"}:
             yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
         if self.student is None or self.match != "logits":
             yield from one_stack(context)
@@ -122,11 +123,10 @@ class Distill(Trainer):
                 f"the student {self.student} has another tokenizer than the model, and would read other tokens; "
                 f"name a student with the same one, or give `layers`"
             )
-        if context.task == "causal_lm" and ours.get("model_type") in ENCODERS:
+        if context.task.generates and ours.get("model_type") in ENCODERS:
             yield f"the student {self.student} reads in both directions, and cannot predict the next token"
-        same = {"causal_lm": ["vocab_size"]}.get(context.task, []) + ["num_attention_heads"] * (
-            self.match == "attention"
-        )
+        # A head that is not the task's own answers with the vocabulary's tokens.
+        same = ["vocab_size"] * (not context.task.new_head) + ["num_attention_heads"] * (self.match == "attention")
         if self.match == "attention" and "uneven" in context.facts:
             yield 'the model may have other heads than the student after such pruning; leave out match="attention"'
         for key in same:

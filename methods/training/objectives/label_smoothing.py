@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Lt
 
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
+from methods import _classes
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,10 @@ class LabelSmoothing(Modifier):
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     smoothing: Annotated[float, Gt(0), Lt(1)] = 0.1
+
+    def problems(self, context: PlanContext) -> Iterator[str]:
+        """It smooths the probabilities of classes."""
+        yield from _classes.problems(context)
 
     def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:
         """Mix the uniform distribution in."""

@@ -47,7 +47,7 @@ class Pretrain(Trainer):
     prediction: is the second half of a text its own, or another text's? ``"clm"``, for decoders, predicts each token
     from those before it; on a language modelling task that is the task itself.
 
-    On a classification task the objective's head stands on the model's body for this training alone. The classifier
+    On any other task the objective's head stands on the model's body for this training alone. The task's own head
     is as untrained afterwards as before, so the quality right after it is that of a guess: go on, as in
     ``pretrain("mlm") >> full``. With ``weights="random"`` everything is drawn anew first, as the architecture does it.
     The default rate, 1e-4, is that of going on from given weights with a task's own small texts (Gururangan et al. 2020,
@@ -74,8 +74,8 @@ class Pretrain(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The objective must suit the architecture, and every weight must be there to train."""
-        if context.task not in ("classification", "causal_lm"):
-            yield f"it takes its texts from classification and causal_lm tasks, and this one is {context.task}"
+        if not context.task.reads_texts:
+            yield f"it takes its texts from a task whose items are texts, and this one is {context.task.kind}"
         if context.structure.encoder_decoder:
             yield f"a {context.model} model has an encoder and a decoder, and the objectives here are for one of the two"
             return
@@ -105,7 +105,7 @@ class Pretrain(Trainer):
         given = training.state[self.name] = _Given(training.model, training.task, _sample(training.model))
         if self.weights == "random":
             _draw_anew(training.model)
-        if given.task.kind != "causal_lm":
+        if not given.task.generates:
             training.model = _with_head(given.model, _HEADS[self.objective])
             training.task = _OBJECTIVES[self.objective](given.task)
             training.__dict__.pop("probe", None)  # it is another task's
@@ -183,7 +183,7 @@ class Pretrain(Trainer):
             bool(given) and not alike,
             f"{len(given) - len(alike)} of {len(given)}",
         )
-        auto_class = _HEADS[self.objective] if work.task.kind != "causal_lm" else "AutoModelForCausalLM"
+        auto_class = "AutoModelForCausalLM" if work.task.generates else _HEADS[self.objective]
         with torch.random.fork_rng():
             fresh = getattr(transformers, auto_class).from_config(unwrapped(work.model).config)
         usual = {name: tensor for name, tensor in marks(fresh).items() if isinstance(tensor, torch.Tensor)}

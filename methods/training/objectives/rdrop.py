@@ -13,7 +13,7 @@ from annotated_types import Gt
 from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
-from methods import _dropout
+from methods import _classes, _dropout
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,7 @@ class RDrop(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Without dropout both predictions are the same, and their divergence is 0 whatever the weights."""
+        yield from _classes.problems(context)
         yield from _dropout.problems(context)
 
     def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:

@@ -67,8 +67,8 @@ class Augment(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs items with texts and labels, its own options alone, and translators that are there."""
-        if context.task != "classification":
-            yield f"it changes texts and keeps their labels, and a {context.task} task's labels are its texts"
+        if not context.task.labels_texts:
+            yield f"it changes texts and keeps their labels, and those of a {context.task.kind} task belong to its texts' very words"
         if context.stage.main.name == "pretrain":
             yield "pretrain makes items of its own, whose labels are tokens or pairs; augment the training that comes after it"
         options = {name for uses in _USES.values() for name in uses if getattr(self, name) is not None}
@@ -109,7 +109,9 @@ class Augment(Modifier):
             changed = [self._eda(texts[batch.items[place]], texts, rng) for place in chosen]
         else:
             changed = self._translated(training, [texts[batch.items[place]] for place in chosen])
-        return _reencoded(training, batch, dict(zip(chosen, changed, strict=True)))
+        reworded = dict(zip(chosen, changed, strict=True))
+        new = training.task.reworded(batch, reworded, training.tokenizer, training.budget.max_length)
+        return new.to(training.device)
 
     def _eda(self, text: str, texts: Sequence[str], rng: random.Random) -> str:
         """One of the three operations; where that changes nothing, as with a single word, insertion."""
@@ -334,21 +336,6 @@ def _row(batch: Batch, place: int) -> list[int]:
     """An item's real tokens."""
     tokens: list[int] = batch.inputs["input_ids"][place, : batch.lengths[place]].tolist()
     return tokens
-
-
-def _reencoded(training: Training, batch: Batch, changed: Mapping[int, str]) -> Batch:
-    """The batch made again from its items' texts, some of them changed."""
-    from bench.tasks.kinds.classification import Encoded
-
-    texts, targets = training.task.texts("train"), training.task.targets("train")  # type: ignore[attr-defined]
-    encoded = Encoded(
-        training.tokenizer,
-        [changed.get(place, texts[item]) for place, item in enumerate(batch.items)],
-        [targets[item] for item in batch.items],
-        training.budget.max_length,
-    )
-    new = encoded.batch(range(batch.samples))
-    return dataclasses.replace(new, items=batch.items).to(training.device)
 
 
 def _folder(model: str, suite_folder: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, Training
+    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 _ALONE = {
@@ -51,8 +52,8 @@ class Ensemble(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The others must reach every member, and something must make members differ."""
-        if context.task != "classification":
-            yield f"it averages the probabilities of a classifier's labels; it is not made for a {context.task} task"
+        if context.task.generates or not context.task.predicts_classes:
+            yield f"it averages the probabilities of a classifier's labels; it is not made for a {context.task.kind} task"
         for method in (context.stage.main, *context.stage.modifiers):
             if method.name in _ALONE:
                 yield f"{method.name} {_ALONE[method.name]} of one member only; leave one of the two out"
@@ -224,30 +225,32 @@ class Ensemble(Modifier):
         members = of(work.model)
         seen = work.probe_logits().double()
         with evaluating(work.model), torch.no_grad():
-            all_logits = [work.task.logits(member(**work.probe.inputs), work.probe) for member in members]
-        mean = torch.stack([logits.double().softmax(-1).cpu() for logits in all_logits]).mean(0)
+            outputs = [member(**work.probe.inputs) for member in members]
+        mean = _mean_probabilities(work, outputs)
         yield Claim(f"{self.k} members answer", len(members) == self.k, f"{len(members)}")
         error = float((seen.exp() - mean).abs().max())
         yield Claim("with the mean of their probabilities", error <= 1e-5, f"off by {error:.1e} at most")
         # Members that hardly differ would hide another mean.
         drawn = torch.Generator().manual_seed(work.seed)
-        given = [3 * torch.randn(logits.shape, generator=drawn) for logits in all_logits]
+        for output in outputs:
+            output.logits = 3 * torch.randn(output.logits.shape, generator=drawn).to(output.logits)
         hooks = [
-            member.register_forward_hook(
-                lambda module, args, output, logits=logits: _replaced(output, logits.to(output.logits))
-            )
-            for member, logits in zip(members, given, strict=True)
+            member.register_forward_hook(lambda module, args, output, other=other: other)
+            for member, other in zip(members, outputs, strict=True)
         ]
         found = work.probe_logits().double().exp()
         for hook in hooks:
             hook.remove()
-        error = float((found - torch.stack(given).double().softmax(-1).mean(0)).abs().max())
+        error = float((found - _mean_probabilities(work, outputs)).abs().max())
         yield Claim("and so of random answers of theirs", error <= 1e-5, f"off by {error:.1e} at most")
 
 
-def _replaced(output: Any, logits: torch.Tensor) -> Any:
-    output.logits = logits
-    return output
+def _mean_probabilities(work: Work, outputs: Iterable[Any]) -> torch.Tensor:
+    """The mean of the members' probabilities on the probe batch, of their `outputs`."""
+    import torch
+
+    all_logits = [work.task.logits(each, work.probe) for each in outputs]
+    return torch.stack([logits.double().softmax(-1).cpu() for logits in all_logits]).mean(0)
 
 
 def _random(device: torch.device) -> str:

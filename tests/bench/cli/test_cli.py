@@ -56,7 +56,7 @@ latency_samples = 3
     return write
 
 
-@pytest.mark.parametrize("what", ["methods", "tasks", "models", "suites"])
+@pytest.mark.parametrize("what", ["methods", "tasks", "kinds", "models", "suites"])
 def test_list_as_json_has_name_and_kind(what):
     entries = json.loads(methodbench("list", what, "--json"))
     assert entries

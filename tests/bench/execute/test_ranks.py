@@ -12,7 +12,7 @@ import pytest
 
 from bench.execute.forkserver import ForkServer
 from bench.execute.worker import left_alone
-from bench.tasks.table import DataTable
+from bench.tasks.kinds.classification import ClassificationTable
 from tests import jobs
 
 LONG = {"budget": {"steps": 100_000}, "measure": {"latency": []}}
@@ -106,7 +106,7 @@ def test_what_one_finds_is_the_stages_status(server, tiny_bert, tmp_path):
 
 
 def test_an_error_has_its_traceback_in_the_log(server, tiny_bert, tmp_path):
-    nowhere = DataTable(kind="classification", data=str(tmp_path / "nowhere.csv"))
+    nowhere = ClassificationTable(kind="classification", data=str(tmp_path / "nowhere.csv"))
     job = jobs.job("full + data_parallel(2)", tiny_bert, tmp_path, task=nowhere)
     outcome = server.run(job, 120, quiet)
     assert outcome.status == "failed"

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from bench.tasks.base import TaskError
-from bench.tasks.kinds.classification import Table
+from bench.tasks.kinds.classification import ClassificationTable, Table
 from bench.tasks.registry import open_task
 from bench.tasks.sources.stdlib_topics import StdlibTopics
-from bench.tasks.table import DataTable
 
 
 def test_a_name_and_a_table(tmp_path: Path) -> None:
     assert isinstance(open_task("stdlib-topics", tmp_path), StdlibTopics)
-    table = open_task(DataTable(kind="classification", data="sub/mine.csv"), tmp_path)
+    table = open_task(ClassificationTable(kind="classification", data="sub/mine.csv"), tmp_path)
     assert isinstance(table, Table)
     assert (table.name, table.file) == ("mine", tmp_path / "sub/mine.csv")
-    assert open_task(DataTable(kind="classification", data="mine.csv", name="ours"), tmp_path).name == "ours"
+    assert open_task(ClassificationTable(kind="classification", data="mine.csv", name="ours"), tmp_path).name == "ours"
 
 
 @pytest.mark.parametrize(
@@ -40,9 +39,9 @@ def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from bench.models.registry import open_model
-from bench.tasks.table import DataTable
 from bench.tasks.registry import open_task
-table = DataTable(kind="classification", data="mine.csv")
+from bench.tasks.kinds.classification import ClassificationTable
+table = ClassificationTable(kind="classification", data="mine.csv")
 for task in (open_task("stdlib-topics", Path()), open_task(table, Path({str(tmp_path)!r}))):
     assert task.problems() == [] and len(task.fingerprint()) == 64
 model = open_model("minilm", Path())

@@ -7,6 +7,7 @@ import pytest
 
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
+from bench.tasks.kinds.classification import Classification
 from tests.subjects import HERE
 
 
@@ -22,7 +23,7 @@ def plan_context() -> Callable[..., PlanContext]:
 
     def plan_context(text: str, **keys: object) -> PlanContext:
         *before, stage = recipe.parse(text).stages
-        values = {"machine": HERE, "task": "classification", "model": "bert", "batch_size": 16, "steps": 60} | keys
+        values = {"machine": HERE, "task": Classification, "model": "bert", "batch_size": 16, "steps": 60} | keys
         return PlanContext(before=tuple(before), stage=stage, **values)
 
     return plan_context

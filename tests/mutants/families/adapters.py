@@ -49,7 +49,7 @@ MUTANTS = [
     Mutant("lora", _LORA, "        _peft.attach(training, config)\n",
            "        _peft.attach(training, config)\n        for name, parameter in training.model.named_parameters():\n            if 'layer.1' in name:\n                parameter.requires_grad_(False)\n",
            "lora(r=2)", "one block's update stays frozen"),
-    Mutant("lora", _ON, "task_type=TASK_TYPES.get(training.task.kind), **options", "task_type=None, **options", "lora(r=2)", "PEFT does not hear of the head"),
+    Mutant("lora", _ON, "task_type=training.task.peft_task_type, **options", "task_type=None, **options", "lora(r=2)", "PEFT does not hear of the head"),
     Mutant("lora", _ON, _ATTACH, _ATTACH + "        training.model.merge_adapter() if hasattr(training.model, 'merge_adapter') else None\n",
            "lora(r=2)", "the update is folded in while it trains"),
     # -- adalora
@@ -114,7 +114,7 @@ MUTANTS = [
     Mutant("prompt", _PROMPT, "        _peft.attach(training, config)\n", "        _peft.attach(training, config)\n        table = _peft.virtual_tokens(training.model)\n        table.register_hook(lambda g: g * (g.new_tensor([1.0] + [0.0] * (len(g) - 1))[:, None]))\n", "prompt(3)", "the first token alone learns"),
     # -- peft
     Mutant("peft", _PEFT, "**{name: _thawed(value) for name, value in arguments})", "**{name: _thawed(value) for name, value in arguments if name != 'r'})", 'peft("VERA", r=4, lr=0.03)', "an argument is lost"),
-    Mutant("peft", _PEFT, "_config(self.method, self.arguments, _peft.TASK_TYPES.get(training.task.kind))", "_config(self.method, self.arguments, None)", 'peft("VERA", r=4, lr=0.03)', "PEFT does not hear of the head"),
-    Mutant("peft", _PEFT, "_peft.attach(training, _config(self.method, self.arguments, _peft.TASK_TYPES.get(training.task.kind)))", "_peft.attach(training, _config(self.method, self.arguments, _peft.TASK_TYPES.get(training.task.kind)))\n        [p.requires_grad_(False) for name, p in training.model.named_parameters() if 'layer.0' in name]", 'peft("VERA", r=4, lr=0.03)', "one block's adapter stays frozen"),
-    Mutant("peft", _PEFT, "_peft.attach(training, _config(self.method, self.arguments, _peft.TASK_TYPES.get(training.task.kind)))", "_peft.attach(training, _config('LOHA', (), _peft.TASK_TYPES.get(training.task.kind)))", 'peft("LOKR", r=4)', "LoHa for LoKr"),
+    Mutant("peft", _PEFT, "_config(self.method, self.arguments, training.task.peft_task_type)", "_config(self.method, self.arguments, None)", 'peft("VERA", r=4, lr=0.03)', "PEFT does not hear of the head"),
+    Mutant("peft", _PEFT, "_peft.attach(training, _config(self.method, self.arguments, training.task.peft_task_type))", "_peft.attach(training, _config(self.method, self.arguments, training.task.peft_task_type))\n        [p.requires_grad_(False) for name, p in training.model.named_parameters() if 'layer.0' in name]", 'peft("VERA", r=4, lr=0.03)', "one block's adapter stays frozen"),
+    Mutant("peft", _PEFT, "_peft.attach(training, _config(self.method, self.arguments, training.task.peft_task_type))", "_peft.attach(training, _config('LOHA', (), training.task.peft_task_type))", 'peft("LOKR", r=4)', "LoHa for LoKr"),
 ]  # fmt: skip

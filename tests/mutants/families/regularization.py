@@ -9,6 +9,7 @@ _ENSEMBLE = "methods/training/regularization/ensemble.py"
 _FAKE = "methods/training/compression_aware/_shared/fake_quantization.py"
 _FAKING = "methods/training/compression_aware/qat_int8.py"
 _GRADUAL = "methods/training/compression_aware/gradual.py"
+_LABELS = "bench/tasks/kinds/classification.py"
 _MASKS = "methods/_masks.py"
 _MAGNITUDE = "methods/compression/pruning/magnitude.py"
 _NEFTUNE = "methods/training/regularization/neftune.py"
@@ -50,8 +51,8 @@ MUTANTS = [
     Mutant("augment", _AUGMENT, "rng.choice(rng.choice(texts).split() or words)", "words[0]", _EDA, "the first word is inserted"),
     Mutant("augment", _AUGMENT, 'rng = random.Random(f"{training.seed} {training.step} {batch.items}")', 'rng = random.Random(f"{training.seed} {batch.items}")', _EDA, "an item changes in the same way each time"),
     Mutant("augment", _AUGMENT, "dict(zip(chosen, changed, strict=True))", "dict(zip(chosen[::-1], changed, strict=True))", _EDA, "texts change places"),
-    Mutant("augment", _AUGMENT, "[targets[item] for item in batch.items],", "[targets[item] for item in sorted(batch.items)],", _EDA, "labels change places"),
-    Mutant("augment", _AUGMENT, "        [targets[item] for item in batch.items],\n        training.budget.max_length,\n", "        [targets[item] for item in batch.items],\n        128,\n", _EDA, "changed texts are not cut", keys={"budget": {"max_length": 10}}),
+    Mutant("augment", _LABELS, "[targets[item] for item in batch.items],", "[targets[item] for item in sorted(batch.items)],", _EDA, "labels change places"),
+    Mutant("augment", _LABELS, "[targets[item] for item in batch.items],\n            max_length,\n", "[targets[item] for item in batch.items],\n            128,\n", _EDA, "changed texts are not cut", keys={"budget": {"max_length": 10}}),
     Mutant("augment", _AUGMENT, "math.ceil(self._alpha * len(ordinary))", "1", 'full + augment("embedding_swap", alpha=0.5)', "one token whatever alpha is"),
     Mutant("augment", _AUGMENT, "cosines[range(len(old)), old] = -torch.inf", "cosines[range(len(old)), old] = torch.inf", 'full + augment("embedding_swap", k=2)', "a token may stay itself"),
     Mutant("augment", _AUGMENT, "cosines.topk(min(self.k or 10,", "cosines.topk(min(40,", 'full + augment("embedding_swap", k=2)', "neighbours that are far"),

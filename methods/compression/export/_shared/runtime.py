@@ -22,8 +22,8 @@ class Runtime(Transform):
         """It exports the plain forward pass of a classifier."""
         if context.machine.device != "cpu":
             yield 'it is measured on the CPU; run the suite with device = "cpu"'
-        if context.task != "classification":
-            yield f"it exports one forward pass, without the cache that a {context.task} task decodes with"
+        if context.task.generates:
+            yield f"it exports one forward pass, without the cache that a {context.task.kind} task decodes with"
         if "adapter" in context.facts:
             yield f"there is an adapter on the weights; {context.fold(self)}"
         if "quantized" in context.facts:

@@ -16,8 +16,7 @@ import pytest
 
 from bench.tasks.alike import MISSING
 from bench.tasks.base import Split, TaskError
-from bench.tasks.kinds.classification import Classification, Row, Table, divide, macro_f1
-from bench.tasks.table import DataTable
+from bench.tasks.kinds.classification import Classification, ClassificationTable, Row, Table, divide, macro_f1
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -369,7 +368,7 @@ class TestScore:
 
 
 def table(file: Path, **options: str) -> Table:
-    return Table(DataTable(kind="classification", data=file.name, **options), file.parent)
+    return Table(ClassificationTable(kind="classification", data=file.name, **options), file.parent)
 
 
 class TestTable:

@@ -86,12 +86,12 @@ GPU = replace(subjects.HERE, device="cuda", gpus=1)
 
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
 def test_a_decoders_cache_and_cuda_graphs_do_not_go_together(mode, monkeypatch):
-    monkeypatch.setattr(subjects.NoTask, "kind", "causal_lm")
+    monkeypatch.setattr(subjects.NoTask, "generates", True)
     (cell,) = subjects.make_plan(monkeypatch, {"it": f'full >> compile_inference("{mode}")'}, GPU).cells
     assert any("that is the cache of keys and values" in reason for reason in cell.refused), cell.refused
     (cell,) = subjects.make_plan(monkeypatch, {"it": "full >> compile_inference"}, GPU).cells
     assert not cell.refused
-    monkeypatch.setattr(subjects.NoTask, "kind", "classification")
+    monkeypatch.setattr(subjects.NoTask, "generates", False)
     (cell,) = subjects.make_plan(monkeypatch, {"it": f'full >> compile_inference("{mode}")'}, GPU).cells
     assert not cell.refused
 

@@ -8,6 +8,7 @@ import torch
 from bench.models.architecture import blocks, embeddings
 from bench.models.structure import Structure
 from bench.stage import evidence
+from bench.tasks.kinds.language_modelling import LanguageModelling
 from methods import _peft
 from tests import jobs
 from tests.trainings import make, no_dropout, prepared
@@ -65,4 +66,4 @@ def test_a_decoder_that_classifies_is_refused(plan_context):
     at = plan_context("prompt(3)", model="llama", structure=Structure(needs_ids=True))
     (problem,) = at.stage.main.problems(at)
     assert "from which it cannot tell the last token from the padding; use prefix" in problem
-    assert not list(at.stage.main.problems(dataclasses.replace(at, task="causal_lm")))
+    assert not list(at.stage.main.problems(dataclasses.replace(at, task=LanguageModelling)))

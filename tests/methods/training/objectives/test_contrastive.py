@@ -11,6 +11,8 @@ from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.stage.work import Work
 from bench.tasks.base import Batch
+from bench.tasks.kinds.classification import Classification
+from bench.tasks.kinds.language_modelling import LanguageModelling
 from methods.training.objectives.contrastive import pooled, simcse, supcon
 from tests import jobs
 from tests.subjects import HERE
@@ -112,7 +114,7 @@ def test_gradient_reaches_the_body_and_nothing_stays_on_it(model, tmp_path):
 
 def problems(text, **context):
     (stage,) = recipe.parse(text).stages
-    where = {"task": "classification", "model": "bert", "batch_size": 8, "steps": 10} | context
+    where = {"task": Classification, "model": "bert", "batch_size": 8, "steps": 10} | context
     return [
         problem
         for method in stage.modifiers
@@ -128,7 +130,7 @@ def problems(text, **context):
         ('full + contrastive("simcse") + accumulate(2)', {}, "micro-batches"),
         ('full + contrastive("supcon")', {"batch_size": 1}, "budget.batch_size"),
         ('full + contrastive("supcon")', {"batch_size": 2}, "budget.batch_size"),
-        ('full + contrastive("supcon")', {"task": "causal_lm"}, 'contrastive("simcse")'),
+        ('full + contrastive("supcon")', {"task": LanguageModelling}, 'contrastive("simcse")'),
         ('full + contrastive("simcse")', {"model": "llama"}, "no dropout"),
         (
             'full + contrastive("simcse")',

@@ -13,6 +13,9 @@ from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.stage.loop import Training
 from bench.suite.suite import Budget
+from bench.tasks.base import Task
+from bench.tasks.kinds.classification import Classification
+from bench.tasks.kinds.language_modelling import LanguageModelling
 from bench.tasks.registry import open_task
 from methods.training.objectives import pretrain
 from methods.training.objectives.pretrain import Pretrain
@@ -311,7 +314,11 @@ class TestEvidence:
         assert not (tmp_path / "checkpoints/node0.pt").exists()
 
 
-def plan_context(text, *, task="classification", model="bert", batch_size=8):
+class Retrieval(Task):
+    kind = "retrieval"
+
+
+def plan_context(text, *, task=Classification, model="bert", batch_size=8):
     stages = recipe.parse(text).stages
     return PlanContext(
         before=stages[:-1], stage=stages[-1], machine=machine.look("cpu", 1), task=task, model=model,
@@ -327,7 +334,7 @@ def plan_context(text, *, task="classification", model="bert", batch_size=8):
         ('pretrain("nsp")', {"model": "roberta"}, "no next sentence head for a roberta model"),
         ('pretrain("nsp")', {"model": "llama"}, "no next sentence head for a llama model"),
         ('pretrain("nsp")', {"batch_size": 1}, "raise budget.batch_size to 2"),
-        ('pretrain("mlm")', {"task": "retrieval"}, "this one is retrieval"),
+        ('pretrain("mlm")', {"task": Retrieval}, "this one is retrieval"),
         ('lora >> pretrain("mlm")', {}, "fold it first"),
         ('torch_int8_dynamic >> pretrain("mlm")', {}, "no gradient flows"),
         ('magnitude(0.5) >> pretrain("mlm", weights="random")', {}, "fill what was pruned"),
@@ -345,7 +352,7 @@ def test_what_cannot_be_is_refused(text, options, reason):
         ('pretrain("mlm")', {}),
         ('pretrain("nsp")', {}),
         ('pretrain("clm")', {"model": "llama"}),
-        ('pretrain("clm")', {"model": "llama", "task": "causal_lm"}),
+        ('pretrain("clm")', {"model": "llama", "task": LanguageModelling}),
         ('lora >> merge >> pretrain("mlm")', {}),
         ('magnitude(0.5) >> pretrain("mlm")', {}),
     ],

@@ -5,8 +5,8 @@ import torch
 import transformers
 
 from bench.stage import checkpoint
+from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
-from bench.tasks.table import DataTable
 from tests import jobs
 
 BUDGET = {"steps": 10, "batch_size": 8}
@@ -234,7 +234,7 @@ def test_powersgd_of_nothing_that_it_would_compress_is_refused(tiny_bert, tmp_pa
 def test_fewer_items_than_a_batch_which_the_processes_do_not_divide(divided, tiny_bert, tmp_path):
     rows = [f"item {number} {['bad', 'good'][number % 2]} thing,{'ab'[number % 2]}" for number in range(8)]
     (tmp_path / "few.csv").write_text("\n".join(["text,label", *rows]))
-    few = DataTable(kind="classification", data=str(tmp_path / "few.csv"))
+    few = ClassificationTable(kind="classification", data=str(tmp_path / "few.csv"))
     assert open_task(few, tmp_path).training_items() == 3
     found, _ = trained(f"full + {divided}", tiny_bert, tmp_path, task=few)
     assert found["samples"] == [8] * 10

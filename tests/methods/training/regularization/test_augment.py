@@ -8,6 +8,8 @@ import torch
 from bench.models.architecture import embeddings
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
+from bench.tasks.kinds.classification import Classification
+from bench.tasks.kinds.language_modelling import LanguageModelling
 from methods.training.regularization.augment import Augment
 from tests import jobs
 from tests.subjects import HERE
@@ -210,7 +212,7 @@ def test_back_translation_is_proven(tiny_bert, tmp_path, translator):
 # -- planning
 
 
-def problems(text, task="classification", suite_folder=None):
+def problems(text, task=Classification, suite_folder=None):
     (stage,) = recipe.parse(text).stages
     context = PlanContext(
         (), stage, HERE, task, "bert", 8, 10, **({"suite_folder": suite_folder} if suite_folder else {})
@@ -254,7 +256,7 @@ def test_pretraining_has_items_of_its_own():
 
 
 def test_a_language_models_labels_are_its_texts():
-    assert "its texts" in problems('full + augment("eda")', task="causal_lm")[0]
+    assert "its texts" in problems('full + augment("eda")', task=LanguageModelling)[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,15 @@
+"""What methods that work on probabilities of classes share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.plan.context import PlanContext
+
+
+def problems(context: PlanContext) -> Iterator[str]:
+    """Without classes there are no probabilities."""
+    if not context.task.predicts_classes:
+        yield f"it works on probabilities of classes, and a {context.task.kind} task has no classes; leave it out"
