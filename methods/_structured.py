@@ -16,7 +16,7 @@ from bench.plan.context import Place
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
 from methods import _replay, _statistics
-from methods._models import unknown
+from methods._models import known
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from bench.stage.work import Work
 
 Importance = Literal["l2", "taylor", "random"]
-
-MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "qwen3", "roberta")
-"""transformers' model types that these methods are tested on."""
 
 SAMPLES = 128
 """Training items whose gradients the Taylor importance is made of."""
@@ -45,15 +42,15 @@ class Structured(Transform):
         return self.importance != "taylor"
 
 
-def problems(place: Place, method: str) -> Iterator[str]:
-    """What keeps plain weights from being cut."""
+def problems(place: Place, method: str, *parts: str) -> Iterator[str]:
+    """What keeps plain weights from being cut; `parts` of the blocks must be known."""
     if "adapter" in place.facts:
         yield f"there is an adapter on the weights; {place.fold(method)}"
     if "quantized" in place.facts:
         yield f"quantized weights cannot be cut; prune first, as in `{method} >> torch_int8_dynamic`"
     if "factored" in place.facts:
         yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
-    yield from unknown(place, MODELS)
+    yield from known(place, *parts)
 
 
 def cut_of(units: int, amount: float) -> int:

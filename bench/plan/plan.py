@@ -191,7 +191,7 @@ def refusals(
     recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, lacks: dividing.Lacks = dividing.lacks
 ) -> tuple[str, ...]:
     """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
-    if unfit := subject.task.unfit(subject.model.model_type()):
+    if unfit := subject.task.unfit(subject.model.model_type(), subject.structure):
         return (f"{subject.task.name}: {unfit}",)
     if subject.structure.problems:
         return subject.structure.problems

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
+    from bench.models.structure import Structure
+
 Split = Literal["train", "validation", "test"]
 
 
@@ -229,8 +231,8 @@ class Task(abc.ABC):
         """
         return {}
 
-    def unfit(self, model_type: str) -> str:
-        """Why a model of transformers' type `model_type` cannot do this task; empty where it can."""
+    def unfit(self, model_type: str, structure: Structure) -> str:
+        """Why a model of transformers' type `model_type`, of which this is known, cannot do this task; empty where it can."""
         return ""
 
     # -- in a stage's own process --------------------------------------------------------------------------------

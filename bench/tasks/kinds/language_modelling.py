@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench.machine import cache
 from bench.machine.paths import PathError, find
-from bench.models.base import ENCODERS
 from bench.tasks.alike import comparable, representative
 from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
 from bench.tasks.rows import Rows
@@ -27,6 +26,7 @@ from bench.tasks.texts import TextTask
 if TYPE_CHECKING:
     import torch
 
+    from bench.models.structure import Structure
     from bench.tasks.table import DataTable
 
 PASSAGE = 2_000
@@ -156,9 +156,9 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
             if not texts[split]
         ]
 
-    def unfit(self, model_type: str) -> str:
+    def unfit(self, model_type: str, structure: Structure) -> str:
         """A model that reads in both directions has seen the token that it is to predict."""
-        if model_type in ENCODERS:
+        if structure.both_ways:
             return (
                 f"a {model_type} model reads in both directions and sees the token that it is to predict; "
                 "use a decoder, such as tiny-llama"

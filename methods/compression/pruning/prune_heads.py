@@ -45,7 +45,7 @@ class PruneHeads(_structured.Structured):
 
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights, and one head has to stay."""
-        yield from _structured.problems(place, str(self))
+        yield from _structured.problems(place, str(self), "fewer_heads")
         heads = place.config.get("num_attention_heads", 0)
         shared = place.config.get("num_key_value_heads") or heads
         for stage in place.before:
@@ -162,15 +162,7 @@ def _cut(found: Attention, going: list[int]) -> None:
             torch_pruning.prune_linear_out_channels(layer, _places(going, found.head_dim))
     torch_pruning.prune_linear_out_channels(found.query, asking)
     torch_pruning.prune_linear_in_channels(found.output, asking)
-    # What the modules of one architecture or another keep of their shape.
-    shape = {
-        "num_attention_heads": found.heads,
-        "all_head_size": found.heads * found.head_dim,
-        "num_key_value_groups": found.heads // found.key_value_heads,
-    }
-    for attribute, value in shape.items():
-        if hasattr(found.module, attribute):
-            setattr(found.module, attribute, value)
+    found.recount()
 
 
 def _places(going: list[int], size: int) -> list[int]:

@@ -42,11 +42,12 @@ class PruneHidden(_structured.Structured):
 
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights."""
-        yield from _structured.problems(place, str(self))
+        yield from _structured.problems(place, str(self), "attention", "feed_forward")
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows, and weights that were tied are tied again."""
-        from bench.models.architecture import attention, base, block_linears
+        from bench.models import conventions
+        from bench.models.architecture import attention, base, block_linears, told
 
         _structured.put_aside(work, self.name)
         model, output = base(work.model), attention(work.model)[0].output
@@ -58,9 +59,8 @@ class PruneHidden(_structured.Structured):
             for layer in [module for module in model.modules() if getattr(module, "out_features", None) == hidden]:
                 if layer not in inside:
                     _structured.cut(graph, layer, rank, self.amount)
-        for size in ("hidden_size", "embedding_size"):
-            if getattr(model.config, size, None) == hidden:
-                setattr(model.config, size, output.out_features)
+        for size in told(model, conventions.HIDDEN_WIDTH, hidden):
+            setattr(model.config, size, output.out_features)
         model.tie_weights()
 
     def save(self, model: nn.Module, folder: Path) -> bool:
@@ -114,6 +114,7 @@ def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
     names = _structured.names_of(model)
     through: _structured.Group = []
     known: set[nn.Module] = set()
+    of_heads = {id(p) for found in attention(model) for p in found.others if p.shape == (found.head_dim,)}
     for found, (up, down) in zip(attention(model), feed_forward(model), strict=True):
         for layer in (found.query, found.key, found.value, *up):
             through += _structured.linear(names, layer, outputs=False)
@@ -123,12 +124,13 @@ def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
     hidden = shapes[names[id(found.output.weight)]][0]
     inside = {module for block in blocks(model) for module in block.modules()}
     behind: _structured.Group = []
-    for name, module in model.named_modules():
-        # Some architectures also have norms inside of each head.
-        if module in known or name.endswith(("q_norm", "k_norm")):
+    for module in model.modules():
+        if module in known:
             continue
         embeds = isinstance(module, nn.Embedding)
         for parameter in module.parameters(recurse=False):
+            if id(parameter) in of_heads:
+                continue
             tensor = names[id(parameter)]
             dims = [dim for dim, size in enumerate(shapes[tensor]) if size == hidden and not (embeds and dim == 0)]
             (through if embeds or module in inside else behind).extend(_structured.Member(tensor, d) for d in dims)

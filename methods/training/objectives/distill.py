@@ -105,7 +105,8 @@ class Distill(Trainer):
             yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
 
     def _named(self, place: Place) -> Iterator[str]:
-        from bench.models.base import ENCODERS, ModelError
+        from bench.models import structure
+        from bench.models.base import ModelError
         from bench.models.registry import open_model
 
         assert self.student is not None
@@ -123,7 +124,11 @@ class Distill(Trainer):
                 f"the student {self.student} has another tokenizer than the model, and would read other tokens; "
                 f"name a student with the same one, or give `layers`"
             )
-        if place.task == "causal_lm" and ours.get("model_type") in ENCODERS:
+        if (
+            not problems
+            and place.task == "causal_lm"
+            and structure.of(model, self.student, place.base, "AutoModelForCausalLM", {}).both_ways
+        ):
             yield f"the student {self.student} reads in both directions, and cannot predict the next token"
         same = {"causal_lm": ["vocab_size"]}.get(place.task, []) + ["num_attention_heads"] * (self.match == "attention")
         if self.match == "attention" and "uneven" in place.facts:

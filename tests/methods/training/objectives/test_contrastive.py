@@ -12,7 +12,7 @@ from bench.recipe import recipe
 from bench.stage.work import Work
 from bench.tasks.base import Batch
 from methods.training.objectives.contrastive import pooled, simcse, supcon
-from tests import jobs
+from tests import architectures, jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, prepared
 
@@ -113,6 +113,7 @@ def test_gradient_reaches_the_body_and_nothing_stays_on_it(model, tmp_path):
 def problems(text, **place):
     (stage,) = recipe.parse(text).stages
     where = {"task": "classification", "model": "bert", "batch_size": 8, "steps": 10} | place
+    where["structure"] = architectures.structure(where["model"], **where.pop("config", {}))
     return [
         problem
         for method in stage.modifiers
@@ -132,7 +133,7 @@ def problems(text, **place):
         ('full + contrastive("simcse")', {"model": "llama"}, "no dropout"),
         (
             'full + contrastive("simcse")',
-            {"config": {"hidden_dropout_prob": 0.0, "classifier_dropout": 0.1}},
+            {"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.1}},
             "no dropout",
         ),
         ('head + contrastive("supcon")', {}, "the head trains alone"),

@@ -8,7 +8,7 @@ import torch
 from bench.plan.context import Place
 from bench.recipe import recipe
 from methods.training.objectives.rdrop import RDrop, divergence
-from tests import jobs
+from tests import architectures, jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, no_dropout, prepared
 
@@ -51,7 +51,8 @@ def test_without_dropout_it_is_the_plain_loss_and_planning_says_so(tiny_llama, t
 
 def problems(text, model="llama", config=()):
     (stage,) = recipe.parse(text).stages
-    place = Place((), stage, HERE, "classification", model, 8, 10, dict(config))
+    known = architectures.structure(model, **dict(config))
+    place = Place((), stage, HERE, "classification", model, 8, 10, structure=known)
     return list(RDrop(alpha=1.0).problems(place))
 
 
