@@ -15,6 +15,7 @@ _PARTS = {
     "feed_forward_outputs": "the linear layer that ends each feed-forward part",
     "row": "embeddings, blocks and a head that each take the hidden states of the one before alone",
     "fewer_heads": "attention that works with fewer heads",
+    "fewer_channels": "the weights along the hidden states",
     "parts_of_blocks": "attention and feed-forward parts that work in parts",
 }
 

@@ -86,7 +86,9 @@ def graph(work: Work) -> Iterator[Any]:
     with warnings.catch_warnings():
         # The scales of RMS norms, which are no module's that it knows. It cuts them all the same.
         warnings.filterwarnings("ignore", "Unwrapped parameters detected")
-        yield torch_pruning.DependencyGraph().build_dependency(model, example_inputs=one, verbose=False)
+        yield torch_pruning.DependencyGraph().build_dependency(
+            model, example_inputs=one, output_transform=lambda outputs: outputs.logits, verbose=False
+        )
     config.use_cache = cache
     model.zero_grad(set_to_none=True)
 

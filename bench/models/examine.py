@@ -104,7 +104,7 @@ def _untold(model: nn.Module) -> Iterable[tuple[str, str]]:
         architecture.feed_forward_outputs,
     )
     if next(model.parameters()).device.type == "meta":
-        parts += (passes.row, passes.fewer_heads, passes.parts_of_blocks)
+        parts += (passes.row, passes.fewer_heads, passes.fewer_channels, passes.parts_of_blocks)
     for part in parts:
         try:
             part(model)

@@ -12,26 +12,54 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.models import architecture
 
 
+class _AllSo(TorchDispatchMode):
+    """Answers yes where code asks about numbers that are not there: whether all tokens are real, all of one text, and so on."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype is torch.bool:
+            return True
+        return function(*args, **(kwargs or {}))
+
+
 def forward(model: nn.Module, **options: Any) -> Any:
-    """The outputs of the body for one text of two tokens.
+    """The outputs of the body for one text of three tokens, which no number of heads is a multiple of.
 
     Raises:
         ValueError: its code cannot run on "meta".
     """
     try:
-        return architecture.body(model)(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"), **options)
+        with _AllSo():
+            return architecture.body(model)(input_ids=torch.zeros(1, 3, dtype=torch.long, device="meta"), **options)
     except Exception as error:  # whatever a model's code does where there are no numbers, or other shapes than it wants
-        raise ValueError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"its code does not run on the meta device ({said})") from error
+
+
+@contextlib.contextmanager
+def _few_blocks(model: nn.Module) -> Iterator[None]:
+    """Leave in each list of blocks the first two, and those that are built otherwise, while it lasts: so passes are short."""
+    there = [(layers, list(layers)) for layers in architecture.stacks(model)]
+    for layers, blocks in there:
+        built = [(type(block), [(n, p.shape) for n, p in block.named_parameters()]) for block in blocks]
+        del layers[:]
+        layers.extend(block for n, block in enumerate(blocks) if n < 2 or built[n] not in built[:n])
+    try:
+        yield
+    finally:
+        for layers, blocks in there:
+            del layers[:]
+            layers.extend(blocks)
 
 
 def cache_heads(model: nn.Module) -> int | None:
     """The heads whose keys and values the first block keeps; None where that does not show."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _few_blocks(model):
             outputs = forward(model, use_cache=True)
         cache: Any = getattr(outputs, "cache", None) or getattr(outputs, "past_key_values", None)
         return int(cache.layers[0].keys.shape[1])
@@ -91,30 +119,34 @@ def row(model: nn.Module) -> None:
     if not before:
         raise ValueError("there is nothing with weights before its blocks")
     stands_in = Receives()
-    stands_in.hidden = torch.empty(1, 2, architecture.config(model).hidden_size, device="meta")
-    places: list[tuple[nn.Module, str, nn.Module]] = [
-        (body, before[0], stands_in),
-        *((body, name, HandsOn()) for name in (*before[1:], *after)),
-        *((layers, str(number), HandsOn()) for number in range(len(layers))),
-    ]
+    stands_in.hidden = torch.empty(1, 3, architecture.config(model).hidden_size, device="meta")
     training = body.training
     try:
         body.train()  # what drops out between the blocks shows then alone
-        with standing_in(places):
-            try:
-                outputs = forward(model)
-            except ValueError as error:
-                raise ValueError(f"its code does not run with other modules in their places ({error})") from error
+        with _few_blocks(model):
+            places: list[tuple[nn.Module, str, nn.Module]] = [
+                (body, before[0], stands_in),
+                *((body, name, HandsOn()) for name in (*before[1:], *after)),
+                *((layers, str(number), HandsOn()) for number in range(len(layers))),
+            ]
+            with standing_in(places):
+                try:
+                    outputs = forward(model)
+                except ValueError as error:
+                    raise ValueError(f"with others in their places {error}") from error
         if outputs.last_hidden_state is not stands_in.hidden:
             raise ValueError("its code computes something on the hidden states between embeddings, blocks and head")
-        if _other_gradients(model, layers):
-            raise ValueError("its blocks are given more that is computed from weights than the hidden states")
     finally:
         body.train(training)
+    _hidden_alone(model)
 
 
-def _other_gradients(model: nn.Module, layers: nn.ModuleList) -> bool:
-    """Whether a block is given a tensor beside the hidden states that a gradient goes through."""
+def _hidden_alone(model: nn.Module) -> None:
+    """Whether hidden states are all that is computed from weights and given to blocks: a gradient goes through nothing else.
+
+    Raises:
+        ValueError: they are not.
+    """
     found: list[bool] = []
 
     def given(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -122,14 +154,15 @@ def _other_gradients(model: nn.Module, layers: nn.ModuleList) -> bool:
         tensors = torch.utils._pytree.tree_leaves((args, named))
         found.append(any(isinstance(t, torch.Tensor) and t.requires_grad and t is not hidden for t in tensors))
 
-    hooks = [layer.register_forward_pre_hook(given, with_kwargs=True) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(given, with_kwargs=True) for layer in architecture.blocks(model)]
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _few_blocks(model):
             forward(model)
     finally:
         for hook in hooks:
             hook.remove()
-    return any(found)
+    if any(found):
+        raise ValueError("its blocks are given more that is computed from weights than the hidden states")
 
 
 # -- blocks of another size
@@ -142,6 +175,19 @@ def fewer_heads(model: nn.Module) -> None:
         ValueError: it does not.
     """
     _halved(model, tell=True)
+
+
+def fewer_channels(model: nn.Module) -> None:
+    """Whether it can be told which weights are along the hidden states, so that these can be narrower.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    architecture.feed_forward(model)
+    hidden = architecture.config(model).hidden_size
+    if any(hidden in parameter.shape for found in architecture.attention(model) for parameter in found.others):
+        raise ValueError("its attention has weights beside its layers that are as wide as the hidden states")
+    _hidden_alone(model)
 
 
 def parts_of_blocks(model: nn.Module) -> None:
@@ -162,7 +208,10 @@ def parts_of_blocks(model: nn.Module) -> None:
 
 
 def _halved(model: nn.Module, *, tell: bool) -> None:
-    model = copy.deepcopy(model)
+    architecture.attention(model)
+    with _few_blocks(model):
+        model = copy.deepcopy(model)
+    forward(model)  # whole, so that what is raised below is due to the cut
     for found in architecture.attention(model):
         shared, each = found.key_value_heads, found.heads // found.key_value_heads
         shared, each = ((shared + 1) // 2, each) if shared > 1 else (shared, (each + 1) // 2)
@@ -182,7 +231,7 @@ def _halved(model: nn.Module, *, tell: bool) -> None:
             forward(model)
     except ValueError as error:
         what = "half of the heads" if tell else "half of the heads and of the inner features"
-        raise ValueError(f"its code does not run with {what} ({error})") from error
+        raise ValueError(f"with {what} {error}") from error
 
 
 def _resize(layer: nn.Linear, *, outputs: int | None = None, inputs: int | None = None) -> None:

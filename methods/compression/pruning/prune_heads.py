@@ -46,7 +46,7 @@ class PruneHeads(_structured.Structured):
     def problems(self, place: Place) -> Iterator[str]:
         """It cuts plain weights, and one head has to stay."""
         yield from _structured.problems(place, str(self), "fewer_heads")
-        heads = place.config.get("num_attention_heads", 0)
+        heads = place.config.get("num_attention_heads") or 0
         shared = place.config.get("num_key_value_heads") or heads
         for stage in place.before:
             if isinstance(stage.base, Trainer) and "reshaped" in stage.base.takes:
