@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.models import architecture
 
+_TOKENS = 31
+"""Of the text: code that is wrong about the number of heads must not find that it divides this."""
+
 
 class _AllSo(TorchDispatchMode):
     """Answers yes where code asks about numbers that are not there: whether all tokens are real, all of one text, and so on."""
@@ -27,14 +30,16 @@ class _AllSo(TorchDispatchMode):
 
 
 def forward(model: nn.Module, **options: Any) -> Any:
-    """The outputs of the body for one text of three tokens, which no number of heads is a multiple of.
+    """The outputs of the body for one text.
 
     Raises:
         ValueError: its code cannot run on "meta".
     """
     try:
         with _AllSo():
-            return architecture.body(model)(input_ids=torch.zeros(1, 3, dtype=torch.long, device="meta"), **options)
+            return architecture.body(model)(
+                input_ids=torch.zeros(1, _TOKENS, dtype=torch.long, device="meta"), **options
+            )
     except Exception as error:  # whatever a model's code does where there are no numbers, or other shapes than it wants
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"its code does not run on the meta device ({said})") from error
@@ -119,7 +124,7 @@ def row(model: nn.Module) -> None:
     if not before:
         raise ValueError("there is nothing with weights before its blocks")
     stands_in = Receives()
-    stands_in.hidden = torch.empty(1, 3, architecture.config(model).hidden_size, device="meta")
+    stands_in.hidden = torch.empty(1, _TOKENS, architecture.config(model).hidden_size, device="meta")
     training = body.training
     try:
         body.train()  # what drops out between the blocks shows then alone
