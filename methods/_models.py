@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from bench.plan.context import PlanContext
-
-
-def unknown(context: PlanContext, models: Sequence[str]) -> Iterator[str]:
-    """That the model is of none of the types `models`, which a method is tested on."""
-    if context.model not in models:
-        yield f"a model of type {context.model} may be built otherwise than those that it knows: {', '.join(models)}"
-
 
 _PARTS = {
     "blocks": "the transformer blocks",
     "stack": "the transformer blocks in their order",
     "attention": "the layers of queries, keys and values",
     "attention_outputs": "the linear layer that ends each attention",
+    "feed_forward": "the linear layers of each feed-forward part",
     "feed_forward_outputs": "the linear layer that ends each feed-forward part",
+    "row": "embeddings, blocks and a head that each take the hidden states of the one before alone",
+    "fewer_heads": "attention that works with fewer heads",
+    "fewer_channels": "the weights along the hidden states",
+    "parts_of_blocks": "attention and feed-forward parts that work in parts",
 }
 
 
 def known(context: PlanContext, *parts: str) -> Iterator[str]:
-    """That a part of the blocks is not known, by the name of the function of :mod:`bench.models.architecture` that finds it."""
+    """That a part of the blocks is not known, by the name of the function that finds it.
+
+    It is one of :mod:`bench.models.architecture` or :mod:`bench.models.passes`.
+    """
     for part in parts:
         if why := context.structure.untold.get(part):
             yield f"it needs to find {_PARTS[part]}, and {why}; use another method, such as lora or full"

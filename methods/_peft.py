@@ -98,16 +98,11 @@ def config(training: Training, name: str, **options: Any) -> Any:
 
 
 def sizes(training: Training) -> dict[str, int]:
-    """The sizes that PEFT's learned prompts are made by, where PEFT does not know the names that the model has for them."""
+    """The sizes that PEFT's learned prompts are made by, for which PEFT does not know the names of all models."""
     from bench.models.architecture import config
 
-    found, known = config(training.model), config(training.model).to_dict()
-    names = {
-        "token_dim": ("hidden_size", "n_embd", "d_model"),
-        "num_attention_heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
-    }
-    standard = {"token_dim": found.hidden_size, "num_attention_heads": found.num_attention_heads}
-    return {size: standard[size] for size, tried in names.items() if not known.keys() & set(tried)}
+    found = config(training.model)
+    return {"token_dim": found.hidden_size, "num_attention_heads": found.num_attention_heads}
 
 
 def active(model: nn.Module) -> Any:

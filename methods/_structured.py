@@ -16,7 +16,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
 from methods import _replay, _statistics
-from methods._models import unknown
+from methods._models import known
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from bench.stage.work import Work
 
 Importance = Literal["l2", "taylor", "random"]
-
-MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "qwen3", "roberta")
-"""transformers' model types that these methods are tested on."""
 
 SAMPLES = 128
 """Training items whose gradients the Taylor importance is made of."""
@@ -45,15 +42,15 @@ class Structured(Transform):
         return self.importance != "taylor"
 
 
-def problems(context: PlanContext, method: str) -> Iterator[str]:
-    """What keeps plain weights from being cut."""
+def problems(context: PlanContext, method: str, *parts: str) -> Iterator[str]:
+    """What keeps plain weights from being cut; `parts` of the blocks must be known."""
     if "adapter" in context.facts:
         yield f"there is an adapter on the weights; {context.fold(method)}"
     if "quantized" in context.facts:
         yield f"quantized weights cannot be cut; prune first, as in `{method} >> torch_int8_dynamic`"
     if "factored" in context.facts:
         yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
-    yield from unknown(context, MODELS)
+    yield from known(context, *parts)
 
 
 def cut_of(units: int, amount: float) -> int:
@@ -89,7 +86,9 @@ def graph(work: Work) -> Iterator[Any]:
     with warnings.catch_warnings():
         # The scales of RMS norms, which are no module's that it knows. It cuts them all the same.
         warnings.filterwarnings("ignore", "Unwrapped parameters detected")
-        yield torch_pruning.DependencyGraph().build_dependency(model, example_inputs=one, verbose=False)
+        yield torch_pruning.DependencyGraph().build_dependency(
+            model, example_inputs=one, output_transform=lambda outputs: outputs.logits, verbose=False
+        )
     config.use_cache = cache
     model.zero_grad(set_to_none=True)
 

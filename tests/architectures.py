@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench.models.structure import Structure
 
 TEXTS = [
     f"the {colour} {thing} number {n} is old"
@@ -136,6 +139,20 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], Tokenizer]] = {
 kind of tokenizer."""
 
 _CONFIGS = {"Gemma3": "Gemma3TextConfig"}
+
+
+@functools.cache
+def structure(name: str, auto_class: str = "AutoModelForSequenceClassification", **config: Any) -> Structure:
+    """What planning knows of the model called `name` of these sizes; `config` changes them."""
+    import torch
+    import transformers
+
+    from bench.models import examine
+
+    stem, _, sizes, _ = MODELS[name]
+    made = getattr(transformers, _CONFIGS.get(stem, f"{stem}Config"))(**(sizes | config))
+    with torch.device("meta"):
+        return examine.structure(getattr(transformers, auto_class).from_config(made))
 
 
 def make(name: str, folder: Path, **config: Any) -> Path:

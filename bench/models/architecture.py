@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from bench.models import conventions
 from bench.models.names import plain
 
 
@@ -92,6 +93,18 @@ def stack(model: nn.Module) -> nn.ModuleList:
     return found[0]
 
 
+def around(model: nn.Module) -> tuple[list[str], list[str]]:
+    """The names in the body of its children that have weights: those before the one that holds the blocks, and those after.
+
+    Raises:
+        ValueError: the model has no one list of blocks.
+    """
+    layers, inner = stack(model), body(model)
+    named = [name for name, child in inner.named_children() if any(True for _ in child.parameters())]
+    at = next(place for place, name in enumerate(named) if layers in inner.get_submodule(name).modules())
+    return named[:at], named[at + 1 :]
+
+
 def after_blocks(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that come after the last block: final norm, pooler, head. Tied ones and embeddings are left out."""
     inside = {id(parameter) for parameter in stack(model).parameters()}
@@ -165,7 +178,7 @@ def feed_forward_outputs(model: nn.Module) -> list[nn.Linear]:
         narrowing = narrowing or [layer for layer in outside if layer.out_features == hidden]
         if not narrowing:
             raise ValueError(
-                f"block {number} of {type(unwrapped(model)).__name__} has no feed-forward layer that this can tell"
+                f"block {number} of {type(unwrapped(model)).__name__} has no linear layer outside of its attention that gives hidden states"
             )
         found.append(narrowing[-1])
     return found
@@ -184,7 +197,7 @@ def feed_forward(model: nn.Module) -> list[tuple[list[nn.Linear], nn.Linear]]:
         up = [layer for layer in layers if layer is not down and layer.out_features == down.in_features]
         if not up:
             raise ValueError(
-                f"block {number} of {type(unwrapped(model)).__name__} has no feed-forward pair that this can tell"
+                f"block {number} of {type(unwrapped(model)).__name__} has no feed-forward part that is linear layers which widen and one that narrows"
             )
         found.append((up, down))
     return found
@@ -204,7 +217,9 @@ def attention_outputs(model: nn.Module) -> list[nn.Linear]:
             if _in_attention(name) and layer.out_features == hidden:
                 ends[_attention_of(name)] = layer  # the last of each
         if not ends:
-            raise ValueError(f"block {number} of {type(unwrapped(model)).__name__} has no attention that this can tell")
+            raise ValueError(
+                f"block {number} of {type(unwrapped(model)).__name__} has no attention that ends in a linear layer"
+            )
         found += ends.values()
     return found
 
@@ -230,6 +245,24 @@ class Attention:
         """How many heads answer: fewer than ask where groups of those share one."""
         return self.key.out_features // self.head_dim
 
+    @property
+    def others(self) -> list[nn.Parameter]:
+        """The parameters of the module that are in none of the four layers, as norms of each head."""
+        own = {id(p) for layer in (self.query, self.key, self.value, self.output) for p in layer.parameters()}
+        return [parameter for parameter in self.module.parameters() if id(parameter) not in own]
+
+    def recount(self) -> None:
+        """Tell the module how many heads it has, once its layers were cut."""
+        told = {
+            conventions.HEADS: self.heads,
+            conventions.HEADS_WIDTH: self.heads * self.head_dim,
+            conventions.KEY_VALUE_HEADS: self.key_value_heads,
+            conventions.GROUPS: self.heads // self.key_value_heads,
+        }
+        for names, value in told.items():
+            for name in vars(self.module).keys() & set(names):
+                setattr(self.module, name, value)
+
 
 def attention(model: nn.Module) -> list[Attention]:
     """The attention of each block.
@@ -245,9 +278,12 @@ def attention(model: nn.Module) -> list[Attention]:
         head_dim = None
         if set(roles) == set("qkvo") and len(linears) == 4:
             module = block.get_submodule(roles["q"].rpartition(".")[0])
-            head_dim = getattr(module, "head_dim", getattr(module, "attention_head_size", None))
+            head_dim = next((getattr(module, name) for name in conventions.HEAD_WIDTH if hasattr(module, name)), None)
         if not isinstance(head_dim, int):
-            raise ValueError(f"block {number} of {type(model).__name__} has no attention that this can tell")
+            raise ValueError(
+                f"block {number} of {type(unwrapped(model)).__name__} has no attention that is a linear layer each for queries, keys, "
+                "values and output"
+            )
         query, key, value, output = (linears[roles[role]] for role in "qkvo")
         found.append(Attention(module, query, key, value, output, head_dim))
     return found
@@ -284,13 +320,40 @@ def _linears(block: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _in_attention(name: str) -> bool:
-    return "attention" in name.lower() or "attn" in name.lower()
+    return any(part in name.lower() for part in conventions.ATTENTION)
 
 
 def _attention_of(name: str) -> str:
     """The name of the attention that the layer called `name` is in."""
     parts = name.split(".")
     return ".".join(parts[: 1 + next(place for place, part in enumerate(parts) if _in_attention(part))])
+
+
+# -- what else the modules show
+
+
+def dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
+    """Where probabilities of dropout are: the module, the attribute and its value.
+
+    They are layers of torch's, or numbers that a module hands to functions.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            yield module, "p", module.p
+        else:
+            for name, value in vars(module).items():
+                if "dropout" in name and isinstance(value, float):
+                    yield module, name, value
+
+
+def pools(name: str) -> bool:
+    """Whether a parameter of this name is of what makes one vector of a text's."""
+    return any(part.startswith(conventions.POOLER) for part in name.split("."))
+
+
+def told(model: nn.Module, names: tuple[str, ...], value: int) -> list[str]:
+    """Which keys `names` the model's configuration has, if they all tell this value."""
+    return [name for name in names if getattr(unwrapped(model).config, name, None) == value]
 
 
 # -- what was made new

@@ -12,16 +12,6 @@ if TYPE_CHECKING:
     import torch
 
 
-ENCODERS = frozenset(
-    """
-    albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie eurobert flaubert
-    fnet funnel gte ibert longformer luke megatron-bert mobilebert modernbert mpnet mra nomic_bert nystromformer rembert
-    roberta roberta-prelayernorm roc_bert roformer squeezebert xlm xlm-roberta xlm-roberta-xl xmod yoso
-    """.split()  # noqa: SIM905
-)
-"""transformers' model types that read text in both directions, and so learn by masking and not by predicting."""
-
-
 class Model(abc.ABC):
     """A model. Registered subclasses have a ``name``; a local transformers directory is one without registering."""
 

@@ -17,23 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.models import architecture, signature
+from bench.models import architecture, conventions, passes, signature
 from bench.models.structure import Structure
 
 Report = Mapping[str, Any]
 """transformers' loading report: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``."""
 
 _WRAPPERS = ("_orig_mod.", "module.", "base_model.model.", "model.")
-_BUFFERS = (
-    "inv_freq",
-    "position_ids",
-    "token_type_ids",
-    "masked_bias",
-    "attn.bias",
-    "attention.bias",
-    "num_batches_tracked",
-)
-"""Ends of the names of buffers that older versions of transformers saved, and that newer ones compute."""
 
 
 def main() -> None:
@@ -59,8 +49,9 @@ def structure(model: nn.Module) -> Structure:
     pair = bool(getattr(config, "is_encoder_decoder", False))
     embeddings = architecture.embeddings(model)
     head = _source(type(model).forward)
+    meta = next(model.parameters()).device.type == "meta"
     return Structure(
-        config=_complete(config),
+        config=_complete(config) | _widths(model, untold),
         stacks=stacks,
         repeats=len(stacks) == 1 and isinstance(counted, int) and counted > stacks[0],
         not_linear=() if "blocks" in untold else _names(architecture.not_linear(model).values()),
@@ -69,7 +60,7 @@ def structure(model: nn.Module) -> Structure:
         layers=_layers(model),
         targets={method: targets(model, method) for method in ("LORA", "ADALORA", "IA3")},
         cache="" if pair else _cache(model, body),
-        cache_heads=None if pair else _cache_heads(body),
+        cache_heads=passes.cache_heads(model) if meta and not pair else None,
         encoder_decoder=pair,
         needs_ids=any(word in head for word in ("pad_token_id", "eos_token_id")),
         reads_end="eos_token_id" in head,
@@ -77,7 +68,29 @@ def structure(model: nn.Module) -> Structure:
         casts=_casts(blocks),
         embeddings=len(next(embeddings.parameters())),
         positions=_positions(body, config),
+        auto_classes=auto_classes(architecture.unwrapped(model).config),
+        drops=_drops(model, body),
     )
+
+
+def auto_classes(config: Any) -> tuple[str, ...]:
+    """The auto classes of transformers that have a model for this configuration, by name."""
+    import transformers
+
+    named = [name for name in dir(transformers) if name.startswith("AutoModel")]
+    mappings = {name: getattr(getattr(transformers, name), "_model_mapping", ()) for name in sorted(named)}
+    return tuple(name for name, mapping in mappings.items() if type(config) in mapping)
+
+
+def _drops(model: nn.Module, body: nn.Module) -> tuple[str, ...]:
+    inside = set(body.modules())
+    return tuple(sorted({"body" if module in inside else "head" for module, _, p in architecture.dropouts(model) if p}))
+
+
+def _widths(model: nn.Module, untold: Mapping[str, str]) -> dict[str, int]:
+    """The width inside of the feed-forward layers by transformers' standard name, where all blocks have the same."""
+    found = set() if "feed_forward" in untold else {down.in_features for _, down in architecture.feed_forward(model)}
+    return {conventions.INNER_WIDTH[0]: found.pop()} if len(found) == 1 else {}
 
 
 def _untold(model: nn.Module) -> Iterable[tuple[str, str]]:
@@ -90,6 +103,8 @@ def _untold(model: nn.Module) -> Iterable[tuple[str, str]]:
         architecture.feed_forward,
         architecture.feed_forward_outputs,
     )
+    if next(model.parameters()).device.type == "meta":
+        parts += (passes.row, passes.fewer_heads, passes.fewer_channels, passes.parts_of_blocks)
     for part in parts:
         try:
             part(model)
@@ -143,23 +158,10 @@ def targets(model: nn.Module, method: str) -> tuple[str, ...]:
 
 def _cache(model: nn.Module, body: nn.Module) -> str:
     """Whether the model takes a cache of keys and values, or its body alone does."""
-    names = {"cache", "past_key_values"}
+    names = {*conventions.CACHES} - {"cache_params"}  # states are no keys and values
     if names & signature.arguments(model).keys():
         return "model"
     return "body" if names & inspect.signature(body.forward).parameters.keys() else ""
-
-
-def _cache_heads(body: nn.Module) -> int | None:
-    """The heads whose keys and values the first block keeps, seen in a pass on "meta"; not all architectures can do one."""
-    if next(body.parameters()).device.type != "meta":
-        return None
-    try:
-        with torch.no_grad():
-            outputs = body(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"), use_cache=True)
-        cache: Any = getattr(outputs, "cache", None) or getattr(outputs, "past_key_values", None)
-        return int(cache.layers[0].keys.shape[1])
-    except Exception:  # whatever a model's code cannot do without numbers
-        return None
 
 
 def _source(function: Any) -> str:
@@ -178,7 +180,7 @@ def _casts(blocks: Iterable[nn.Module]) -> tuple[str, ...]:
 
 def _positions(body: nn.Module, config: Any) -> int | None:
     """How many tokens a pass may have: fewer than the embeddings of positions where some of these are never used."""
-    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    limits = [getattr(config, name, None) for name in conventions.POSITIONS]
     for name, module in body.named_modules():
         own = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and "position" in own and "relative" not in name:
@@ -199,7 +201,7 @@ def read(found: Structure, model: nn.Module, report: Report, where: str, *, new_
     """
     inside = {id(parameter) for parameter in architecture.body(model).parameters()}
     names = {
-        name: (id(parameter) in inside or not new_head) and not _pools(name)
+        name: (id(parameter) in inside or not new_head) and not architecture.pools(name)
         for name, parameter in model.named_parameters()
     }
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
@@ -217,13 +219,9 @@ def read(found: Structure, model: nn.Module, report: Report, where: str, *, new_
     return replace(found, problems=(*found.problems, *problems), new=tuple(key for key in missing if key in names))
 
 
-def _pools(name: str) -> bool:
-    return any(part.startswith("pool") for part in name.split("."))
-
-
 def _belongs(key: str, names: Mapping[str, bool], model: nn.Module) -> bool:
     """Whether a weight that the model has no place for is one of its body's, under another name or of another block."""
-    if key.endswith(_BUFFERS) or _pools(key):
+    if key.endswith(conventions.OLD_BUFFERS) or architecture.pools(key):
         return False
     plain = key
     for wrapper in _WRAPPERS:

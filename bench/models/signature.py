@@ -6,11 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from bench.models.conventions import CACHES
+
 if TYPE_CHECKING:
     from torch import nn
-
-CACHES = ("cache", "past_key_values", "cache_params")
-"""What transformers has called a cache of keys and values, or of states, the newest first."""
 
 
 def arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -22,6 +21,6 @@ def arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 
 def cache_name(model: nn.Module) -> str | None:
-    """By which of :data:`CACHES` `model` takes a cache, and its outputs hold theirs; None where it takes none."""
+    """By which of :data:`~bench.models.conventions.CACHES` `model` takes a cache, and its outputs hold theirs; None where it takes none."""
     taken = arguments(model)
     return next((name for name in CACHES if name in taken), None)

@@ -22,7 +22,7 @@ from bench.machine import cache
 if TYPE_CHECKING:
     from bench.models.base import Model
 
-_FORMAT = 2  # raised when the same model would be described otherwise
+_FORMAT = 4  # raised when the same model would be described otherwise
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -36,13 +36,16 @@ class Structure:
     head with it, "pretrained"; ``order`` has for each label of the task its place in a kept head. ``stacks`` counts the
     blocks of each list of blocks, and ``repeats`` says that a pass calls a block more than once. ``not_linear`` names
     the classes of layers in the blocks that hold weight matrices and are no ``torch.nn.Linear``. ``untold`` has why a
-    part of the blocks is not known, by the name of the function of :mod:`bench.models.architecture` that looks for it.
+    part of the blocks is not known, by the name of the function of :mod:`bench.models.architecture` or
+    :mod:`bench.models.passes` that looks for it.
     ``biases`` counts the biases in the blocks; ``layers`` has the last part of the name of each layer that PEFT can put
     an adapter on, with its class, and ``targets`` those that an adapter is put on by default, by PEFT's name of the method.
     ``cache`` is what takes a cache of keys and values: "model", "body" or nothing; ``cache_heads`` counts
     the heads whose keys and values it holds, None where that does not show. ``needs_ids`` says that the head
     looks for its token by token ids, and ``reads_end`` that this token is the end of the text. ``casts`` names modules that cast what they are given to the type of a weight.
     ``embeddings`` counts the rows of the token embeddings, ``positions`` the tokens that one pass can have.
+    ``auto_classes`` names transformers' auto classes that have the architecture: the heads that can be put on it; and
+    ``drops`` says whether something drops out in training in the "body" and in the "head".
     """
 
     problems: tuple[str, ...] = ()
@@ -67,6 +70,19 @@ class Structure:
     casts: tuple[str, ...] = ()
     embeddings: int = 0
     positions: int | None = None
+    auto_classes: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether it reads a text in both directions, and so learns by masking and not by predicting: an encoder."""
+        masks = "AutoModelForMaskedLM" in self.auto_classes
+        return masks and not self.encoder_decoder and not self.config.get("is_decoder")
+
+    @property
+    def one_way(self) -> bool:
+        """Whether it is known to read a text from the left alone."""
+        return bool(self.auto_classes) and not self.both_ways and not self.encoder_decoder
 
     @classmethod
     def parse(cls, text: str) -> Structure:

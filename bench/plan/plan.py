@@ -192,7 +192,7 @@ def refusals(
     recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, shortage: dividing.Shortage = dividing.shortage
 ) -> tuple[str, ...]:
     """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
-    if problem := subject.task.model_problem(subject.model.model_type()):
+    if problem := subject.task.model_problem(subject.model.model_type(), subject.structure):
         return (f"{subject.task.name}: {problem}",)
     if subject.structure.problems:
         return subject.structure.problems

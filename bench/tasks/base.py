@@ -19,6 +19,8 @@ from bench.tasks.table import DataTable
 if TYPE_CHECKING:
     import torch
 
+    from bench.models.structure import Structure
+
 Split = Literal["train", "validation", "test"]
 
 
@@ -282,8 +284,8 @@ class Task(abc.ABC):
         """
         return {}
 
-    def model_problem(self, model_type: str) -> str:
-        """Why a model of transformers' type `model_type` cannot do this task; empty where it can."""
+    def model_problem(self, model_type: str, structure: Structure) -> str:
+        """Why a model of transformers' type `model_type`, of which this is known, cannot do this task; empty where it can."""
         return ""
 
     # -- in a stage's own process --------------------------------------------------------------------------------

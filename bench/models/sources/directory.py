@@ -197,7 +197,11 @@ class Directory(Model):
                 )
                 if type(config) not in getattr(transformers, auto_class)._model_mapping:
                     kind = f"transformers has no {auto_class} for a {config.model_type} model"
-                    return Structure(problems=(f"{self.path}: {kind}, so it cannot do this kind of task",))
+                    return Structure(
+                        problems=(f"{self.path}: {kind}, so it cannot do this kind of task",),
+                        auto_classes=examine.auto_classes(config),
+                        encoder_decoder=config.is_encoder_decoder,
+                    )
                 tokenizer = self._tokenizer()
                 model, report = self._from_pretrained(
                     auto_class, {**options, "device_map": "meta", "ignore_mismatched_sizes": True}

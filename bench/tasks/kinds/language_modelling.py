@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from bench.machine import cache
-from bench.models.base import ENCODERS
 from bench.tasks.alike import comparable, representative
 from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, hash_fraction, split_of
 from bench.tasks.rows import Rows
@@ -26,6 +25,8 @@ from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
+
+    from bench.models.structure import Structure
 
 PASSAGE = 2_000
 """Characters of a passage, about."""
@@ -168,9 +169,9 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
             if not texts[split]
         ]
 
-    def model_problem(self, model_type: str) -> str:
+    def model_problem(self, model_type: str, structure: Structure) -> str:
         """A model that reads in both directions has seen the token that it is to predict."""
-        if model_type in ENCODERS:
+        if structure.both_ways:
             return (
                 f"a {model_type} model reads in both directions and sees the token that it is to predict; "
                 "use a decoder, such as tiny-llama"

@@ -40,18 +40,20 @@ class PruneFFN(_structured.Structured):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It cuts plain weights."""
-        yield from _structured.problems(context, str(self))
+        yield from _structured.problems(context, str(self), "feed_forward")
 
     def apply(self, work: Work) -> None:
-        """Trace, rank, cut; the configuration follows."""
+        """Trace, rank, cut; the configuration follows where it tells one width for all blocks."""
         from bench.models.architecture import feed_forward, unwrapped
 
         _structured.put_aside(work, self.name)
+        told = _told(work.model)
         with _structured.graph(work) as graph:
             rank = _structured.ranking(work, self.importance)
             for up, _ in feed_forward(work.model):
                 _structured.cut(graph, up[0], rank, self.amount)
-        unwrapped(work.model).config.intermediate_size = up[0].out_features
+        for name in told:
+            setattr(unwrapped(work.model).config, name, up[0].out_features)
 
     def save(self, model: nn.Module, folder: Path) -> bool:
         """The configuration tells the size, unless another method reshaped the model too."""
@@ -72,5 +74,14 @@ class PruneFFN(_structured.Structured):
         yield from _structured.claims(before, work, self.name, groups, self.amount)
         yield _structured.ranked(before, work, self.name, [(group, group) for group in groups], self.importance)
         widths = {down.in_features for _, down in feed_forward(work.model)}
-        told = unwrapped(work.model).config.intermediate_size
-        yield Claim("the configuration tells the width", widths == {told}, f"{sorted(widths)}, it says {told}")
+        for name in _told(work.state.get(self.name, work.model)):
+            told = getattr(unwrapped(work.model).config, name)
+            yield Claim("the configuration tells the width", widths == {told}, f"{sorted(widths)}, it says {told}")
+
+
+def _told(model: nn.Module) -> list[str]:
+    """The keys by which the configuration tells how wide the feed-forward layers are."""
+    from bench.models import conventions
+    from bench.models.architecture import feed_forward, told
+
+    return told(model, conventions.INNER_WIDTH, feed_forward(model)[-1][1].in_features)

@@ -45,8 +45,8 @@ class PruneHeads(_structured.Structured):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It cuts plain weights, and one head has to stay."""
-        yield from _structured.problems(context, str(self))
-        heads = context.config.get("num_attention_heads", 0)
+        yield from _structured.problems(context, str(self), "fewer_heads")
+        heads = context.config.get("num_attention_heads") or 0
         shared = context.config.get("num_key_value_heads") or heads
         for stage in context.before:
             if isinstance(stage.main, Trainer) and "reshaped" in stage.main.removes:
@@ -162,15 +162,7 @@ def _cut(found: Attention, going: list[int]) -> None:
             torch_pruning.prune_linear_out_channels(layer, _places(going, found.head_dim))
     torch_pruning.prune_linear_out_channels(found.query, asking)
     torch_pruning.prune_linear_in_channels(found.output, asking)
-    # What the modules of one architecture or another keep of their shape.
-    shape = {
-        "num_attention_heads": found.heads,
-        "all_head_size": found.heads * found.head_dim,
-        "num_key_value_groups": found.heads // found.key_value_heads,
-    }
-    for attribute, value in shape.items():
-        if hasattr(found.module, attribute):
-            setattr(found.module, attribute, value)
+    found.recount()
 
 
 def _places(going: list[int], size: int) -> list[int]:

@@ -42,11 +42,12 @@ class PruneHidden(_structured.Structured):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It cuts plain weights."""
-        yield from _structured.problems(context, str(self))
+        yield from _structured.problems(context, str(self), "fewer_channels")
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows, and weights that were tied are tied again."""
-        from bench.models.architecture import attention, block_linears, unwrapped
+        from bench.models import conventions
+        from bench.models.architecture import attention, block_linears, told, unwrapped
 
         _structured.put_aside(work, self.name)
         model, output = unwrapped(work.model), attention(work.model)[0].output
@@ -58,9 +59,8 @@ class PruneHidden(_structured.Structured):
             for layer in [module for module in model.modules() if getattr(module, "out_features", None) == hidden]:
                 if layer not in inside:
                     _structured.cut(graph, layer, rank, self.amount)
-        for size in ("hidden_size", "embedding_size"):
-            if getattr(model.config, size, None) == hidden:
-                setattr(model.config, size, output.out_features)
+        for size in told(model, conventions.HIDDEN_WIDTH, hidden):
+            setattr(model.config, size, output.out_features)
         model.tie_weights()
 
     def save(self, model: nn.Module, folder: Path) -> bool:
@@ -83,12 +83,13 @@ class PruneHidden(_structured.Structured):
         from bench.stage.evidence import named_tensors
 
         whole = _structured.originals(before, work, self.name)
-        order = {tensor: place for place, tensor in enumerate(before.shapes)}
-        first = min(order[member.tensor] for member in channels if ".weight" in member.tensor and member.dim == 1)
+        # As a pass goes, which need not be the order in which the modules were made.
+        ahead, head = _around(work.model)
+        order = {tensor: (tensor not in ahead, tensor in head, place) for place, tensor in enumerate(before.shapes)}
         scored = [[*channels]]
         groups = [(channels, scored[0])]
-        for member in sorted(others, key=lambda member: (order[member.tensor], -member.dim)):
-            anew = member.dim == 0 and len(before.shapes[member.tensor]) == 2 and order[member.tensor] > first
+        for member in sorted(others, key=lambda member: (*order[member.tensor], -member.dim)):
+            anew = member.dim == 0 and len(before.shapes[member.tensor]) == 2 and member.tensor not in ahead
             if anew:
                 scored.append([])
                 groups.append(([member], scored[-1]))
@@ -100,6 +101,15 @@ class PruneHidden(_structured.Structured):
             kept = _structured.survivors(_structured.units(channels, whole), _structured.units(channels, now))
         columns = {told[0].tensor: kept for told, _ in groups[1:]}
         return _structured.ranked(before, work, self.name, groups, self.importance, columns=columns)
+
+
+def _around(model: nn.Module) -> tuple[set[str], set[str]]:
+    """The names of the parameters before the blocks, and of those that are the task's head."""
+    from bench.models.architecture import around, body, head_parameters
+
+    names, inner = _structured.names_of(model), body(model)
+    ahead = [p for name in around(model)[0] for p in inner.get_submodule(name).parameters()]
+    return {names[id(p)] for p in ahead}, {names[id(p)] for p in head_parameters(model).values()}
 
 
 def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_structured.Group, _structured.Group]:
@@ -114,6 +124,7 @@ def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
     names = _structured.names_of(model)
     through: _structured.Group = []
     known: set[nn.Module] = set()
+    of_heads = {id(p) for found in attention(model) for p in found.others}
     for found, (up, down) in zip(attention(model), feed_forward(model), strict=True):
         for layer in (found.query, found.key, found.value, *up):
             through += _structured.linear(names, layer, outputs=False)
@@ -123,12 +134,13 @@ def _channels(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
     hidden = shapes[names[id(found.output.weight)]][0]
     inside = {module for block in blocks(model) for module in block.modules()}
     behind: _structured.Group = []
-    for name, module in model.named_modules():
-        # Some architectures also have norms inside of each head.
-        if module in known or name.endswith(("q_norm", "k_norm")):
+    for module in model.modules():
+        if module in known:
             continue
         embeds = isinstance(module, nn.Embedding)
         for parameter in module.parameters(recurse=False):
+            if id(parameter) in of_heads:
+                continue
             tensor = names[id(parameter)]
             dims = [dim for dim, size in enumerate(shapes[tensor]) if size == hidden and not (embeds and dim == 0)]
             (through if embeds or module in inside else behind).extend(_structured.Member(tensor, d) for d in dims)

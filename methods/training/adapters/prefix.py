@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Le
 
-from bench.models.base import ENCODERS
 from bench.plan.context import PlanContext
 from bench.recipe.declarations import Broken, Width
 from bench.recipe.method import Trainer
@@ -63,9 +62,9 @@ class Prefix(Trainer):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on a model that can be given keys and values."""
         yield from _peft.problems(context)
-        if "uneven" in context.facts and context.model in ENCODERS:
-            yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
         structure = context.structure
+        if "uneven" in context.facts and not context.config.get("head_dim"):
+            yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
         heads = context.config.get("num_key_value_heads") or context.config.get("num_attention_heads")
         if structure.encoder_decoder:
             yield f"a {context.model} model has an encoder and a decoder, and prefixes are put on one list of blocks; use lora"

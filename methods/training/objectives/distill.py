@@ -105,7 +105,8 @@ class Distill(Trainer):
             yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
 
     def _named(self, context: PlanContext) -> Iterator[str]:
-        from bench.models.base import ENCODERS, ModelError
+        from bench.models import structure
+        from bench.models.base import ModelError
         from bench.models.registry import open_model
 
         assert self.student is not None
@@ -123,7 +124,11 @@ class Distill(Trainer):
                 f"the student {self.student} has another tokenizer than the model, and would read other tokens; "
                 f"name a student with the same one, or give `layers`"
             )
-        if context.task.generates and ours.get("model_type") in ENCODERS:
+        if (
+            not problems
+            and context.task.generates
+            and structure.of(model, self.student, context.suite_folder, context.task.auto_class, {}).both_ways
+        ):
             yield f"the student {self.student} reads in both directions, and cannot predict the next token"
         # A head that is not the task's own answers with the vocabulary's tokens.
         same = ["vocab_size"] * (not context.task.new_head) + ["num_attention_heads"] * (self.match == "attention")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
 
-from bench.models.base import ENCODERS
 from bench.models.names import plain
 from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-
-NEXT_SENTENCE = frozenset({"bert", "ernie", "megatron-bert", "mobilebert"})
-"""Model types with a head for next sentence prediction in transformers."""
 
 IGNORED = -100
 
@@ -79,13 +75,13 @@ class Pretrain(Trainer):
         if context.structure.encoder_decoder:
             yield f"a {context.model} model has an encoder and a decoder, and the objectives here are for one of the two"
             return
-        encoder = context.model in ENCODERS
-        if self.objective == "clm" and encoder:
+        structure = context.structure
+        if self.objective == "clm" and structure.both_ways:
             yield f'a {context.model} model reads in both directions and sees the next token; use pretrain("mlm")'
-        if self.objective == "mlm" and not encoder:
+        if self.objective == "mlm" and structure.one_way:
             yield f'a {context.model} model reads from the left alone and cannot fill gaps; use pretrain("clm")'
-        if self.objective == "nsp" and context.model not in NEXT_SENTENCE:
-            other = "mlm" if encoder else "clm"
+        if self.objective == "nsp" and structure.auto_classes and _HEADS["nsp"] not in structure.auto_classes:
+            other = "mlm" if structure.both_ways else "clm"
             yield f'transformers has no next sentence head for a {context.model} model; use pretrain("{other}")'
         if self.objective == "nsp" and context.batch_size < 2:
             yield "the other text comes out of the same batch; raise budget.batch_size to 2 or more"
@@ -100,7 +96,7 @@ class Pretrain(Trainer):
 
     def on_model(self, training: Training) -> None:
         """Put the objective and its head in the place of the task and its head, and unfreeze all that they reach."""
-        from bench.models.architecture import body
+        from bench.models.architecture import body, pools
 
         given = training.state[self.name] = _Given(training.model, training.task, _sample(training.model))
         if self.weights == "random":
@@ -110,8 +106,9 @@ class Pretrain(Trainer):
             training.task = _OBJECTIVES[self.objective](given.task)
             training.__dict__.pop("probe", None)  # it is another task's
         training.model.requires_grad_(True)
-        if self.objective == "mlm" and (pooler := getattr(body(training.model), "pooler", None)) is not None:
-            pooler.requires_grad_(False)  # tokens are predicted past it
+        if self.objective == "mlm":
+            for name, parameter in body(training.model).named_parameters():
+                parameter.requires_grad_(not pools(name))  # tokens are predicted past it
 
     def on_end(self, training: Training) -> None:
         """Take the objective and its head off: the task's model, whose body was trained, goes on."""
@@ -129,7 +126,7 @@ class Pretrain(Trainer):
 
     def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Batches, loss and outputs are the objective's, every weight that they reach moved, and random ones are new."""
-        from bench.models.architecture import unwrapped
+        from bench.models.architecture import pools, unwrapped
 
         if isinstance(work.task, _Objective):
             originals = work.task.of.batches(
@@ -150,7 +147,7 @@ class Pretrain(Trainer):
             f"{live:.6g}, by hand {by_hand:.6g}, over {classes:,} classes",
         )
         # Tokens are predicted past a pooler.
-        reached = {name for name in _own_weights.names(work.model) if self.objective != "mlm" or "pooler" not in name}
+        reached = {name for name in _own_weights.names(work.model) if self.objective != "mlm" or not pools(name)}
         frozen = {plain(name) for name, parameter in work.model.named_parameters() if not parameter.requires_grad}
         yield Claim(
             "every weight that it reaches trains",

@@ -14,7 +14,7 @@ from bench.models.names import plain
 from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, digest
-from methods._models import unknown
+from methods._models import known
 from methods.training.parallel._shared import divided_training
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class PipelineParallel(Modifier):
         return 2 if self.schedule == "interleaved" else 1
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """There must be blocks and micro-batches enough, of a known model."""
-        yield from unknown(context, divided_training.MODELS)
+        """There must be blocks and micro-batches enough, and nothing but hidden states between blocks."""
+        yield from known(context, "row")
         if "quantized" in context.facts:
             yield "packed weights cannot be sent from process to process; train replicas of the model with data_parallel"
         if self.schedule == "1f1b" and self.microbatches < self.n:
@@ -256,7 +256,7 @@ class PipelineParallel(Modifier):
         left = [
             type(module).__name__
             for module in work.model.modules()
-            if type(module).__module__ == "methods.training.parallel._shared.pipeline"
+            if type(module).__name__ in ("Piece", "HandsOn", "Receives")
         ]
         yield Claim(
             "the model is whole again",

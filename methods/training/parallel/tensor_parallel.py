@@ -15,7 +15,7 @@ from bench.recipe.errors import Refusal
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, difference, digest, is_part, whole
 from methods import _peft
-from methods._models import unknown
+from methods._models import known
 from methods.training.parallel._shared import divided_training
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class TensorParallel(Modifier):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It divides plain layers of known models, at whole heads."""
-        yield from unknown(context, divided_training.MODELS)
+        """It divides plain layers, at whole heads."""
+        yield from known(context, "parts_of_blocks")
         if "quantized" in context.facts:
             yield "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel"
         if "factored" in context.facts:

@@ -12,8 +12,6 @@ from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
 
@@ -35,7 +33,9 @@ class Dropout(Modifier):
 
     def on_model(self, training: Training) -> None:
         """Set it everywhere."""
-        training.state[self.name] = old = list(_probabilities(training.model))
+        from bench.models.architecture import dropouts
+
+        training.state[self.name] = old = list(dropouts(training.model))
         for module, name, _ in old:
             setattr(module, name, self.p)
 
@@ -74,16 +74,3 @@ class Dropout(Modifier):
         old = work.state.get(self.name, [])
         left = [name for module, name, p in old if getattr(module, name) != p]
         yield Claim("the old probabilities are back", bool(old) and not left, f"{len(left)} of {len(old)} are not")
-
-
-def _probabilities(model: nn.Module) -> Iterator[tuple[nn.Module, str, float]]:
-    """Where each is: layers of torch's, and numbers that a module hands to functions."""
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            yield module, "p", module.p
-        else:
-            for name, value in vars(module).items():
-                if "dropout" in name and isinstance(value, float):
-                    yield module, name, value

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from bench.measure import latency
 from bench.measure.latency import NEW_TOKENS, decoder, shape_inputs
 from bench.metrics import registry
-from bench.models.signature import CACHES
+from bench.models.conventions import CACHES
 from bench.models.sources.directory import Directory
 from bench.record import pyperf_file
 

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from bench.tasks.base import Batch
 
 
-MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "roberta")
-"""transformers' model types that dividing layers or blocks is tested on. Others may have weights in between, as Qwen3's
-norms of heads."""
-
-
 def sliced(training: Training, name: str, axis: Axis, compute: ComputeGradients) -> ComputeGradients:
     """For the method `name`: this process's slice alone, weighted so that the mean over all of them is the batch's."""
     training.state[name] = compute

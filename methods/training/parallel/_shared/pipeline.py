@@ -14,28 +14,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from bench.models.architecture import body, config, stack
+from bench.models.architecture import around, body, config, stack
+from bench.models.passes import HandsOn, Receives, standing_in
 from bench.recipe.errors import Refusal
 from bench.stage.loop import Training
 from bench.tasks.base import Batch
-
-
-class HandsOn(nn.Module):
-    """Stands in for what another piece computes: gives what it is given."""
-
-    def forward(self, hidden: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:
-        """The hidden states as they are."""
-        return hidden
-
-
-class Receives(nn.Module):
-    """Stands in for the embeddings: gives the hidden states that the piece before left."""
-
-    hidden: torch.Tensor
-
-    def forward(self, *args: Any, **named: Any) -> torch.Tensor:
-        """What came."""
-        return self.hidden
 
 
 class Piece(nn.Module):
@@ -54,7 +37,7 @@ class Piece(nn.Module):
         self._receives = Receives()
         layers, inner = stack(model), body(model)
         own = range(len(layers) * number // count, len(layers) * (number + 1) // count)
-        before, after = _around(inner, layers)
+        before, after = around(model)
         self._places: list[tuple[nn.Module, str, nn.Module]] = [
             (layers, str(block), HandsOn()) for block in range(len(layers)) if block not in own
         ]
@@ -76,21 +59,8 @@ class Piece(nn.Module):
         """Hidden states in, hidden states out; but the first takes none, and the last gives a loss."""
         if received:
             self._receives.hidden = received[0]
-        there = [(parent, name, parent._modules[name]) for parent, name, _ in self._places]
-        for parent, name, stands_in in self._places:
-            parent._modules[name] = stands_in
-        try:
+        with standing_in(self._places):
             return self._compute(self, int(which))
-        finally:
-            for parent, name, module in there:
-                parent._modules[name] = module
-
-
-def _around(inner: nn.Module, layers: nn.ModuleList) -> tuple[list[str], list[str]]:
-    """The names of the children of `inner` that have weights: those before the blocks, and those after them."""
-    named = [name for name, child in inner.named_children() if any(True for _ in child.parameters())]
-    at = next(place for place, name in enumerate(named) if layers in inner.get_submodule(name).modules())
-    return named[:at], named[at + 1 :]
 
 
 class Pipeline:

@@ -19,6 +19,7 @@ from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import PASSAGE, LanguageModelling, OwnText, divide, passages
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
+from tests import architectures
 
 
 def some(count=60):
@@ -144,8 +145,8 @@ class TestData:
         assert Texts(some()).problems() == []
 
     def test_an_encoder_is_unfit(self):
-        assert "reads in both directions" in Texts([]).model_problem("bert")
-        assert Texts([]).model_problem("llama") == ""
+        assert "reads in both directions" in Texts([]).model_problem("bert", architectures.structure("bert"))
+        assert Texts([]).model_problem("llama", architectures.structure("llama")) == ""
 
 
 class TestBatches:

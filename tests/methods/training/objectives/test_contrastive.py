@@ -14,7 +14,7 @@ from bench.tasks.base import Batch
 from bench.tasks.kinds.classification import Classification
 from bench.tasks.kinds.language_modelling import LanguageModelling
 from methods.training.objectives.contrastive import pooled, simcse, supcon
-from tests import jobs
+from tests import architectures, jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, prepared
 
@@ -115,6 +115,7 @@ def test_gradient_reaches_the_body_and_nothing_stays_on_it(model, tmp_path):
 def problems(text, **context):
     (stage,) = recipe.parse(text).stages
     where = {"task": Classification, "model": "bert", "batch_size": 8, "steps": 10} | context
+    where["structure"] = architectures.structure(where["model"], **where.pop("config", {}))
     return [
         problem
         for method in stage.modifiers
@@ -134,7 +135,7 @@ def problems(text, **context):
         ('full + contrastive("simcse")', {"model": "llama"}, "no dropout"),
         (
             'full + contrastive("simcse")',
-            {"config": {"hidden_dropout_prob": 0.0, "classifier_dropout": 0.1}},
+            {"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.1}},
             "no dropout",
         ),
         ('head + contrastive("supcon")', {}, "the head trains alone"),

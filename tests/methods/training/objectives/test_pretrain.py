@@ -19,7 +19,7 @@ from bench.tasks.kinds.language_modelling import LanguageModelling
 from bench.tasks.registry import open_task
 from methods.training.objectives import pretrain
 from methods.training.objectives.pretrain import Pretrain
-from tests import jobs
+from tests import architectures, jobs
 
 BUDGET = Budget(steps=6, batch_size=8, max_length=32, warmup_steps=2)
 
@@ -322,7 +322,7 @@ def plan_context(text, *, task=Classification, model="bert", batch_size=8):
     stages = recipe.parse(text).stages
     return PlanContext(
         before=stages[:-1], stage=stages[-1], machine=machine.look("cpu", 1), task=task, model=model,
-        batch_size=batch_size, steps=6,
+        batch_size=batch_size, steps=6, structure=architectures.structure(model),
     )  # fmt: skip
 
 

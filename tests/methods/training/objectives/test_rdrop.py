@@ -9,7 +9,7 @@ from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.tasks.kinds.classification import Classification
 from methods.training.objectives.rdrop import RDrop, divergence
-from tests import jobs
+from tests import architectures, jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, no_dropout, prepared
 
@@ -52,7 +52,8 @@ def test_without_dropout_it_is_the_plain_loss_and_planning_says_so(tiny_llama, t
 
 def problems(text, model="llama", config=()):
     (stage,) = recipe.parse(text).stages
-    context = PlanContext((), stage, HERE, Classification, model, 8, 10, dict(config))
+    known = architectures.structure(model, **dict(config))
+    context = PlanContext((), stage, HERE, Classification, model, 8, 10, structure=known)
     return list(RDrop(alpha=1.0).problems(context))
 
 
