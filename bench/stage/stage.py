@@ -96,14 +96,14 @@ def run(
     with seconds("evidence"), stance:
         # Those that divide the stage come first: what the others look at may have to be put together before.
         methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
-        claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
+        claims = [claim for method in methods for claim in evidence.claims(method, "evidence", before, work)]
         if isinstance(work, Training):
             claims += [(work.trainer.name, claim) for claim in of_training(before, work)]
             claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
-            claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
+            claims += [claim for kept in work.carried for claim in evidence.claims(kept, "keeps", before, work)]
             work.optimizer.zero_grad(set_to_none=True)
             work.finish()
-            claims += [(method.name, claim) for method in work.methods for claim in method.gone(work)]
+            claims += [claim for method in work.methods for claim in evidence.claims(method, "gone", work)]
         claims = _of_all(group.everyone(claims))
         measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     work.model.eval()

@@ -15,8 +15,8 @@ from bench.suite.suite import SEEDS
 from bench.tasks.base import Quality
 from bench.tasks.kinds.classification import Classification
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from methods.training.full_and_partial.full import Full
-from tests import jobs
 
 
 def test_a_stage_measures_everything_it_is_asked_for(tiny_bert, tmp_path):

@@ -9,8 +9,8 @@ from torch import nn
 
 from bench.models.architecture import block_linears
 from bench.stage.evidence import digest
+from bench.testing import jobs
 from methods import _quantized
-from tests import jobs
 from tests.transforms import applied, logits, refusals, remade
 
 VALUES = {

@@ -8,8 +8,8 @@ import torch
 from bench.models.architecture import blocks, embeddings
 from bench.models.structure import Structure
 from bench.stage import evidence
+from bench.testing import jobs
 from methods import _peft
-from tests import jobs
 from tests.trainings import make, no_dropout, prepared
 
 

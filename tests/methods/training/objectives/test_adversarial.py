@@ -7,7 +7,7 @@ from bench.models.architecture import embeddings
 from bench.models.modes import evaluating
 from bench.plan.context import Place
 from bench.recipe import recipe
-from tests import jobs
+from bench.testing import jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, no_dropout, prepared
 

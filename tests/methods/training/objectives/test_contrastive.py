@@ -11,8 +11,8 @@ from bench.plan.context import Place
 from bench.recipe import recipe
 from bench.stage.work import Work
 from bench.tasks.base import Batch
+from bench.testing import jobs
 from methods.training.objectives.contrastive import pooled, simcse, supcon
-from tests import jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, prepared
 

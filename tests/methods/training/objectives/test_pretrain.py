@@ -14,9 +14,9 @@ from bench.recipe import recipe
 from bench.stage.loop import Training
 from bench.suite.suite import Budget
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from methods.training.objectives import pretrain
 from methods.training.objectives.pretrain import Pretrain
-from tests import jobs
 
 BUDGET = Budget(steps=6, batch_size=8, max_length=32, warmup_steps=2)
 

@@ -7,8 +7,8 @@ import torch
 
 from bench.plan.context import Place
 from bench.recipe import recipe
+from bench.testing import jobs
 from methods.training.objectives.rdrop import RDrop, divergence
-from tests import jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, no_dropout, prepared
 

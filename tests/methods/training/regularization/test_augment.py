@@ -8,8 +8,8 @@ import torch
 from bench.models.architecture import embeddings
 from bench.plan.context import Place
 from bench.recipe import recipe
+from bench.testing import jobs
 from methods.training.regularization.augment import Augment
-from tests import jobs
 from tests.subjects import HERE
 from tests.trainings import prepared
 
