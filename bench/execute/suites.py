@@ -16,6 +16,8 @@ from bench.machine import machine
 from bench.machine.machine import MachineError
 from bench.machine.output import visible
 from bench.plan import dividing, plan
+from bench.recipe.method import Method
+from bench.recipe.recipe import Recipe
 from bench.suite.suite import Suite, of, read_table, shipped
 
 if TYPE_CHECKING:
@@ -87,8 +89,8 @@ def run(
     script needs no ``if __name__ == "__main__"``.
 
     Args:
-        suite: a file's path, the name of a suite that comes along, or a table as a file would hold it; paths in a
-            table are relative to the working directory.
+        suite: a file's path, the name of a suite that comes along, or a table as a file would hold it, in which a recipe
+            may be a :class:`Recipe` too; paths in a table are relative to the working directory.
         out: the results folder; ``results/NAME`` otherwise, of a table ``results/python``.
         only: run the recipes whose names match one of these patterns.
         seeds: run seeds 0 to N-1, or these, instead of the suite's.
@@ -180,11 +182,18 @@ def _table(given: Given) -> tuple[dict[str, Any], Path, str, str]:
     if isinstance(given, Suite):
         given = given.model_dump(exclude_unset=True)
     if isinstance(given, Mapping):
+        recipes = given.get("recipes")
+        if isinstance(recipes, Mapping):
+            given = {**given, "recipes": {name: _text(recipe) for name, recipe in recipes.items()}}
         return dict(given), Path.cwd(), "python", ""
     path = Path(given)
     if not path.exists() and str(given) in (found := shipped()):
         path = found[str(given)]
     return read_table(path), path.parent, path.stem, f"{given}: "
+
+
+def _text(recipe: object) -> object:
+    return str(recipe) if isinstance(recipe, Recipe | Method) else recipe
 
 
 def _executor(ray: Cluster | None, asked: Prepared, jobs: int | None) -> tuple[Executor, Slots]:
