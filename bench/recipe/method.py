@@ -123,10 +123,17 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def evidence(self, before: Snapshot, work: Work) -> Iterable[Claim]:
-        """Prove that the method was really applied, by looking at the result and not at what the hooks say."""
+        """Prove that the method was really applied, by looking at the result and not at what the hooks say.
+
+        Of this and of every other hook that proves: one that a method has and that claims nothing has proven nothing, and
+        the stage ends ``invalid``.
+        """
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
-        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot. False: not needed."""
+        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot, and say True. False: not needed.
+
+        Where something else was said than was done, the stage ends ``invalid``.
+        """
         return False
 
     # -- as an expression ----------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from bench.models.names import plain
 from bench.models.registry import open_model
 from bench.recipe import recipe
 from bench.recipe.facts import facts_after, ships_alone, stages_before_compression, standing
-from bench.recipe.method import Trainer, Transform
+from bench.recipe.method import Method, Trainer, Transform
 from bench.stage import checkpoint, evidence
 from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, whole_numel
 from bench.stage.job import Job, Progress
@@ -138,11 +138,13 @@ def run(
         with absent("parameters", "nonzero_parameters"):
             measured["parameters"] = memory.parameter_counts(trained)
         if job.measure.size:
-            savers = [method.save for stage in reversed(standing(stages)) for method in stage.methods]
+            unsaid: list[tuple[str, Claim]] = []
+            savers = [_saver(method, unsaid) for stage in reversed(standing(stages)) for method in stage.methods]
             if "adapter" in facts_after(stages) and not ships_alone(stages):
                 savers.insert(0, size.whole)
             with absent("size_on_disk"), tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(trained, Path(folder), savers)
+            measured["evidence"] += [{"method": name, **asdict(claim)} for name, claim in unsaid]
         checkpoint.save(job.output, trained, tokenizer, answers)
     if job.measure.retain is not None and source.pretrained:
         progress("retain", 0, 1)
@@ -155,6 +157,20 @@ def run(
                 arrived, _ = source.load(*task.model_options())
                 measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
     return measured
+
+
+def _saver(method: Method, unsaid: list[tuple[str, Claim]]) -> size.Saver:
+    """A method's ``save``; where what it says is not what it did, that is a claim that does not hold, in `unsaid`."""
+
+    def save(model: torch.nn.Module, folder: Path) -> bool:
+        said, wrote = method.save(model, folder), any(folder.iterdir())
+        if said is not wrote:
+            text = "`save` writes what a user would ship and says so, or leaves that to others"
+            seen = f"it says {said}, and there are {'' if wrote else 'no '}files"
+            unsaid.append((method.name, Claim(text, False, seen)))
+        return wrote
+
+    return save
 
 
 def _new_weights_train(training: Training) -> Iterator[Claim]:

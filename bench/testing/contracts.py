@@ -26,6 +26,7 @@ HOOKS = (
     "between_steps",
     "on_end",
     "apply",
+    "save",
     "keeps",
     "gone",
     "on_serve",

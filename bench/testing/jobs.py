@@ -132,9 +132,11 @@ def nothing(hook: str) -> Any:
     """What a hook that does nothing is: one that proves gives no claim, one that wraps gives back what it was given."""
     if hook in PROOFS:
         return lambda self, *given: ()
-    return getattr(Method, hook, lambda self, *given: None) if hook != "on_model" else lambda self, work: None
+    return (lambda self, *given: None) if hook in DOING else getattr(Method, hook)
 
 
+DOING = ("on_model", "apply", "save", "on_serve")
+"""The hooks that act. One that does nothing gives nothing back."""
 PROOFS = ("evidence", "gone", "keeps", "served")
 """The hooks that prove."""
 
