@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bench.metrics.metrics import Metric
 from bench.models.base import Model, ModelError
 from bench.models.structure import Structure
-from bench.plan.context import Place
 from bench.recipe.declarations import Broken, Fact, Samples, Split, Way
-from bench.recipe.errors import RecipeError, Unfit
+from bench.recipe.errors import RecipeError, Refusal
 from bench.recipe.method import Modifier, Trainer, Transform
 from bench.stage.evidence import Claim, Snapshot, digest, named_tensors
 from bench.tasks.base import Batch, Quality, Task, TaskError
@@ -61,6 +60,7 @@ __all__ = [
     "Place",
     "Quality",
     "RecipeError",
+    "Refusal",
     "Samples",
     "Snapshot",
     "Split",
@@ -70,7 +70,6 @@ __all__ = [
     "Trainer",
     "Training",
     "Transform",
-    "Unfit",
     "Update",
     "Way",
     "Work",

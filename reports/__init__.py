@@ -78,7 +78,7 @@ def write(folder: str | PathLike[str], formats: Iterable[str], out: str | PathLi
         else:
             path = target / f"report.{'txt' if format == 'table' else format}"
             # The renderers' own line ends: no second carriage return in CSV on Windows.
-            with disk.whole(path) as half, half.open("w", encoding="utf-8", errors="replace", newline="") as file:
+            with disk.atomic(path) as half, half.open("w", encoding="utf-8", errors="replace", newline="") as file:
                 file.writelines(_pieces(found, format))
             written.append(path)
     return written

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.execute.cluster import Cluster, Through
     from bench.execute.run import Result
     from bench.execute.slots import Slots
-    from bench.plan.dividing import Lacks
+    from bench.plan.dividing import Shortage
     from bench.plan.plan import Plan
 
 Given = str | os.PathLike[str] | Mapping[str, Any] | Suite
@@ -64,8 +64,8 @@ def prepare(
 ) -> Prepared:
     """Plan a suite without running anything. Arguments and errors are those of :func:`run`."""
     with contextlib.closing(cluster()) if executor == "ray" else contextlib.nullcontext() as ray:
-        lacks = ray.lacks if ray else dividing.lacks
-        return _prepared(suite, out, only, seeds, steps, device, threads, lacks)
+        lacks = ray.lacks if ray else dividing.shortage
+        return _prepared(suite, out, only, seeds, steps, device, threads, shortage)
 
 
 def run(
@@ -119,7 +119,7 @@ def run(
 
     with contextlib.ExitStack() as until:
         ray = until.enter_context(contextlib.closing(cluster(checkpoints))) if executor == "ray" else None
-        asked = _prepared(suite, out, only, seeds, steps, device, threads, ray.lacks if ray else dividing.lacks)
+        asked = _prepared(suite, out, only, seeds, steps, device, threads, ray.lacks if ray else dividing.shortage)
         for line in asked.refusals():
             _say(line, sys.stderr)
         store = Store(asked.folder)
@@ -160,7 +160,7 @@ def _prepared(
     steps: int | None,
     device: str | None,
     threads: int | None,
-    lacks: Lacks,
+    shortage: Shortage,
 ) -> Prepared:
     table, base, stem, where = _table(given)
     if seeds is not None:
@@ -174,7 +174,7 @@ def _prepared(
     names = suite.only([only] if isinstance(only, str) else list(only))
     here = machine.look(suite.device, suite.threads)
     folder = Path(out) if out is not None else Path("results") / stem
-    return Prepared(plan.make(suite, base, here, lacks), names, folder)
+    return Prepared(plan.make(suite, base, here, shortage), names, folder)
 
 
 def _table(given: Given) -> tuple[dict[str, Any], Path, str, str]:

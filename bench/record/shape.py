@@ -152,7 +152,7 @@ class _Environment(TypedDict, total=False):
 @_open
 class _Node(TypedDict, total=False):
     id: str
-    alone: str | None
+    single_process: str | None
     recipe: str
     stage: str
     model: str

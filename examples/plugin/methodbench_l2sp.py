@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
-from bench.api import Claim, Modifier, Unfit, digest, named_tensors
+from bench.api import Claim, Modifier, Refusal, digest, named_tensors
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.api import Batch, ComputeLoss, Place, Snapshot, Training, Work
+    from bench.api import Batch, ComputeLoss, PlanContext, Snapshot, Training, Work
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class L2SP(Modifier):
 
     alpha: Annotated[float, Gt(0)] = 0.1
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """An adapter is new."""
-        if "adapter" in place.stage.base.gives:
+        if "adapter" in place.stage.main.adds:
             yield "an adapter's weights were not there before, so that they have no place to stay near; leave it out"
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Add the penalty to the loss."""
         from bench.api import architecture
 
@@ -45,9 +45,9 @@ class L2SP(Modifier):
             if tensor.requires_grad and id(tensor) not in new
         }
         if not pulled:
-            raise Unfit(f"{self.name}: {training.trainer.name} trains no weight that was there before; leave it out")
+            raise Refusal(f"{self.name}: {training.trainer.name} trains no weight that was there before; leave it out")
         start = {name: tensor.detach().clone() for name, tensor in pulled.items()}
-        training.notes[self.name] = start
+        training.state[self.name] = start
 
         def penalized(batch: Batch) -> torch.Tensor:
             squares = [(tensor - start[name]).square().sum() for name, tensor in pulled.items()]
@@ -62,7 +62,7 @@ class L2SP(Modifier):
         from bench.api import Training, evaluating
 
         assert isinstance(work, Training)
-        start: dict[str, torch.Tensor] = work.notes.get(self.name, {})
+        start: dict[str, torch.Tensor] = work.state.get(self.name, {})
         same = [name for name, tensor in start.items() if digest(tensor) == before.digests.get(name)]
         yield Claim(
             "the weights are pulled to where they were when they arrived",

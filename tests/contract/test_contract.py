@@ -26,7 +26,7 @@ METHODS: dict[str, dict[str, str]] = {
     "compile_inference": {"": "compile_inference"},
     "contrastive": {"": 'full + contrastive("supcon")', "simcse": 'full + contrastive("simcse")'},
     "device_map": {},  # several GPUs; its own tests hold it to the contract on ones that are not there
-    "data_parallel": {"": "full + data_parallel(2)", "on_loss": "full + data_parallel(2) + accumulate(2)"},
+    "data_parallel": {"": "full + data_parallel(2)", "wrap_loss": "full + data_parallel(2) + accumulate(2)"},
     "distill": {
         "": "full >> distill(layers=1)",
         "hidden": 'full >> distill(layers=1, match="hidden")',
@@ -68,8 +68,8 @@ METHODS: dict[str, dict[str, str]] = {
     "merge": {"": "lora(r=2) >> merge"},
     "mixed_precision": {
         "": 'full + mixed_precision("bf16")',
-        "on_gradients": 'full + mixed_precision("fp16")',
-        "on_update": 'full + mixed_precision("fp16")',
+        "wrap_gradients": 'full + mixed_precision("fp16")',
+        "wrap_update": 'full + mixed_precision("fp16")',
     },
     "neftune": {"": "full + neftune"},
     "nf4": {"": "nf4 >> lora(r=2)", "apply": "nf4"},

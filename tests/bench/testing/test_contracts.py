@@ -21,7 +21,7 @@ def test_a_method_has_a_usual_recipe():
 
 def test_hooks_are_those_that_a_method_has_itself():
     methods = registry.methods()
-    assert hooks_of(methods["weight_decay"]) == ["on_optimizer"]
+    assert hooks_of(methods["weight_decay"]) == ["make_optimizer"]
     assert {"apply", "keeps", "on_step"} <= set(hooks_of(methods["magnitude"]))
     assert {"save", "on_serve", "served"} <= set(hooks_of(methods["onnx"]))
 
@@ -42,5 +42,5 @@ def test_evidence_that_holds_whatever_happens_does_not_pass(tiny_bert, tmp_path,
     tests = contract({"weight_decay": "full + weight_decay(0.1)"})()
     with pytest.raises(AssertionError, match="ok"):
         tests.test_a_hook_that_does_nothing_ends_invalid(
-            cls, "on_optimizer", "full + weight_decay(0.1)", tiny_bert, tmp_path, monkeypatch
+            cls, "make_optimizer", "full + weight_decay(0.1)", tiny_bert, tmp_path, monkeypatch
         )
