@@ -48,6 +48,16 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def plugin(session: nox.Session) -> None:
+    """Build the example of a package with a method, install it beside this one, and run its tests."""
+    install(session, "tests")
+    session.install("./examples/plugin", "-c", str(LOCK), env={"PIP_BUILD_CONSTRAINT": str(LOCK.resolve())})
+    with session.chdir("examples/plugin"):
+        session.run("pytest", *session.posargs)
+        session.run("methodbench", "show", "l2_sp")
+
+
+@nox.session
 def tests_latest(session: nox.Session) -> None:
     """Run the tests with the newest packages that pyproject.toml admits, whatever the lock says; torch stays the lock's."""
     torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))

@@ -1,6 +1,8 @@
 """methodbench: which training or compression method to use, in numbers that can be trusted.
 
-For Python: :func:`parse` and :class:`Recipe` for recipes, :func:`read_records` for results as a pandas table.
+What users of Python import is here, and ``docs/python.md`` shows it: :func:`run` runs a suite, :func:`compare` and
+:func:`read_records` read what it recorded, :func:`parse`, :class:`Recipe` and ``methods`` make recipes. What a package
+with methods, tasks or models of its own imports is in :mod:`bench.api`. All else is private.
 """
 
 from __future__ import annotations
@@ -20,16 +22,35 @@ if (
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.compare.compare import of_folder as compare
+    from bench.execute.run import Result
+    from bench.execute.suites import run
+    from bench.machine.disk import Full as DiskFull
+    from bench.machine.machine import MachineError
     from bench.recipe.errors import RecipeError
     from bench.recipe.recipe import Recipe, parse
+    from bench.recipe.registry import RegistryError
+    from bench.recipe.registry import by_attribute as methods
+    from bench.record.record import RecordError
     from bench.record.record import frame as read_records
+    from bench.suite.suite import Suite, SuiteError
 else:
     # Every worker and command imports this package first: nothing is loaded until it is asked for.
     _WHERE = {
-        "parse": ("bench.recipe.recipe", "parse"),
+        "DiskFull": ("bench.machine.disk", "Full"),
+        "MachineError": ("bench.machine.machine", "MachineError"),
         "Recipe": ("bench.recipe.recipe", "Recipe"),
-        "RecipeError": ("bench.recipe.method", "RecipeError"),
+        "RecipeError": ("bench.recipe.errors", "RecipeError"),
+        "RecordError": ("bench.record.record", "RecordError"),
+        "RegistryError": ("bench.recipe.registry", "RegistryError"),
+        "Result": ("bench.execute.run", "Result"),
+        "Suite": ("bench.suite.suite", "Suite"),
+        "SuiteError": ("bench.suite.suite", "SuiteError"),
+        "compare": ("bench.compare", None),  # a room that can be called
+        "methods": ("bench.recipe.registry", "by_attribute"),
+        "parse": ("bench.recipe.recipe", "parse"),
         "read_records": ("bench.record.record", "frame"),
+        "run": ("bench.execute.suites", "run"),
     }
 
     def __getattr__(name):
@@ -38,10 +59,26 @@ else:
         import importlib
 
         module, attribute = _WHERE[name]
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
+        return found if attribute is None else getattr(found, attribute)
 
     def __dir__():
         return sorted({*globals(), *_WHERE})
 
 
-__all__ = ["Recipe", "RecipeError", "parse", "read_records"]
+__all__ = [
+    "DiskFull",
+    "MachineError",
+    "Recipe",
+    "RecipeError",
+    "RecordError",
+    "RegistryError",
+    "Result",
+    "Suite",
+    "SuiteError",
+    "compare",
+    "methods",
+    "parse",
+    "read_records",
+    "run",
+]

@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, and two models that train a step in milliseconds."""
+"""What all tests share: a cache of their own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests import tiny
 
 # Before torch is there: threads that wait by spinning make every operation a hundred times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,15 +21,3 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METHODBENCH_CACHE", str(folder))
         yield folder
-
-
-@pytest.fixture(scope="session")
-def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a BERT of some 25,000 parameters, and a tokenizer of single characters."""
-    return tiny.bert(tmp_path_factory.mktemp("models") / "tiny-bert")
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a Llama of some 25,000 parameters, and a tokenizer of bytes."""
-    return tiny.llama(tmp_path_factory.mktemp("models") / "tiny-llama")

@@ -21,7 +21,8 @@ from bench.execute.forkserver import prepared
 from bench.machine import machine
 from bench.recipe import recipe
 from bench.recipe.method import Trainer
-from tests import jobs, pretend
+from bench.testing import jobs
+from tests import pretend
 
 REAL = os.environ.get("METHODBENCH_GPU") == "cuda"
 PACKAGES = ("bitsandbytes", "peft", "torch_pruning", "torchao")

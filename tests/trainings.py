@@ -12,7 +12,7 @@ from bench.stage.loop import Training
 from bench.suite.suite import Budget
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
-from tests import jobs
+from bench.testing import jobs
 from tests.versions import skip_broken
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)

@@ -17,7 +17,7 @@ from bench.stage.work import Work
 from bench.suite.suite import Budget, of
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
-from tests import jobs
+from bench.testing import jobs
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)
 

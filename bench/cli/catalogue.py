@@ -24,9 +24,11 @@ def entries(what: str) -> list[dict[str, Any]]:
         ]
         return sorted(rows, key=lambda row: (["trainer", "modifier", "transform"].index(row["kind"]), row["name"]))
     if what == "suites":
+        from bench.suite.suite import shipped
+
         return [
             {"name": name, "kind": "suite", "summary": _title(path), "path": str(path)}
-            for name, path in suites().items()
+            for name, path in shipped().items()
         ]
     if what == "metrics":
         return [{"name": name, "kind": each.family, "summary": each.formula} for name, each in metrics().items()]
@@ -36,13 +38,6 @@ def entries(what: str) -> list[dict[str, Any]]:
         ]
     found = tasks() if what == "tasks" else models()
     return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
-
-
-def suites() -> dict[str, Path]:
-    """The suites that come along, by name: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).parents[1]
-    folder = here / "_suites" if (here / "_suites").is_dir() else here.parent / "suites"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def page(name: str) -> dict[str, Any]:

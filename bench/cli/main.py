@@ -6,10 +6,8 @@ Imports are inside the commands: ``--help`` and ``list`` must not wait for what 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -20,11 +18,6 @@ import typer
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from bench.execute.base import Executor
-    from bench.execute.cluster import Cluster
-    from bench.execute.imports import Imports
-    from bench.execute.slots import Slots
-    from bench.plan.dividing import Shortage
     from bench.plan.plan import Node, Plan
 
 app = typer.Typer(
@@ -175,14 +168,18 @@ def plan_(
     """Show the tree of stages: what is shared, what is recorded, and what is refused and why."""
     from rich.console import Console
 
-    from bench.plan import dividing, plan
+    from bench.execute.suites import prepare
+    from bench.plan import plan
     from bench.record import record as records
     from bench.stage import checkpoint
     from bench.tasks.alike import said
 
-    with contextlib.closing(_cluster(Through.store)) if where is Where.ray else contextlib.nullcontext() as cluster:
-        shortage = cluster.shortage if cluster else dividing.shortage
-        whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, shortage)
+    asked = prepare(
+        _given(suite, model, task, recipe),
+        out=_folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
+        executor=where.value,
+    )  # fmt: skip
+    whole, names, folder = asked.plan, asked.names, asked.folder
     chosen = whole.select(names)
     recorded = records.read(folder).ok if (folder / records.FILE).exists() else set()
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
@@ -190,7 +187,8 @@ def plan_(
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
         if counted := said(counts):
             _say(f"{name}: {counted}")
-    _say_refused(whole, names)
+    for line in asked.refusals():
+        _say(line, error=True)
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
     _say(f"{nodes} stages ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}")
@@ -223,50 +221,33 @@ def run_(
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
     if jobs != "auto" and not (jobs.isdecimal() and len(jobs) < 10 and int(jobs)):
         _fail(f"error: --jobs {jobs}: it is a whole number of at least 1, or auto")
-    side_by_side = None if jobs == "auto" else int(jobs)
-    from bench.cli.watch import watcher
-    from bench.execute import imports
-    from bench.execute.run import run
-    from bench.plan import dividing
-    from bench.record.record import Store
+    from bench.execute.suites import run
 
-    cluster = _cluster(through) if where is Where.ray else None
-    shortage = cluster.shortage if cluster else dividing.shortage
-    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, shortage)
-    _say_refused(whole, names)
-    store = Store(folder)
-    nodes = whole.select(names).nodes.values()
-    types = {node.subject.model.model_type() for node in nodes}
-    held = imports.of((node.stage for node in nodes), types, whole.machine.device)
-    executor, room = _executor(cluster, held, side_by_side, whole)
-    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
     try:
-        if before is not signal.SIG_IGN:  # as it is under nohup
-            signal.signal(signal.SIGINT, _interrupt)
-        with store.lock(_say), watcher(whole) as watching:
-            result = run(whole, names, store, executor, watching, timeout=timeout, fresh=fresh, room=room)
-    except KeyboardInterrupt:
-        _say(
-            f"\nInterrupted. Everything that ended is recorded in {folder}; the same command goes on from there.",
-            error=True,
-        )
+        result = run(
+            _given(suite, model, task, recipe),
+            out=_folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
+            fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
+            timeout=timeout,
+        )  # fmt: skip
+    except KeyboardInterrupt as end:
+        if not end.args:  # nothing had begun
+            raise
+        _say(f"\nInterrupted. {end}", error=True)
         raise typer.Exit(130) from None
-    finally:
-        executor.close()
-        signal.signal(signal.SIGINT, before)
     from reports import write
     from reports.table import terminal
 
     # First: what is printed may have no reader any more.
-    written = write(folder, ["html", "md"], folder)
-    terminal(folder)
+    written = write(result.folder, ["html", "md"], result.folder)
+    terminal(result.folder)
     for path in written:
         _say(f"wrote {path}")
     for text in result.beside:
         _say(f"note  {text}; all is in the records", error=True)
     if not result.ok:
         raise typer.Exit(1)
-    if len(result.refused) == sum(cell.name in names for cell in whole.cells):
+    if len(result.refused) == result.asked:
         raise typer.Exit(2)
 
 
@@ -309,69 +290,30 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _plan(
-    suite: str | None,
-    models: list[str] | None,
-    tasks: list[str] | None,
-    recipes: list[str] | None,
-    out: Path | None,
-    only: list[str] | None,
-    seeds: int | None,
-    steps: int | None,
-    device: str | None,
-    threads: int | None,
-    shortage: Shortage,
-) -> tuple[Plan, set[str], Path]:
-    from bench.machine import machine
-    from bench.plan import plan
-    from bench.suite.suite import SuiteError, of
+def _given(
+    suite: str | None, models: list[str] | None, tasks: list[str] | None, recipes: list[str] | None
+) -> str | dict[str, Any]:
+    """The suite that the command line names, or that its recipes make."""
+    from bench.suite.suite import SuiteError
 
-    table: dict[str, Any]
     if suite is not None:
         if models or tasks or recipes:
             raise typer.BadParameter("a suite says its own models, tasks and recipes; give one or the other")
-        table, base, stem = _read(suite)
-    else:
-        if not (models and tasks and recipes):
-            raise typer.BadParameter("give a suite, or --model, --task and --recipe")
-        if len(set(recipes)) < len(recipes):
-            raise SuiteError("--recipe: the same recipe is given twice")
-        table = {
-            "title": "Recipes of the command line",
-            "model": models,
-            "task": tasks,
-            "recipes": {r: r for r in recipes},
-        }
-        base, stem = Path.cwd(), "command-line"
-    if seeds is not None:
-        table["seeds"] = list(range(seeds))
-    if steps is not None:
-        table["budget"] = {**table.get("budget", {}), "steps": steps}
-    for key, value in (("device", device), ("threads", threads)):
-        if value is not None:
-            table[key] = value
-    checked = of(table, where=f"{suite}: " if suite else "")
-    names = checked.only(only or [])
-    here = machine.look(checked.device, checked.threads)
-    return plan.make(checked, base, here, shortage), names, out or Path("results") / stem
+        return suite
+    if not (models and tasks and recipes):
+        raise typer.BadParameter("give a suite, or --model, --task and --recipe")
+    if len(set(recipes)) < len(recipes):
+        raise SuiteError("--recipe: the same recipe is given twice")
+    return {
+        "title": "Recipes of the command line",
+        "model": models,
+        "task": tasks,
+        "recipes": {r: r for r in recipes},
+    }
 
 
-def _read(suite: str) -> tuple[dict[str, Any], Path, str]:
-    from bench.cli import catalogue
-    from bench.suite.suite import read_table
-
-    path = Path(suite)
-    if not path.exists() and suite in (shipped := catalogue.suites()):
-        path = shipped[suite]
-    return read_table(path), path.parent, path.stem
-
-
-def _say_refused(whole: Plan, names: set[str]) -> None:
-    for cell in whole.cells:
-        if cell.refused and cell.name in names and cell.seed == whole.suite.seeds[0]:
-            _say(f"refused  {cell.name}: {'; '.join(cell.refused)}", error=True)
-    for note in whole.notes(names):
-        _say(f"note  {note.text.replace('`', '')}", error=True)
+def _folder(suite: str | None, out: Path | None) -> Path | None:
+    return Path("results") / "command-line" if suite is None and out is None else out
 
 
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
@@ -406,41 +348,10 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
     return list(trees.values())
 
 
-def _interrupt(number: int, frame: object) -> None:
-    # Once: what the first Ctrl-C began, ending the stage at work, a second must not disturb.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _say(text: str, error: bool = False) -> None:
     from bench.machine.output import visible
 
     print(visible(text), file=sys.stderr if error else sys.stdout, flush=True)
-
-
-def _executor(cluster: Cluster | None, held: Imports, jobs: int | None, whole: Plan) -> tuple[Executor, Slots]:
-    """What runs the stages, and room for how many side by side."""
-    from bench.execute.slots import Slots, slots
-
-    if cluster is None:
-        from bench.execute.forkserver import ForkServer
-
-        return ForkServer(held), slots(whole.machine, jobs)
-    cluster.held = held
-    return cluster, Slots(cluster.room(whole.machine) if jobs is None else jobs)
-
-
-def _cluster(through: Through) -> Cluster:
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        _fail("error: --executor ray needs the package ray; pip install 'methodbench[cluster]'")
-    from bench.execute.cluster import Cluster
-
-    try:
-        return Cluster(through.value)
-    except ConnectionError as error:
-        _fail(f"error: --executor ray: no cluster answers ({error}); start one with `ray start`, or unset RAY_ADDRESS")
 
 
 def _fail(text: str, status: int = 2) -> NoReturn:

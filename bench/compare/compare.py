@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import warnings
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from bench.compare.stats import Interval
 from bench.metrics import registry
 from bench.metrics.metric import Metric, Record, paired
 from bench.metrics.units import show
-from bench.record.record import sketches
+from bench.record.record import read, sketches
 
 if TYPE_CHECKING:
     from bench.record.record import Records
@@ -274,6 +276,18 @@ def compare(records: Records) -> list[Comparison]:
     """The comparisons that `records` hold: for each title its latest run, for each model and task in it
     one."""
     return list(Comparisons(records))
+
+
+def of_folder(folder: str | os.PathLike[str]) -> list[Comparison]:
+    """The comparisons of a results folder. Lines that are left out are warned of.
+
+    Raises:
+        RecordError: there are no records, or one is of a newer schema.
+    """
+    records = read(folder)
+    for text in records.warnings:
+        warnings.warn(text, stacklevel=2)
+    return compare(records)
 
 
 class Comparisons(Sequence[Comparison]):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 from bench.execute.base import Executor, Outcome
@@ -49,6 +50,10 @@ class Result:
 
     statuses: Mapping[str, str]
     refused: tuple[Cell, ...]
+    folder: Path
+    """Where the records are."""
+    asked: int
+    """How many cells were asked for."""
     beside: tuple[str, ...] = ()
     """What could not be done beside the records, such as a file that others read, and why."""
 
@@ -144,7 +149,7 @@ def run(
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
-    return Result(statuses, tuple(refused), tuple(dict.fromkeys(beside)))
+    return Result(statuses, tuple(refused), store.folder, len(asked), tuple(dict.fromkeys(beside)))
 
 
 def _pairing(of: Node | Cell) -> tuple[str, str, int]:

@@ -136,7 +136,10 @@ class Method(abc.ABC):
         evidence: Callable[..., Iterable[Claim]]  # what it is given depends on the kind
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
-        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot. False: not needed."""
+        """Write what a user would ship into `folder`, where ``save_pretrained`` cannot, and say True. False: not needed.
+
+        Where something else was said than was done, the stage ends ``invalid``.
+        """
         return False
 
     @classmethod
@@ -215,7 +218,11 @@ class Trainer(Method):
 
     @abc.abstractmethod
     def evidence(self, before: Snapshot, work: Training) -> Iterable[Claim]:
-        """Prove that the method was really applied, by looking at the result and not at what the hooks say."""
+        """Prove that the method was really applied, by looking at the result and not at what the hooks say.
+
+        Of this and of every other hook that proves: one that a method has and that claims nothing has proven nothing, and
+        the stage ends ``invalid``.
+        """
 
 
 class Modifier(Method):

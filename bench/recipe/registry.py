@@ -16,8 +16,9 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from bench.recipe.errors import nearest
 from bench.recipe.method import Method
 
 T = TypeVar("T")
@@ -31,6 +32,24 @@ class RegistryError(Exception):
 def methods() -> dict[str, type[Method]]:
     """Every registered method, by name."""
     return by_name("methodbench.methods", Method)
+
+
+class _ByAttribute:
+    """The registered methods as attributes: ``methods.lora(r=8) >> methods.merge()``."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return methods()[name]
+        except KeyError:
+            raise AttributeError(f"no method is called `{name}`{nearest(name, methods())}") from None
+
+    def __dir__(self) -> list[str]:
+        return list(methods())
+
+
+by_attribute = _ByAttribute()
 
 
 def by_name(group: str, base: type[T], attribute: Literal["name", "kind"] = "name") -> dict[str, type[T]]:

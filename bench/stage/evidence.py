@@ -19,6 +19,7 @@ from bench.models.names import plain
 if TYPE_CHECKING:
     import torch
 
+    from bench.recipe.method import Method
     from bench.stage.loop import Training
 
 
@@ -29,6 +30,20 @@ class Claim:
     text: str
     holds: bool
     seen: str
+
+
+def claims(method: Method, hook: str, *given: Any) -> list[tuple[str, Claim]]:
+    """What `method` claims by one of its hooks that prove, each with the method's name; `given` goes to the hook.
+
+    A method that has the hook and claims nothing by it, because what it looked for was not there, has not proven
+    anything: that is a claim which does not hold.
+    """
+    from bench.recipe.method import Transform  # which has all of these hooks, and proves nothing by them
+
+    found = [(method.name, claim) for claim in getattr(method, hook)(*given)]
+    if not found and getattr(type(method), hook) is not getattr(Transform, hook):
+        found.append((method.name, Claim(f"`{hook}` proves something", False, "it claims nothing")))
+    return found
 
 
 @dataclass(frozen=True)

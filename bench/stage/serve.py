@@ -16,7 +16,7 @@ from bench.measure.peak import Peak
 from bench.recipe import recipe
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Transform
-from bench.stage import checkpoint
+from bench.stage import checkpoint, evidence
 from bench.stage.job import Job, Progress
 from bench.stage.stage import Stopwatch, seed_everything, uncompressed_model
 from bench.tasks.registry import open_task
@@ -83,6 +83,6 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
                     measured["latency"] += answer(shape, samples=job.measure.latency_samples, uncompressed=uncompressed)
     if compiling.seconds:
         measured["inference"]["compile_seconds"] = compiling.seconds
-    claims = [(transform.name, claim) for transform in transforms for claim in transform.serving_evidence(model)]
+    claims = [claim for transform in transforms for claim in evidence.claims(transform, "serving_evidence", model)]
     measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     measured["trust"] = {"latency": contention.result()}

@@ -29,7 +29,7 @@ from bench.models.names import plain
 from bench.models.registry import open_model
 from bench.recipe import recipe
 from bench.recipe.facts import facts_after, ships_without_base_model, stages_before_compression, stages_in_effect
-from bench.recipe.method import Trainer, Transform
+from bench.recipe.method import Method, Trainer, Transform
 from bench.stage import checkpoint, evidence
 from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, whole_numel
 from bench.stage.job import Job, Progress
@@ -98,14 +98,16 @@ def run(
     with seconds("evidence"), stance:
         # Those that divide the stage come first: what the others look at may have to be put together before.
         methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "axis", None) is None)
-        claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
+        claims = [claim for method in methods for claim in evidence.claims(method, "evidence", before, work)]
         if isinstance(work, Training):
             claims += [(work.trainer.name, claim) for claim in of_training(before, work)]
             claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
-            claims += [(kept.name, claim) for kept in work.carried for claim in kept.retention_evidence(before, work)]
+            claims += [
+                claim for kept in work.carried for claim in evidence.claims(kept, "retention_evidence", before, work)
+            ]
             work.optimizer.zero_grad(set_to_none=True)
             work.finish()
-            claims += [(method.name, claim) for method in work.methods for claim in method.removal_evidence(work)]
+            claims += [claim for method in work.methods for claim in evidence.claims(method, "removal_evidence", work)]
         claims = _of_all(group.all_gather(claims))
         measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     work.model.eval()
@@ -141,11 +143,15 @@ def run(
         with absent("parameters", "nonzero_parameters"):
             measured["parameters"] = memory.parameter_counts(trained)
         if job.measure.size:
-            savers = [method.save for stage in reversed(stages_in_effect(stages)) for method in stage.methods]
+            unsaid: list[tuple[str, Claim]] = []
+            savers = [
+                _saver(method, unsaid) for stage in reversed(stages_in_effect(stages)) for method in stage.methods
+            ]
             if "adapter" in facts_after(stages) and not ships_without_base_model(stages):
                 savers.insert(0, size.whole)
             with absent("size_on_disk"), tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(trained, Path(folder), savers)
+            measured["evidence"] += [{"method": name, **asdict(claim)} for name, claim in unsaid]
         checkpoint.save(job.output, trained, tokenizer, answers)
     if job.measure.retain is not None and source.pretrained:
         progress("retain", 0, 1)
@@ -158,6 +164,20 @@ def run(
                 arrived, _ = source.load(*task.model_options())
                 measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
     return measured
+
+
+def _saver(method: Method, unsaid: list[tuple[str, Claim]]) -> size.Saver:
+    """A method's ``save``; where what it says is not what it did, that is a claim that does not hold, in `unsaid`."""
+
+    def save(model: torch.nn.Module, folder: Path) -> bool:
+        said, wrote = method.save(model, folder), any(folder.iterdir())
+        if said is not wrote:
+            text = "`save` writes what a user would ship and says so, or leaves that to others"
+            seen = f"it says {said}, and there are {'' if wrote else 'no '}files"
+            unsaid.append((method.name, Claim(text, False, seen)))
+        return wrote
+
+    return save
 
 
 def _new_weights_train(training: Training) -> Iterator[Claim]:

@@ -233,6 +233,13 @@ def of(table: dict[str, Any], where: str = "") -> Suite:
     return suite
 
 
+def shipped() -> dict[str, Path]:
+    """The suites that come along, by name: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parents[1]
+    folder = here / "_suites" if (here / "_suites").is_dir() else here.parent / "suites"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a suite file, for editors."""
     return Suite.model_json_schema()

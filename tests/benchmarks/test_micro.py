@@ -6,7 +6,7 @@ import torch
 from bench.recipe import recipe
 from bench.record.record import Store
 from bench.tasks.registry import open_task
-from tests import jobs
+from bench.testing import jobs
 from tests.subjects import make_plan
 
 LONG = "lora(r=16) + accumulate(4) + mixed_precision('bf16') >> merge >> prune_ffn(0.5) >> full(share=0.3) >> torch_int8_dynamic"

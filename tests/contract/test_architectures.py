@@ -13,7 +13,8 @@ from bench.recipe import recipe
 from bench.stage import checkpoint
 from bench.suite.suite import of
 from bench.tasks.registry import open_task
-from tests import architectures, jobs
+from bench.testing import jobs
+from tests import architectures
 
 RECIPES = (
     "full",

@@ -15,7 +15,7 @@ from bench.recipe import recipe
 from bench.recipe.method import Method, Modifier, Trainer
 from bench.suite.suite import of
 from bench.tasks.table import DataTable
-from tests import jobs
+from bench.testing import jobs
 from tests.contract.test_contract import METHODS, SLOW
 
 LIGHT = settings(

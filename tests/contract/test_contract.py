@@ -1,10 +1,7 @@
-"""One contract for every registered method: it works, and when its hooks do nothing it ends ``invalid``."""
-
-import pytest
+"""One contract for every registered method: it works, and when one of its hooks does nothing it ends ``invalid``."""
 
 from bench.recipe import registry
-from bench.recipe.method import Method, Modifier, Trainer, Transform
-from tests import jobs
+from bench.testing import contract
 
 # Each method, with a recipe in which it takes part. One that is not here fails the first test.
 # Where a hook matters only in another recipe, that follows by the hook's name.
@@ -62,7 +59,12 @@ METHODS: dict[str, dict[str, str]] = {
     "label_smoothing": {"": "full + label_smoothing(0.1)"},
     "lora": {"": "lora(r=2)"},
     "low_rank": {"": "low_rank(2)", "energy": "low_rank(energy=0.5)"},
-    "magnitude": {"": "magnitude(0.5)", "on_model": "magnitude(0.5) >> full", "on_step": "magnitude(0.5) >> full"},
+    "magnitude": {
+        "": "magnitude(0.5)",
+        "on_model": "magnitude(0.5) >> full",
+        "on_step": "magnitude(0.5) >> full",
+        "retention_evidence": "magnitude(0.5) >> full",
+    },
     "merge": {"": "lora(r=2) >> merge"},
     "mixed_precision": {
         "": 'full + mixed_precision("bf16")',
@@ -109,12 +111,14 @@ METHODS: dict[str, dict[str, str]] = {
         "sparsegpt": 'sparse_2_4("sparsegpt", samples=16)',
         "on_model": "sparse_2_4 >> full",
         "on_step": "sparse_2_4 >> full",
+        "retention_evidence": "sparse_2_4 >> full",
     },
     "sparse_storage": {"": "magnitude(0.9) >> sparse_storage"},
     "sparsegpt": {
         "": "sparsegpt(0.5, samples=16)",
         "on_model": "sparsegpt(0.5, samples=16) >> full",
         "on_step": "sparsegpt(0.5, samples=16) >> full",
+        "retention_evidence": "sparsegpt(0.5, samples=16) >> full",
     },
     "tensor_parallel": {"": "lora(r=2) + tensor_parallel(2)", "both": "full + data_parallel(2) + tensor_parallel(2)"},
     "top_layers": {"": "top_layers(1)"},
@@ -122,6 +126,7 @@ METHODS: dict[str, dict[str, str]] = {
         "": "wanda(0.5, samples=16)",
         "on_model": "wanda(0.5, samples=16) >> full",
         "on_step": "wanda(0.5, samples=16) >> full",
+        "retention_evidence": "wanda(0.5, samples=16) >> full",
     },
     "weight_decay": {"": "full + weight_decay(0.1)"},
 }
@@ -129,61 +134,9 @@ METHODS: dict[str, dict[str, str]] = {
 SLOW = {"compile", "compile_inference", "onnx", "openvino"}
 """These take half a minute each, so they run with the slow tests alone, and not in random recipes."""
 
-HOOKS = [
-    "on_model",
-    "make_optimizer",
-    "wrap_criterion",
-    "wrap_loss",
-    "wrap_gradients",
-    "wrap_update",
-    "on_start",
-    "transform_batch",
-    "on_step",
-    "on_step_end",
-    "on_end",
-    "apply",
-]
-
-
-def marks(name):
-    return [pytest.mark.slow] if name in SLOW else []
-
-
-def hooks_of(cls):
-    """The hooks that a method has, its own or from a base that it shares with others."""
-    return [hook for hook in HOOKS if getattr(cls, hook, None) is not getattr(Method, hook, None)]
-
-
-def _sabotages():
-    for name, cls in registry.methods().items():
-        for hook in hooks_of(cls):
-            if METHODS.get(name):
-                recipe = METHODS[name].get(hook, METHODS[name][""])
-                yield pytest.param(cls, hook, recipe, id=f"{name}.{hook}", marks=marks(name))
-
 
 def test_every_method_is_under_the_contract():
     assert set(METHODS) == set(registry.methods())
 
 
-def test_every_method_is_of_one_kind_and_changes_something():
-    for name, cls in registry.methods().items():
-        assert sum(issubclass(cls, kind) for kind in (Trainer, Modifier, Transform)) == 1, name
-        assert hooks_of(cls), f"{name} does nothing"
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in METHODS])
-def test_it_works(name, tiny_bert, tmp_path):
-    for text in METHODS[name].values():
-        status, reason, records = jobs.run(text, tiny_bert, tmp_path)
-        assert status == "ok", reason
-        proven = {claim["method"] for record in records for claim in record["evidence"]}
-        assert name in proven
-
-
-@pytest.mark.parametrize(("cls", "hook", "recipe"), list(_sabotages()))
-def test_a_hook_that_does_nothing_ends_invalid(cls, hook, recipe, tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.setattr(cls, hook, jobs.nothing(hook))
-    status, reason, _ = jobs.run(recipe, tiny_bert, tmp_path, without=(cls.name, hook))
-    assert status == "invalid", f"{status} {reason}"
-    assert cls.name in reason
+TestContract = contract(METHODS, slow=SLOW)

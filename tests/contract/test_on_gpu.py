@@ -15,7 +15,8 @@ from bench.machine import machine
 from bench.plan import plan
 from bench.recipe import recipe, registry
 from bench.suite.suite import of
-from tests import gpus, jobs
+from bench.testing import jobs
+from tests import gpus
 from tests.contract.test_contract import METHODS
 
 PROCESSES = "several processes exchange gradients or activations by NCCL, for tensors of CUDA alone"

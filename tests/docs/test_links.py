@@ -24,7 +24,8 @@ def anchors(page):
 def test_every_path_is_there(page):
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"(?<![\w/.-])((?:bench|methods|reports|suites|tests|docs)/[\w./-]*[\w/])", text))
-    assert not {path for path in paths if not (ROOT / path).exists()}
+    # The page on methods builds the example package, and names its files as that does.
+    assert not {path for path in paths if not any((at / path).exists() for at in (ROOT, ROOT / "examples/plugin"))}
 
 
 @every_page
@@ -73,6 +74,7 @@ def test_the_walk_follows_a_recipe_of_the_default_suite_through_every_room():
     assert tomllib.loads((ROOT / "suites/encoder.toml").read_text())["recipes"][recipe[1]] == recipe[2]
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (rooms,) = (contract["layers"][::-1] for contract in contracts if contract["type"] == "layers")
+    rooms.remove("api")  # a file: names of these rooms
     assert re.findall(r"^\| `bench/(\w+)/` \|", page, re.M) == rooms
     assert set(re.findall(r"^\*\*`bench/(\w+)/`\.\*\*", page, re.M)) == set(rooms)
 

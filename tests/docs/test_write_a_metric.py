@@ -13,7 +13,8 @@ from bench.compare.compare import compare
 from bench.metrics import registry as metrics
 from bench.recipe import registry as methods
 from bench.tasks import registry as tasks
-from tests import jobs, synthetic
+from bench.testing import jobs
+from tests import synthetic
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-a-metric.md"
 CACHES = (metrics.metrics, metrics.series, methods.methods, tasks.tasks)

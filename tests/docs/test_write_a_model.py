@@ -12,7 +12,7 @@ from bench.machine import machine
 from bench.models import conventions, registry
 from bench.plan import plan
 from bench.suite.suite import of
-from tests import jobs
+from bench.testing import jobs
 
 PAGE = Path(__file__).parents[2] / "docs/write-a-model.md"
 

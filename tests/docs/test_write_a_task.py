@@ -23,7 +23,7 @@ from bench.suite.suite import SuiteError
 from bench.tasks import registry
 from bench.tasks.base import TaskError
 from bench.tasks.registry import open_task
-from tests import jobs
+from bench.testing import jobs
 
 PAGE = Path(__file__).parents[2] / "docs/write-a-task.md"
 

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from tests import tiny
+from bench.testing import tiny
 from tests.mutants import planting
 from tests.mutants.planting import Mutant
 
@@ -238,7 +238,7 @@ def _alone(
 
         tasks()
         models()
-        jobs = importlib.import_module("tests.jobs")
+        jobs = importlib.import_module("bench.testing.jobs")
         jobs.THREADS = 1  # several would wait for each other where mutants run side by side
     except Exception as error:
         connection.send(Seen("failed", f"it cannot be imported: {error!r}", ""))
@@ -275,7 +275,7 @@ def _answer(connection: Connection, work: Callable[..., Seen], *arguments: Any) 
 
 
 def _recipe(mutant: Mutant, models: dict[str, Path], folder: Path) -> Seen:
-    from tests import jobs
+    from bench.testing import jobs
 
     keys = dict(mutant.keys)
     if keys.get("task") == "prose":

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 class Mutant:
     """A mistake as a careless edit or a new version of a library could bring: in `file`, `new` stands for `old`.
 
-    `recipe` shows it, on the tiny `model`; `keys` go to :func:`tests.jobs.job`, where ``{"task": "prose"}`` is language
+    `recipe` shows it, on the tiny `model`; `keys` go to :func:`bench.testing.jobs.job`, where ``{"task": "prose"}`` is language
     modelling. `tests` are test files that look at it besides the method's own. `why` says in a few words what the
     mistake is.
     """

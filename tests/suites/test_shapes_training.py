@@ -13,7 +13,7 @@ from bench.models.sources.tiny_llama import CONFIG
 from bench.recipe.recipe import parse
 from bench.record.record import read
 from bench.suite import suite
-from tests import jobs
+from bench.testing import jobs
 
 SUITE = Path(__file__).parents[2] / "suites/shapes-training.toml"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

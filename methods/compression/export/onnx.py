@@ -55,9 +55,11 @@ class Onnx(runtime.Runtime):
         )
 
     def serving_evidence(self, model: torch.nn.Module) -> Iterator[Claim]:
-        """onnxruntime ran it, on the CPU."""
+        """onnxruntime ran it, from its file and on the CPU."""
         from methods.compression.export._shared.onnx import OnnxModel
 
+        if isinstance(model, OnnxModel):
+            yield model.from_disk()
         providers = model.opened.get_providers() if isinstance(model, OnnxModel) else []
         yield Claim(
             "onnxruntime ran it on the CPU", providers == ["CPUExecutionProvider"], ", ".join(providers) or "no session"

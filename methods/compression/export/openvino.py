@@ -60,7 +60,11 @@ class OpenVino(runtime.Runtime):
         yield self._precision(work.model)
 
     def serving_evidence(self, model: torch.nn.Module) -> Iterator[Claim]:
-        """So it did where it was measured."""
+        """So it did where it was measured, from its files."""
+        from methods.compression.export._shared.openvino import OpenVinoModel
+
+        if isinstance(model, OpenVinoModel):
+            yield model.from_disk()
         yield self._precision(model)
 
     def _precision(self, model: torch.nn.Module) -> Claim:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import jobs
+from bench.testing import jobs
 
 METHODBENCH = Path(sys.executable).parent / "methodbench"
 

@@ -17,8 +17,8 @@ from bench.execute.cluster import Cluster, divided
 from bench.models.architecture import block_linears
 from bench.recipe.recipe import parse
 from bench.stage import checkpoint
-from tests import jobs
-from tests.jobs import quiet
+from bench.testing import jobs
+from bench.testing.jobs import quiet
 from tests.subjects import HERE, make_plan
 
 ray = pytest.importorskip("ray")

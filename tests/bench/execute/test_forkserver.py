@@ -19,7 +19,7 @@ import pytest
 from bench.execute import forkserver
 from bench.execute.forkserver import ForkServer
 from bench.recipe import registry
-from tests import jobs
+from bench.testing import jobs
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from bench.cli import catalogue
 from bench.execute import imports, worker
 from bench.execute.forkserver import prepared
 from bench.machine import machine
 from bench.models.registry import open_model
 from bench.recipe import recipe, registry
 from bench.suite import suite
-from tests import jobs
+from bench.suite.suite import shipped
+from bench.testing import jobs
 from tests.contract.test_contract import METHODS
 
 RECORDER = """
@@ -75,7 +75,7 @@ def of_suite(file, device):
 
 
 def test_on_a_gpu_no_suite_has_the_server_ask_cuda():
-    suites = {name: of_suite(file, "cuda") for name, file in catalogue.suites().items()}
+    suites = {name: of_suite(file, "cuda") for name, file in shipped().items()}
     assert len(suites) >= 8
     for name, (calls, modules) in preloaded(suites).items():
         assert (name, calls) == (name, [])

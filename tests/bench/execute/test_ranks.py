@@ -13,7 +13,7 @@ import pytest
 from bench.execute.forkserver import ForkServer
 from bench.execute.worker import left_alone
 from bench.tasks.kinds.classification import ClassificationTable
-from tests import jobs
+from bench.testing import jobs
 
 LONG = {"budget": {"steps": 100_000}, "measure": {"latency": []}}
 

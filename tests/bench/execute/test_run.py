@@ -14,12 +14,12 @@ import pytest
 
 from bench.compare.compare import compare
 from bench.execute.base import Outcome
-from bench.execute.fake import Fake
 from bench.execute.run import run
 from bench.execute.slots import slots
 from bench.machine import disk
 from bench.record.record import RecordError, Store
 from bench.stage import checkpoint
+from bench.testing.fake import Fake
 from tests.subjects import HERE, NoTask, make_plan
 
 RECIPES = {"int8": "full >> torch_int8_dynamic", "sparse": "full >> magnitude(0.5)", "full": "full", "bad": "merge"}
@@ -377,7 +377,7 @@ KILLED = """
     from pathlib import Path
     import pytest
     from bench.execute.base import Outcome
-    from bench.execute.fake import Fake
+    from bench.testing.fake import Fake
     from bench.record.record import Store
     from bench.execute.run import run
     from tests.bench.test_run import RECIPES, Silent

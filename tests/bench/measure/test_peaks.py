@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import jobs
+from bench.testing import jobs
 
 pytestmark = [
     pytest.mark.slow,

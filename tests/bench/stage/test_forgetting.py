@@ -10,8 +10,9 @@ from bench.plan import plan
 from bench.stage import checkpoint
 from bench.suite.suite import SuiteError, of
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from reports import markdown
-from tests import jobs, synthetic
+from tests import synthetic
 from tests.subjects import HERE
 
 

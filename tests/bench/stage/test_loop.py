@@ -20,7 +20,7 @@ from bench.stage.loop import Diverged, Training, _like
 from bench.suite.suite import Budget
 from bench.tasks.base import Batch
 from bench.tasks.registry import open_task
-from tests import jobs
+from bench.testing import jobs
 
 BUDGET = Budget(steps=6, batch_size=16, max_length=16, warmup_steps=2)
 

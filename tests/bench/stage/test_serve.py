@@ -7,7 +7,7 @@ import torch
 
 from bench.measure import latency
 from bench.stage import serve
-from tests import jobs
+from bench.testing import jobs
 
 MEASURE = {"latency": [(1, 8), (2, 4)], "latency_samples": 3}
 

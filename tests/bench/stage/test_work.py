@@ -17,7 +17,7 @@ def test_most_often_all_logits_are_compared_and_of_very_many_some_evenly_spaced(
 
 
 def test_a_training_and_its_evidence_hold_with_some_of_the_logits(tiny_llama, tmp_path, monkeypatch):
-    from tests import jobs
+    from bench.testing import jobs
 
     monkeypatch.setattr(work, "PROBED", 2000)
     compared = []

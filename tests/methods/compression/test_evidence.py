@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from bench.models.architecture import attention, block_linears, blocks, feed_forward
+from bench.testing import jobs
 from methods import _quantized, _statistics, _structured
 from methods.compression.pruning import prune_heads
 from methods.compression.quantization._shared import packing
-from tests import jobs
 from tests.transforms import refuted, work
 
 TASKS = {"tiny_bert": jobs.table, "tiny_llama": jobs.prose}

@@ -122,6 +122,13 @@ class Exported(nn.Module):
             self.register_buffer(suffix, torch.empty(0, dtype=torch.uint8))
         _ = self.opened
 
+    def from_disk(self) -> Claim:
+        """That it was opened as a server would."""
+        held = sum(self.get_buffer(suffix).numel() for suffix in self.suffixes)
+        opened = "opened from disk" if self.path else "not opened from disk"
+        text = "the runtime opened its files from disk, and no copy is held"
+        return Claim(text, self.path is not None and not held, f"{opened}, {held:,} B held")
+
     def save(self, folder: Path) -> None:
         """Write what a user would ship."""
         self.write(folder)

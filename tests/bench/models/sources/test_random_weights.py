@@ -8,7 +8,7 @@ from bench.models.base import ModelError
 from bench.models.registry import models
 from bench.models.sources import random_weights
 from bench.models.sources.random_weights import RandomWeights
-from tests import jobs
+from bench.testing import jobs
 
 PARAMETERS = {
     # As safetensors' headers on the hub count them, or the papers; bert's are the encoder with its pooler.

@@ -15,7 +15,7 @@ from bench.models.sources.tiny_llama import CONFIG, TinyLlama
 from bench.suite.suite import Budget
 from bench.tasks.sources import stdlib_code
 from bench.tasks.sources.stdlib_code import MODULES
-from tests import jobs
+from bench.testing import jobs
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import torch
 
 from bench.measure import clock, latency
 from bench.stage import serve
+from bench.testing import jobs
 from methods import _compiler
 from methods.compression.export.compile_inference import CompileInference
-from tests import jobs, subjects
+from tests import subjects
 from tests.transforms import refuted
 
 

@@ -10,7 +10,8 @@ import torch
 
 from bench.plan import plan
 from bench.stage import checkpoint, serve
-from tests import jobs, subjects
+from bench.testing import jobs
+from tests import subjects
 from tests.transforms import refuted, work
 
 HERE = [name for name in ("onnx", "openvino") if importlib.util.find_spec({"onnx": "onnxruntime"}.get(name, name))]

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from bench.measure import memory
 from bench.stage import checkpoint
+from bench.testing import jobs
 from methods.compression.export._shared.sparse_linear import SparseLinear
 from methods.compression.export.sparse_storage import SparseStorage
-from tests import jobs, subjects
+from tests import subjects
 
 
 def layer(zeros):

@@ -7,8 +7,8 @@ import torch
 from torch.nn.utils import prune
 
 from bench.models.architecture import block_linears
+from bench.testing import jobs
 from methods import _masks
-from tests import jobs
 from tests.transforms import applied, refusals
 
 

@@ -5,8 +5,8 @@ import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
 from bench.models.architecture import block_linears
+from bench.testing import jobs
 from methods.compression.pruning._shared.semi_structured import SemiStructuredLinear
-from tests import jobs
 from tests.transforms import applied, refusals, work
 
 

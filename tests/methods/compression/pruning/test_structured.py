@@ -9,7 +9,7 @@ import torch
 from bench.measure import size
 from bench.models import signature
 from bench.models.architecture import attention, blocks
-from tests import jobs
+from bench.testing import jobs
 from tests.transforms import applied, logits, refusals, work
 
 BERT = {"hidden": 32, "heads": 2, "layers": 2, "inner": 64}

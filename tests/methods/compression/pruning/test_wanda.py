@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.models.architecture import block_linears
-from tests import jobs
+from bench.testing import jobs
 from tests.transforms import applied, refusals
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from bench.models.architecture import block_linears
 from bench.stage.evidence import digest
+from bench.testing import jobs
 from methods import _quantized
 from methods.compression.quantization._shared import packing
-from tests import jobs
 from tests.transforms import applied, logits, refusals, remade
 
 VALUES = {

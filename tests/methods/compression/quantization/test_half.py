@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bench.stage import checkpoint
-from tests import jobs, subjects
+from bench.testing import jobs
+from tests import subjects
 from tests.transforms import refusals
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,8 +8,8 @@ from transformers import AutoConfig
 
 from bench.measure import memory
 from bench.models.architecture import block_linears
+from bench.testing import jobs
 from methods import _quantized
-from tests import jobs
 from tests.transforms import applied, logits, refusals
 
 TEXTS = ["torchao_int8_weight_only", "torchao_int8_dynamic", "torchao_int4_weight_only(group_size=32)"]

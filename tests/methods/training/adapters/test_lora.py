@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tests import jobs, transforms
+from bench.testing import jobs
+from tests import transforms
 from tests.trainings import claims, make, no_dropout, prepared
 
 # Query and value of two blocks: r·(in + out) each, where Llama's value is half as wide.

@@ -8,7 +8,7 @@ import pytest
 from bench.models.examine import targets
 from bench.models.registry import open_model
 from bench.tasks.registry import open_task
-from tests import jobs
+from bench.testing import jobs
 
 
 @pytest.mark.parametrize("method", ["LORA", "ADALORA", "IA3"])

@@ -13,8 +13,8 @@ from bench.models.architecture import attention, blocks
 from bench.plan import plan
 from bench.stage import evidence
 from bench.suite.suite import of
+from bench.testing import jobs
 from methods import _peft
-from tests import jobs
 from tests.trainings import make, no_dropout, prepared
 from tests.versions import PREFIX_ON_CLASSIFIERS
 

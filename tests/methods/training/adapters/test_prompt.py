@@ -9,8 +9,8 @@ from bench.models.architecture import blocks, embeddings
 from bench.models.structure import Structure
 from bench.stage import evidence
 from bench.tasks.kinds.language_modelling import LanguageModelling
+from bench.testing import jobs
 from methods import _peft
-from tests import jobs
 from tests.trainings import make, no_dropout, prepared
 
 

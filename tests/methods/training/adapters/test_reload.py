@@ -7,9 +7,9 @@ import torch
 import transformers
 
 from bench.measure.size import on_disk, whole
+from bench.testing import jobs
 from methods import _peft
 from methods.training.adapters._shared import bottleneck
-from tests import jobs
 from tests.trainings import prepared
 
 PEFT = [

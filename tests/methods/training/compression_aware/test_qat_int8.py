@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from bench.models.architecture import block_linears
+from bench.testing import jobs
 from methods.training.compression_aware._shared.fake_quantization import FakeInt8Linear, rounded
-from tests import jobs
 from tests.trainings import no_dropout, prepared
 from tests.transforms import logits, refusals
 

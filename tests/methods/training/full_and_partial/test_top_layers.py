@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.models.architecture import blocks
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import claims, gradient, make, prepared
 
 # By hand: a block, and what comes after the last: BERT's pooler, Llama's norm, and the head.

@@ -8,7 +8,7 @@ from bench.models.modes import evaluating
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.tasks.kinds.classification import Classification
-from tests import jobs
+from bench.testing import jobs
 from tests.subjects import HERE
 from tests.trainings import gradient, no_dropout, prepared
 

@@ -13,8 +13,9 @@ from bench.stage.work import Work
 from bench.tasks.base import Batch
 from bench.tasks.kinds.classification import Classification
 from bench.tasks.kinds.language_modelling import LanguageModelling
+from bench.testing import jobs
 from methods.training.objectives.contrastive import pooled, simcse, supcon
-from tests import architectures, jobs
+from tests import architectures
 from tests.subjects import HERE
 from tests.trainings import gradient, prepared
 

@@ -11,8 +11,9 @@ from bench.recipe.facts import stages_in_effect
 from bench.recipe.recipe import parse
 from bench.stage import checkpoint
 from bench.tasks.base import Batch
+from bench.testing import jobs
 from methods.training.objectives._shared import distillation
-from tests import jobs, subjects
+from tests import subjects
 
 
 def batch(lengths, terms):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.tasks.kinds.classification import Classification
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import claims, make, no_dropout, prepared
 
 

@@ -17,9 +17,10 @@ from bench.tasks.base import Task
 from bench.tasks.kinds.classification import Classification
 from bench.tasks.kinds.language_modelling import LanguageModelling
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from methods.training.objectives import pretrain
 from methods.training.objectives.pretrain import Pretrain
-from tests import architectures, jobs
+from tests import architectures
 
 BUDGET = Budget(steps=6, batch_size=8, max_length=32, warmup_steps=2)
 

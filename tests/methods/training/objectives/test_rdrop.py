@@ -8,8 +8,9 @@ import torch
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.tasks.kinds.classification import Classification
+from bench.testing import jobs
 from methods.training.objectives.rdrop import RDrop, divergence
-from tests import architectures, jobs
+from tests import architectures
 from tests.subjects import HERE
 from tests.trainings import gradient, no_dropout, prepared
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.models.architecture import blocks
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import gradient, prepared
 
 TRAINERS = ["full", "lora(r=2)", "head"]

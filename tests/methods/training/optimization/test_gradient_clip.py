@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import claims, gradient, prepared
 
 

@@ -13,8 +13,8 @@ from bench.measure.memory import optimizer_bytes
 from bench.models.architecture import blocks
 from bench.recipe import recipe
 from bench.recipe.errors import RecipeError
+from bench.testing import jobs
 from methods.training.optimization.optimizer import Optimizer
-from tests import jobs
 from tests.trainings import claims, make, prepared
 
 RECIPES = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.recipe import recipe
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import claims, make, prepared
 
 

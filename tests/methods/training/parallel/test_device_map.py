@@ -21,9 +21,10 @@ from bench.stage.loop import Training
 from bench.stage.stage import seed_everything
 from bench.stage.work import Work
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from methods.training.parallel import device_map
 from methods.training.parallel.device_map import DeviceMap
-from tests import jobs, pretend
+from tests import pretend
 from tests.subjects import HERE, make_plan
 
 TWO = dataclasses.replace(HERE, device="cuda", gpus=2)

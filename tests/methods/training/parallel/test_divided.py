@@ -7,7 +7,7 @@ import transformers
 from bench.stage import checkpoint
 from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
-from tests import jobs
+from bench.testing import jobs
 
 BUDGET = {"steps": 10, "batch_size": 8}
 

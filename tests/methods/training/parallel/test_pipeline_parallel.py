@@ -7,9 +7,9 @@ import transformers
 from bench.models.architecture import blocks, body
 from bench.stage import checkpoint
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from methods.training.parallel._shared.pipeline import Piece
 from methods.training.parallel.pipeline_parallel import PipelineParallel
-from tests import jobs
 from tests.methods.training.parallel.test_divided import same, trained
 
 HIDDEN = 32

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.stage import checkpoint
 from bench.tasks.registry import open_task
-from tests import jobs
+from bench.testing import jobs
 from tests.methods.training.parallel.test_divided import same, trained
 
 BOTH = "data_parallel(2) + tensor_parallel(2)"

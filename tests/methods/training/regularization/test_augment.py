@@ -10,8 +10,8 @@ from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.tasks.kinds.classification import Classification
 from bench.tasks.kinds.language_modelling import LanguageModelling
+from bench.testing import jobs
 from methods.training.regularization.augment import Augment
-from tests import jobs
 from tests.subjects import HERE
 from tests.trainings import prepared
 

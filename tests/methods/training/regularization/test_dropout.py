@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.models.architecture import attention
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import claims, gradient, make, prepared
 
 

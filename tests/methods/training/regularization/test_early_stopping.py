@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bench.tasks.registry import open_task
+from bench.testing import jobs
 from methods.training.regularization import early_stopping
-from tests import jobs
 from tests.trainings import claims, make, prepared
 from tests.transforms import refusals
 

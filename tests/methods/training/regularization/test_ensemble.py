@@ -9,7 +9,7 @@ import torch
 from bench.measure import memory
 from bench.models.architecture import members
 from bench.stage import checkpoint
-from tests import jobs
+from bench.testing import jobs
 from tests.subjects import make_plan
 from tests.trainings import gradient, no_dropout, prepared
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.models.architecture import embeddings
 from bench.models.modes import evaluating
-from tests import jobs
+from bench.testing import jobs
 from tests.trainings import no_dropout, prepared
 
 

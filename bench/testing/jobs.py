@@ -1,9 +1,14 @@
 """Jobs on tiny models, run in the test's own process; a stage of several processes is run by a worker's."""
 
+from __future__ import annotations
+
 import json
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bench.execute.forkserver import prepared
 from bench.execute.worker import attempt
@@ -16,7 +21,6 @@ from bench.suite.suite import Budget, Measure
 from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
-from tests.versions import skip_broken
 
 THREADS = 2
 """Of a job; several processes divide them."""
@@ -80,14 +84,22 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
 
 
 def run(
-    text: str, model: Path, folder: Path, *, without: tuple[str, str] | None = None, absent: bool = False, **keys: Any
+    text: str,
+    model: Path,
+    folder: Path,
+    *,
+    without: tuple[str, str] | None = None,
+    absent: bool = False,
+    serve: bool = False,
+    **keys: Any,
 ) -> tuple[str, str, list[dict[str, Any]]]:
     """Run every stage of a recipe; the last status and reason, and what each stage measured.
 
+    With `serve`, inference is measured too, after the last stage and as a worker does.
     Where a worker runs it, `without` takes the place of a patch here: a method's name and its hook that does nothing.
     Every measure is taken, but where some are to be `absent`: a method that breaks one is not one that works.
     """
-    skip_broken(text, open_task(keys.get("task") or table(folder), folder).kind)
+    _skip_broken(text, open_task(keys.get("task") or table(folder), folder).kind)
     records: list[dict[str, Any]] = []
     status, reason = "ok", ""
     for depth in range(len(recipe.parse(text).stages)):
@@ -97,8 +109,20 @@ def run(
         records.append(measured)
         assert absent or status != "ok" or "absent" not in measured, measured["absent"]
         if status != "ok":
-            break
+            return status, reason, records
+    if serve:
+        status, reason, measured = apart(replace(one, what="serve"), without)
+        records.append(measured)
     return status, reason, records
+
+
+def _skip_broken(text: str, kind: str) -> None:
+    """Skip the test where a method of `text` declares that the installed versions break it on a task of `kind`."""
+    for method in (method for stage in recipe.parse(text).stages for method in stage.methods):
+        for broken in method.breaks_with:
+            here = kind in (broken.tasks or {kind}) and machine.satisfies(machine.look("cpu"), broken.versions)
+            if here:
+                pytest.skip(f"{method.name}: {broken}")
 
 
 def quiet(what: str, done: int, of: int) -> None:
@@ -106,8 +130,16 @@ def quiet(what: str, done: int, of: int) -> None:
 
 
 def nothing(hook: str) -> Any:
-    """What a hook that does nothing is."""
-    return getattr(Method, hook) if hook not in ("apply", "on_model") else lambda self, work: None
+    """What a hook that does nothing is: one that proves gives no claim, one that wraps gives back what it was given."""
+    if hook in PROOFS:
+        return lambda self, *given: ()
+    return (lambda self, *given: None) if hook in DOING else getattr(Method, hook)
+
+
+DOING = ("on_model", "apply", "save", "on_serve")
+"""The hooks that act. One that does nothing gives nothing back."""
+PROOFS = ("evidence", "removal_evidence", "retention_evidence", "serving_evidence")
+"""The hooks that prove."""
 
 
 def apart(one: Job, without: tuple[str, str] | None = None) -> tuple[str, str, dict[str, Any]]:
@@ -119,7 +151,8 @@ def apart(one: Job, without: tuple[str, str] | None = None) -> tuple[str, str, d
     theirs.close()
     try:
         assert ours.poll(120), "the job hangs"
-        return ours.recv()
+        status, reason, measured = ours.recv()
+        return status, reason, measured
     finally:
         process.kill()
         process.join()

@@ -1,0 +1,252 @@
+"""Plan and run a suite: what the command line and ``bench.run`` both call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.machine import machine
+from bench.machine.machine import MachineError
+from bench.machine.output import visible
+from bench.plan import dividing, plan
+from bench.recipe.method import Method
+from bench.recipe.recipe import Recipe
+from bench.suite.suite import Suite, of, read_table, shipped
+
+if TYPE_CHECKING:
+    from bench.execute.base import Executor
+    from bench.execute.cluster import Cluster, Through
+    from bench.execute.run import Result
+    from bench.execute.slots import Slots
+    from bench.plan.dividing import Shortage
+    from bench.plan.plan import Plan
+
+Given = str | os.PathLike[str] | Mapping[str, Any] | Suite
+"""A suite: a file, the name of one that comes along, a table as a file holds it, or one that was read."""
+
+Where = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite's plan, the names of the recipes that were chosen, and the folder of its records."""
+
+    plan: Plan
+    names: set[str]
+    folder: Path
+
+    def refusals(self) -> Iterator[str]:
+        """What cannot run and why, a line each, and what else there is to know before a run."""
+        for cell in self.plan.cells:
+            if cell.refused and cell.name in self.names and cell.seed == self.plan.suite.seeds[0]:
+                yield f"refused  {cell.name}: {'; '.join(cell.refused)}"
+        for note in self.plan.notes(self.names):
+            yield f"note  {note.text.replace('`', '')}"
+
+
+def prepare(
+    suite: Given,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    only: str | Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    executor: Where = "local",
+) -> Prepared:
+    """Plan a suite without running anything. Arguments and errors are those of :func:`run`."""
+    with contextlib.closing(cluster()) if executor == "ray" else contextlib.nullcontext() as ray:
+        shortage = ray.shortage if ray else dividing.shortage
+        return _prepared(suite, out, only, seeds, steps, device, threads, shortage)
+
+
+def run(
+    suite: Given,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    only: str | Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    fresh: bool = False,
+    jobs: int | Literal["auto"] = 1,
+    executor: Where = "local",
+    checkpoints: Through = "object-store",
+    timeout: float | None = None,
+) -> Result:
+    """Run a suite and record each stage as it ends. What is recorded already is not run again.
+
+    Progress goes to standard error. Each stage runs in a process of its own, so this works in a notebook too, and a
+    script needs no ``if __name__ == "__main__"``.
+
+    Args:
+        suite: a file's path, the name of a suite that comes along, or a table as a file would hold it, in which a recipe
+            may be a :class:`Recipe` too; paths in a table are relative to the working directory.
+        out: the results folder; ``results/NAME`` otherwise, of a table ``results/python``.
+        only: run the recipes whose names match one of these patterns.
+        seeds: run seeds 0 to N-1, or these, instead of the suite's.
+        steps: optimizer steps of each trainer, instead of the suite's.
+        device: "auto", "cpu" or "cuda" instead of the suite's.
+        threads: CPU threads of each stage, instead of the suite's.
+        fresh: run what is recorded already, too.
+        jobs: stages that may run side by side; "auto": one a GPU.
+        executor: "local" for this machine, "ray" for a Ray cluster.
+        checkpoints: how they reach a cluster's machines, "object-store" or "shared-folder".
+        timeout: seconds that one process of a stage may take.
+
+    Raises:
+        SuiteError: the suite is wrong, or cannot be read. RecipeError, RegistryError: a method is, or a package's.
+        MachineError: what was asked for is not here. RecordError: the folder cannot be written or read.
+        disk.Full: the disk is full. What ended is recorded, and the same call goes on from there.
+        KeyboardInterrupt: Ctrl-C, with a message that says so too.
+    """
+    if jobs != "auto" and (type(jobs) is not int or jobs < 1):
+        raise MachineError(f"jobs: {jobs!r}: it is a whole number of at least 1, or auto")
+    if executor not in ("local", "ray"):
+        raise MachineError(f"executor: unknown executor `{executor}`; there are: local, ray")
+    from bench.execute import run as engine
+    from bench.execute.watch import watcher
+    from bench.record.record import Store
+
+    with contextlib.ExitStack() as until:
+        ray = until.enter_context(contextlib.closing(cluster(checkpoints))) if executor == "ray" else None
+        asked = _prepared(suite, out, only, seeds, steps, device, threads, ray.shortage if ray else dividing.shortage)
+        for line in asked.refusals():
+            _say(line, sys.stderr)
+        store = Store(asked.folder)
+        until.enter_context(_environment_kept())
+        until.enter_context(_interrupted_once(asked.folder))
+        runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
+        until.callback(runs.close)
+        until.enter_context(store.lock(_say))
+        watching = until.enter_context(watcher(asked.plan))
+        return engine.run(asked.plan, asked.names, store, runs, watching, timeout=timeout, fresh=fresh, room=room)
+
+
+def cluster(through: Through = "object-store") -> Cluster:
+    """The Ray cluster that ``RAY_ADDRESS`` names or that runs here, or a new one of this machine.
+
+    Raises:
+        MachineError: Ray is not installed, or no cluster answers.
+    """
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise MachineError("--executor ray needs the package ray; pip install 'methodbench[cluster]'") from None
+    from bench.execute.cluster import Cluster
+
+    try:
+        return Cluster(through)
+    except ConnectionError as error:
+        raise MachineError(
+            f"--executor ray: no cluster answers ({error}); start one with `ray start`, or unset RAY_ADDRESS"
+        ) from None
+
+
+def _prepared(
+    given: Given,
+    out: str | os.PathLike[str] | None,
+    only: str | Sequence[str],
+    seeds: int | Sequence[int] | None,
+    steps: int | None,
+    device: str | None,
+    threads: int | None,
+    shortage: Shortage,
+) -> Prepared:
+    table, base, stem, where = _table(given)
+    if seeds is not None:
+        table["seeds"] = list(range(seeds) if isinstance(seeds, int) else seeds)
+    if steps is not None:
+        table["budget"] = {**table.get("budget", {}), "steps": steps}
+    for key, value in (("device", device), ("threads", threads)):
+        if value is not None:
+            table[key] = value
+    suite = of(table, where)
+    names = suite.only([only] if isinstance(only, str) else list(only))
+    here = machine.look(suite.device, suite.threads)
+    folder = Path(out) if out is not None else Path("results") / stem
+    return Prepared(plan.make(suite, base, here, shortage), names, folder)
+
+
+def _table(given: Given) -> tuple[dict[str, Any], Path, str, str]:
+    """A suite's table, the folder that its paths are from, the name of its results, and what begins an error."""
+    if isinstance(given, Suite):
+        given = given.model_dump(exclude_unset=True)
+    if isinstance(given, Mapping):
+        recipes = given.get("recipes")
+        if isinstance(recipes, Mapping):
+            given = {**given, "recipes": {name: _text(recipe) for name, recipe in recipes.items()}}
+        return dict(given), Path.cwd(), "python", ""
+    path = Path(given)
+    if not path.exists() and str(given) in (found := shipped()):
+        path = found[str(given)]
+    return read_table(path), path.parent, path.stem, f"{given}: "
+
+
+def _text(recipe: object) -> object:
+    return str(recipe) if isinstance(recipe, Recipe | Method) else recipe
+
+
+def _executor(ray: Cluster | None, asked: Prepared, jobs: int | None) -> tuple[Executor, Slots]:
+    """What runs the stages, and room for how many side by side."""
+    from bench.execute import imports
+    from bench.execute.slots import Slots, slots
+
+    here = asked.plan.machine
+    nodes = asked.plan.select(asked.names).nodes.values()
+    types = {node.subject.model.model_type() for node in nodes}
+    held = imports.of((node.stage for node in nodes), types, here.device)
+    if ray is None:
+        from bench.execute.forkserver import ForkServer
+
+        return ForkServer(held), slots(here, jobs)
+    ray.held = held
+    return ray, Slots(ray.room(here) if jobs is None else jobs)
+
+
+def _say(text: str, stream: Any = None) -> None:
+    print(visible(text), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """What the stages' processes are to find in the environment is no matter of the caller's other processes."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _interrupted_once(folder: Path) -> Iterator[None]:
+    """What the first Ctrl-C begins, ending the stage at work, a second does not disturb; and say what it leaves."""
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
+    # Under nohup it is ignored; and only a program's main thread is told of signals.
+    ours = before is not signal.SIG_IGN and threading.current_thread() is threading.main_thread()
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, _interrupt)
+        yield
+    except KeyboardInterrupt:
+        said = f"Everything that ended is recorded in {folder}; the same command goes on from there."
+        raise KeyboardInterrupt(said) from None
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
