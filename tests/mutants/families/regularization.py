@@ -22,7 +22,7 @@ _PRUNE = "full + gradual(magnitude(0.5), every=3)"
 MUTANTS = [
     # -- dropout
     Mutant("dropout", _DROPOUT, "            setattr(module, name, self.p)\n", "            setattr(module, name, min(self.p, 0.1))\n", "full + dropout(0.3)", "no more than the usual"),
-    Mutant("dropout", _DROPOUT, 'if "dropout" in name and isinstance(value, float):', 'if "attention_dropout" in name and isinstance(value, float):', "full + dropout(0.3)", "attention has its own name", model="llama"),
+    Mutant("dropout", "bench/models/architecture.py", 'if "dropout" in name and isinstance(value, float):', 'if "attention_dropout" in name and isinstance(value, float):', "full + dropout(0.3)", "attention has its own name", model="llama"),
     Mutant("dropout", _DROPOUT, "for module, name, _ in old:\n", "for module, name, _ in old[:-1]:\n", "full + dropout(0.3)", "the last one is left out"),
     Mutant("dropout", _DROPOUT, "for module, name, _ in old:\n", "for module, name, _ in [each for each in old if each[2]]:\n", "lora(r=2) + dropout(0.3)", "none where none was", model="llama"),
     Mutant("dropout", _DROPOUT, "            setattr(module, name, p)\n", "            setattr(module, name, self.p)\n", "full + dropout(0.3)", "the old probabilities do not come back"),

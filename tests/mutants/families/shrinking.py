@@ -42,15 +42,15 @@ MUTANTS = [
     Mutant("prune_ffn", _STRUCTURED, "max(1, round(units * amount))", "max(1, int(units * amount) - 1)", "prune_ffn(0.4)", "one too few"),
     Mutant("prune_ffn", _STRUCTURED, "max(1, round(units * amount))", "max(1, int(units * amount))", "prune_ffn(0.4)", "rounded down"),
     Mutant(*_FFN, "for up, _ in feed_forward(work.model):", "for up, _ in feed_forward(work.model)[1:]:", "prune_ffn(0.5)", "the first block left out"),
-    Mutant(*_FFN, "config.intermediate_size = up[0].out_features", "config.intermediate_size = up[0].in_features * 4", "prune_ffn(0.5)", "the configuration tells another width"),
+    Mutant(*_FFN, "setattr(unwrapped(work.model).config, name, up[0].out_features)", "setattr(unwrapped(work.model).config, name, up[0].in_features * 4)", "prune_ffn(0.5)", "the configuration tells another width"),
     Mutant(
-        *_FFN, "unwrapped(work.model).config.intermediate_size = up[0].out_features",
-        "unwrapped(work.model).config.intermediate_size = up[0].out_features\n        up[0].weight.data = up[0].weight.data.flip(0)",
+        *_FFN, "setattr(unwrapped(work.model).config, name, up[0].out_features)",
+        "setattr(unwrapped(work.model).config, name, up[0].out_features)\n        up[0].weight.data = up[0].weight.data.flip(0)",
         "prune_ffn(0.5)", "the last block's neurons in another order",
     ),
     Mutant(
-        *_FFN, "unwrapped(work.model).config.intermediate_size = up[0].out_features",
-        "unwrapped(work.model).config.intermediate_size = up[0].out_features\n        up[0].bias.data.zero_()",
+        *_FFN, "setattr(unwrapped(work.model).config, name, up[0].out_features)",
+        "setattr(unwrapped(work.model).config, name, up[0].out_features)\n        up[0].bias.data.zero_()",
         "full >> prune_ffn(0.5)", "biases lost",
     ),
     # -- heads

@@ -166,7 +166,7 @@ def trained(text, model_dir, folder, device):
     model, tokenizer = open_model(one.model, folder).load(*task.model_options())
     stages = recipe.parse(one.recipe).stages
     common = {
-        "model": model.to(device), "tokenizer": tokenizer, "task": task, "budget": one.budget, "seed": 1, "base": folder,
+        "model": model.to(device), "tokenizer": tokenizer, "task": task, "budget": one.budget, "seed": 1, "suite_folder": folder,
         "machine": dataclasses.replace(one.machine, device=device),
     }  # fmt: skip
     for number, stage in enumerate(stages[:-1]):
