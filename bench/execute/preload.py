@@ -20,7 +20,7 @@ with Path(os.devnull).open("w") as nothing:
         from bench.execute import imports
         from bench.recipe import registry
 
-        registry.methods()
+        list(registry.methods())  # all of them, which takes importing them
         from bench.models.registry import models
         from bench.tasks.registry import tasks
 

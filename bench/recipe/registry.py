@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -28,10 +30,56 @@ class RegistryError(Exception):
     """Two things are registered under one name, or an entry point does not load."""
 
 
+_METHODS = "methodbench.methods"
+
+
+class Methods(Mapping[str, type[Method]]):
+    """Every registered method, by name.
+
+    One that is asked for by its name is imported alone, so that a command which needs a few does not import them all. For
+    that, a method's module is called as the method is; where several modules are, or none is, all are imported.
+    """
+
+    @functools.cached_property
+    def _all(self) -> dict[str, type[Method]]:
+        return by_name(_METHODS, Method)
+
+    @functools.cached_property
+    def _modules(self) -> Mapping[str, Sequence[str]]:
+        """The modules in the packages that are registered, by the last part of their names, none of them imported.
+
+        Empty where an entry point is no package: its classes may have any names.
+        """
+        found: dict[str, list[str]] = {}
+        for point in entry_points(group=_METHODS):
+            spec = None if ":" in point.value else importlib.util.find_spec(point.value)
+            if spec is None or spec.submodule_search_locations is None:
+                return {}
+            for folder in map(Path, spec.submodule_search_locations):
+                for file in folder.rglob("*.py"):
+                    parts = file.relative_to(folder).with_suffix("").parts
+                    if not any(part.startswith("_") for part in parts):
+                        found.setdefault(parts[-1], []).append(".".join((point.value, *parts)))
+        return found
+
+    def __getitem__(self, name: str) -> type[Method]:
+        if "_all" not in vars(self) and len(modules := self._modules.get(name, ())) == 1:
+            for named, _, cls in _classes(importlib.import_module(modules[0]), Method, "name"):
+                if named == name:
+                    return cls
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
 @functools.cache
-def methods() -> dict[str, type[Method]]:
+def methods() -> Mapping[str, type[Method]]:
     """Every registered method, by name."""
-    return by_name("methodbench.methods", Method)
+    return Methods()
 
 
 class _ByAttribute:

@@ -232,7 +232,7 @@ def _alone(
             planting.plant(mutant)
         from bench.recipe import registry
 
-        registry.methods()
+        list(registry.methods())  # which imports all
         from bench.models.registry import models
         from bench.tasks.registry import tasks
 
