@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench.recipe.errors import RecipeError
     from bench.recipe.recipe import Recipe, parse
-    from bench.record.record import frame as read_records
+    from bench.record.frame import frame as read_records
 else:
     # Every worker and command imports this package first: nothing is loaded until it is asked for.
     _WHERE = {
         "parse": ("bench.recipe.recipe", "parse"),
         "Recipe": ("bench.recipe.recipe", "Recipe"),
         "RecipeError": ("bench.recipe.method", "RecipeError"),
-        "read_records": ("bench.record.record", "frame"),
+        "read_records": ("bench.record.frame", "frame"),
     }
 
     def __getattr__(name):

@@ -19,11 +19,12 @@ def comparisons(folder: str | PathLike[str]) -> Sequence[Comparison]:
     Raises:
         RecordError: there are none that can be read.
     """
-    from bench.record import record
+    from bench.record.errors import RecordError
+    from bench.record.reading import read
 
-    records = record.read(Path(folder))
+    records = read(folder)
     if records.warnings and not records.runs:
-        raise record.RecordError(f"{records.file}: there is no whole record of a run in it; {records.warnings[0]}")
+        raise RecordError(f"{records.file}: there is no whole record of a run in it; {records.warnings[0]}")
     return Comparisons(records)
 
 

@@ -8,8 +8,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bench.compare.compare import Comparison, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Row
 from bench.metrics.metrics import Metric
+from reports import sentences, words
 
 SCHEMA = 1
 """Version of both; counts up when a key changes its meaning or goes."""
@@ -42,8 +44,8 @@ def _about(comparison: Comparison) -> dict[str, Any]:
         "task": comparison.task,
         "baseline": comparison.baseline,
         "primary": comparison.primary.name if comparison.primary else None,
-        "headline": headline(comparison),
-        "warnings": list(comparison.warnings),
+        "headline": sentences.headline(comparison),
+        "warnings": sentences.warnings(comparison),
         "run": comparison.run,
         "started": comparison.started,
         "version": comparison.version,
@@ -71,7 +73,7 @@ def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:
         "status": row.status,
         "seeds": list(row.seeds),
         "seeds_ok": list(row.succeeded),
-        "reasons": row.reasons,
+        "reasons": words.reasons(row),
         "metrics": {metric.name: _metric(row, metric) for metric in comparison.metrics if metric.name in row.figures},
         "processes": [{name: figure.value for name, figure in figures.items()} for figures in row.processes],
     }
@@ -132,7 +134,7 @@ def csv_pieces(comparisons: Iterable[Comparison]) -> Iterator[str]:
                 row.status,
                 len(row.seeds),
                 len(row.succeeded),
-                "; ".join(row.reasons),
+                "; ".join(words.reasons(row)),
             ]
             measured = [metric for metric in comparison.metrics if metric.name in row.figures]
             empty = [*recipe, *[""] * (len(_COLUMNS) - len(recipe))]

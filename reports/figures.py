@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compare.compare import Comparison, Figure, Row, front
+from bench.compare.compare import Comparison
+from bench.compare.front import front
+from bench.compare.rows import Figure, Row
 from bench.metrics.metrics import Metric, show
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -42,8 +44,7 @@ class Drawing:
 def drawings(comparison: Comparison) -> list[Drawing]:
     """All figures of a comparison that have something to show."""
     primary = comparison.primary
-    costs = [metric for metric in comparison.mains if metric.family != "quality" and metric != comparison.gain]
-    found = [scatter(comparison, metric, primary) for metric in costs] if primary else []
+    found = [scatter(comparison, metric, primary) for metric in comparison.costs] if primary else []
     return [drawing for drawing in [*found, losses(comparison)] if drawing is not None]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bench.compare.compare import Comparison, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Row
 from bench.metrics.metrics import Metric
-from reports import figures, words
+from reports import figures, sentences, words
 
 _ROW = 9_000
 """About the bytes of a recipe, with all that the page says of it."""
@@ -62,15 +63,16 @@ def render(comparisons: Sequence[Comparison]) -> str:
 
 
 def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
-    sentences = headline(whole)
+    answer, *more = sentences.headline(whole)
     chains = {id(row) for row in words.chains(shown)}
     return {
         "id": id_,
         "it": shown,
         "recipes": len(whole.rows),
         "hidden": len(whole.rows) - len(shown.rows),
-        "answer": sentences[0],
-        "more": sentences[1:],
+        "answer": answer,
+        "more": more,
+        "warnings": sentences.warnings(whole),
         "when": _day(whole.started),
         "settings": words.settings(whole.environment),
         "without_result": words.without_result(shown),

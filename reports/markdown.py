@@ -6,9 +6,10 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from bench.compare.compare import Comparison, Figure, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Figure, Row
 from bench.metrics.metrics import Metric
-from reports import words
+from reports import sentences, words
 
 _ROW = 1_200
 """About the bytes of a recipe, with all that the tables say of it."""
@@ -42,9 +43,9 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     parts = [f"# {_plain(comparison.title)}", _plain(" · ".join(part for part in about if part))]
     if data := words.data(comparison):
         parts.append(_plain(data))
-    parts.append("\n".join(f"- {_sentence(text)}" for text in headline(whole)))
-    if comparison.warnings:
-        parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in comparison.warnings))
+    parts.append("\n".join(f"- {_sentence(text)}" for text in sentences.headline(whole)))
+    if warnings := sentences.warnings(whole):
+        parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in warnings))
     parts += ["## Ranking", _table(comparison, comparison.mains)]
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {_code(words.ALL)} has all.")
@@ -70,7 +71,7 @@ def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
     rows = [
         [
             f"{row.name}{' (baseline)' if row.is_baseline else ''}",
-            row.status_text,
+            words.status(row),
             *(_figure(row, metric) for metric in metrics),
         ]
         for row in comparison.rows
@@ -112,11 +113,11 @@ def _parts(
 def _without_result(comparison: Comparison) -> list[str]:
     parts = []
     for row in words.without_result(comparison):
-        parts.append(f"### {_plain(row.name)}: {row.status_text}")
+        parts.append(f"### {_plain(row.name)}: {words.status(row)}")
         parts.append(f"Recipe: {_code(row.recipe)}")
         for ending, seeds in row.failures:
             stage = f" in {_code(ending.stage)}" if ending.stage else ""
-            reason = _plain(ending.reason or "no reason recorded")
+            reason = _plain(words.reason(ending) or "no reason recorded")
             parts.append(f"- {words.of_seeds(seeds)}: **{ending.status}**{stage}: {reason}")
             if ending.log:
                 parts.append(_fence(words.tail(ending.log)))

@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.compare.compare import Change, Comparison, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Change, Row
 from bench.metrics.metrics import Metric
-from reports import words
+from reports import sentences, words
 
 WIDTH = 80
 _ROWS, _COMPARISONS = 200, 30
@@ -80,7 +81,7 @@ def renderable(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((comparison.title, "bold"), f"  {comparison.model} · {comparison.task}"),
         "",
-        *(Text(sentence.replace("`", "")) for sentence in headline(comparison)[:2]),
+        *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:2]),
         "",
         table,
         "",
@@ -96,9 +97,9 @@ def renderable(comparison: Comparison) -> RenderableType:
         parts.append(f"{hidden:,} more recipes are in the records; {escape(words.ALL)} has all.")
     for row in shown:
         if not row.ok:
-            why = "; ".join(row.reasons) or "no reason recorded"
-            parts.append(f"[red]{escape(row.status_text)}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
-    parts += [Text(f"⚠ {warning.replace('`', '')}", style="yellow") for warning in comparison.warnings]
+            why = "; ".join(words.reasons(row)) or "no reason recorded"
+            parts.append(f"[red]{escape(words.status(row))}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
+    parts += [Text(f"⚠ {warning.replace('`', '')}", style="yellow") for warning in sentences.warnings(comparison)]
     return Group(*parts, "")
 
 

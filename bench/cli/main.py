@@ -96,7 +96,7 @@ def main() -> None:
     from bench.machine.machine import MachineError
     from bench.recipe.errors import RecipeError
     from bench.recipe.registry import RegistryError
-    from bench.record.record import RecordError, Unwritten
+    from bench.record.errors import RecordError, Unwritten
 
     users_mistakes: tuple[type[Exception], ...] = (MachineError, RecipeError, RecordError, RegistryError)
     output.open_streams()
@@ -174,7 +174,7 @@ def plan_(
     from rich.console import Console
 
     from bench.plan import dividing, plan
-    from bench.record import record as records
+    from bench.record import reading
     from bench.stage import checkpoint
     from bench.tasks.alike import said
 
@@ -182,7 +182,7 @@ def plan_(
         lacks = cluster.lacks if cluster else dividing.lacks
         whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, lacks)
     chosen = whole.select(names)
-    recorded = records.read(folder).ok if (folder / records.FILE).exists() else set()
+    recorded = reading.read(folder).ok if (folder / reading.FILE).exists() else set()
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
@@ -226,7 +226,7 @@ def run_(
     from bench.execute import imports
     from bench.execute.run import run
     from bench.plan import dividing
-    from bench.record.record import Store
+    from bench.record.store import Store
 
     cluster = _cluster(through) if where is Where.ray else None
     lacks = cluster.lacks if cluster else dividing.lacks

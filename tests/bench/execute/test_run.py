@@ -18,7 +18,8 @@ from bench.execute.fake import Fake
 from bench.execute.run import run
 from bench.execute.slots import slots
 from bench.machine import disk
-from bench.record.record import RecordError, Store
+from bench.record.errors import RecordError
+from bench.record.store import Store
 from bench.stage import checkpoint
 from tests.subjects import HERE, NoTask, make_plan
 
@@ -378,7 +379,7 @@ KILLED = """
     import pytest
     from bench.execute.base import Outcome
     from bench.execute.fake import Fake
-    from bench.record.record import Store
+    from bench.record.store import Store
     from bench.execute.run import run
     from tests.bench.test_run import RECIPES, Silent
     from tests.subjects import make_plan

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from bench.models import registry
 from bench.models.base import ModelError
 from bench.models.registry import models
 from bench.models.sources import random_weights
 from bench.models.sources.random_weights import RandomWeights
-from bench.models import registry
 from tests import jobs
 
 PARAMETERS = {
