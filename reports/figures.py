@@ -214,18 +214,27 @@ def losses(comparison: Comparison) -> Drawing | None:
     )
 
 
-def write_svg(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
-    """Write every figure as ``figure-<number>.svg`` into `folder`."""
-    import vl_convert
+class Svg:
+    """Every figure of the comparisons that it is given as ``figure-<number>.svg`` in a folder; ``written`` says where."""
 
-    written: list[Path] = []
-    for comparison in comparisons:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.written: list[Path] = []
+
+    def add(self, comparison: Comparison) -> str:
+        """No text."""
+        import vl_convert
+
         for drawing in drawings(comparison):
             spec = {**drawing.spec, "width": _WIDTH, "background": "white", "title": drawing.title}
-            path = folder / f"figure-{len(written) + 1}.svg"
+            path = self._folder / f"figure-{len(self.written) + 1}.svg"
             path.write_text(vl_convert.vegalite_to_svg(json.dumps(spec)), encoding="utf-8")
-            written.append(path)
-    return written
+            self.written.append(path)
+        return ""
+
+    def end(self) -> str:
+        """No text."""
+        return ""
 
 
 def runtime() -> str:

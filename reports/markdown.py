@@ -15,22 +15,33 @@ _ROW = 1_200
 """About the bytes of a recipe, with all that the tables say of it."""
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
+class Page:
     """All comparisons, one after the other; as many recipes of each as :data:`words.MOST` bytes have room for."""
-    room = words.MOST - 5_000
-    parts, left_out = [], 0
-    for number, comparison in enumerate(comparisons):
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._room = words.MOST - 5_000
+        self._waiting = len(comparisons)
+        self._parts: list[str] = []
+        self._left_out = 0
+
+    def add(self, comparison: Comparison) -> str:
+        """Nothing yet: what is left out is said at the end."""
         text = functools.partial(_comparison, whole=comparison)
-        found = words.fitting(text, comparison, room // (len(comparisons) - number), _ROW)
+        found = words.fitting(text, comparison, self._room // self._waiting, _ROW)
+        self._waiting -= 1
         if found is None:
-            left_out += 1
+            self._left_out += 1
         else:
-            room -= found[1]
-            parts.append(found[0])
-    if left_out:
-        parts.append(f"{left_out:,} more comparisons are not here: {_code(words.ALL)} has all.")
-    parts = parts or ["Nothing is recorded here."]
-    return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
+            self._room -= found[1]
+            self._parts.append(found[0])
+        return ""
+
+    def end(self) -> str:
+        """All of it."""
+        if self._left_out:
+            self._parts.append(f"{self._left_out:,} more comparisons are not here: {_code(words.ALL)} has all.")
+        parts = self._parts or ["Nothing is recorded here."]
+        return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
 
 
 def _comparison(comparison: Comparison, whole: Comparison) -> str:

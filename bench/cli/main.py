@@ -253,11 +253,12 @@ def run_(
         executor.close()
         signal.signal(signal.SIGINT, before)
     from reports import write
-    from reports.table import terminal
+    from reports.table import Terminal
 
+    shown = Terminal()
     # First: what is printed may have no reader any more.
-    written = write(folder, ["html", "md"], folder)
-    terminal(folder)
+    written = write(result.records.read_on(), ["html", "md"], folder, shown)
+    shown.print()
     for path in written:
         _say(f"wrote {path}")
     for text in result.beside:

@@ -72,7 +72,7 @@ def everything(monkeypatch):
 
     def everything(folder, draw):
         monkeypatch.setattr(figures, "drawings", drawings if draw else lambda comparison: [])
-        found = reports.comparisons(folder)
+        found = reports.comparisons(read(folder))
         for format in reports.FORMATS:
             reports.render_comparisons(found, format)
         frame(folder)

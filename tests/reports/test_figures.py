@@ -163,6 +163,8 @@ def test_equal_values_still_have_an_axis():
 
 
 def test_svg_files_are_written(comparison, tmp_path):
-    written = figures.write_svg([comparison], tmp_path)
+    svg = figures.Svg(tmp_path)
+    svg.add(comparison)
+    written = svg.written
     assert [path.name for path in written] == [f"figure-{n}.svg" for n in range(1, 7)]
     assert written[0].read_text(encoding="utf-8").startswith("<svg")

@@ -51,9 +51,11 @@ def test_a_torn_line_is_reported_and_the_rest_is_read(folder):
 
 
 def test_the_terminal_is_written_to(folder, capsys):
-    from reports.table import terminal
+    from reports.table import Terminal
 
-    terminal(folder)
+    terminal = Terminal()
+    reports.write(folder, [], folder, terminal)
+    terminal.print()
     assert "int8" in capsys.readouterr().out
 
 
