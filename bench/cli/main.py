@@ -45,6 +45,13 @@ class Listed(StrEnum):
     suites = "suites"
 
 
+class Described(StrEnum):
+    """What has a JSON Schema."""
+
+    suite = "suite"
+    record = "record"
+
+
 class Format(StrEnum):
     """What a report can be."""
 
@@ -301,11 +308,13 @@ def doctor() -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a suite file, for editors."""
-    from bench.suite.suite import json_schema
+def schema(what: Annotated[Described, typer.Argument()] = Described.suite) -> None:
+    """Print the JSON Schema of a suite file, for editors, or of a line of records."""
+    from bench.record import format
+    from bench.suite import suite
 
-    print(json.dumps(json_schema(), indent=2))
+    described = suite.json_schema() if what is Described.suite else format.json_schema()
+    print(json.dumps(described, indent=2))
 
 
 def _plan(

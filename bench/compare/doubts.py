@@ -120,8 +120,7 @@ def _settings(environments: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     distinct = {id(each): each for each in environments}.values()
     for whole in {repr(each): each for each in distinct}.values():
-        environment = Environment(**whole)
-        for settings in (environment, environment.machine):
-            for name, value in settings.items() if settings else ():
-                found.setdefault(name, set()).add(str(value))
+        machine = Environment(**whole).machine
+        for name, value in machine.settings() if machine else ():
+            found.setdefault(name, set()).add(str(value))
     return found

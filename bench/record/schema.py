@@ -266,8 +266,8 @@ class Parameters:
 
 
 @dataclass(slots=True, kw_only=True)
-class Settings:
-    """What results depend on; two that differ in it are not compared without a warning."""
+class Machine:
+    """What results depend on: those that differ in it are not compared without a warning."""
 
     device: Any = Field(None, description="cpu or cuda")
     device_name: Any = Field(None, description="the GPU's name, or the CPU's")
@@ -284,21 +284,25 @@ class Settings:
     mig: Any = Field(None, description="the profile of a part of a GPU")
     versions: Versions | None = Field(None, description="of packages, by name")
 
-    def items(self) -> Iterator[tuple[str, object]]:
-        """Each setting that is known, and each package with its version."""
+    def settings(self) -> Iterator[tuple[str, object]]:
+        """Each of these that is known, and each package with its version."""
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if each.name == "versions":
                 yield from dict(value or {}).items()
-            elif each.name != "machine" and value not in (None, ""):
+            elif value not in (None, ""):
                 yield each.name, value
 
 
 @dataclass(slots=True, kw_only=True)
-class Environment(Settings):
+class Environment:
     """Where it ran."""
 
-    machine: Settings | None = Field(None, description="the machine")
+    machine: Machine | None = Field(None, description="the machine")
+    git: Any = Field(None, description="commit of the suite's folder, and whether files differ from it")
+    load: Any = Field(None, description="processes that wanted a CPU in the last 1, 5 and 15 minutes, on average")
+    date: Any = Field(None, description="time of day, ISO 8601")
+    variables: Any = Field(None, description="environment variables that can change numbers")
 
 
 # -- lines -------------------------------------------------------------------------------------------------
@@ -342,23 +346,23 @@ def _adapter(kind: type[Line]) -> TypeAdapter[Any]:
 class Node(Line):
     """A stage ended, whatever its end. Of several lines with one id, the last counts."""
 
-    id: Text = Field(description="what tells the stage, with all that its result depends on, from any other")
-    parent: Text | None = Field(None, description="the stage before it")
-    alone: Text | None = Field(None, description="the same stage in one process, where several divide this one")
-    run: Text = Field(description="the run in which it ended")
+    id: Text = Field(description="names the stage and all that its result depends on")
+    parent: Text | None = Field(None, description="id of the stage before it")
+    alone: Text | None = Field(None, description="id of the same stage in one process, where several divide this one")
+    run: Text = Field(description="id of the run in which it ended")
     status: Status = Field(description="its end")
     reason: Text | None = Field(None, description="why it is not ok")
     log: Text | None = Field(None, description="the end of what its processes printed, where it is not ok")
-    recipe: Text = Field("", description="all stages up to this")
-    stage: Text = Field("", description="this one")
-    depth: Any = Field(None, description="stages before it")
+    recipe: Text = Field("", description="its stages, up to this one")
+    stage: Text = Field("", description="this stage")
+    depth: Any = Field(None, description="how many stages are before it")
     base_kind: Any = Field(None, description="trainer or transform")
     model: Text = Field("", description="its name")
     task: Text = Field("", description="its name")
     model_fingerprint: Any = Field(None, description="of the model's files")
     task_fingerprint: Any = Field(None, description="of the task's data")
-    head: Any = Field(None, description="new, where the task made the model's head")
-    seed: Any = Field(None, description="a whole number")
+    head: Any = Field(None, description="whether the model's head is kept, new or pretrained")
+    seed: Any = Field(None, description="of all random numbers")
     budget: Any = Field(None, description="the suite's table")
     measure: Any = Field(None, description="the suite's table")
     started: Any = Field(None, description="time of day, ISO 8601")
@@ -367,12 +371,12 @@ class Node(Line):
     transform: Transform | None = Field(None, description="of a stage that compresses")
     evidence: list[Claim] | None = Field(None, description="what proves that its methods were applied")
     quality: Quality | None = Field(None, description="of the model that it left")
-    retained: Retained | None = Field(None, description="where the suite measures forgetting")
+    retained: Retained | None = Field(None, description="what is left of the task that `measure.retain` names")
     weight_bytes: Number | None = Field(None, description="storage of parameters and buffers of the model that it left")
     parameters: Parameters | None = Field(None, description="of the model that it left")
     size: Size | None = Field(None, description="of the model that it left, on disk")
-    inference: Inference | None = Field(None, description="by the model that it left")
-    latency: list[Latency] | None = Field(None, description="of the model that it left")
+    inference: Inference | None = Field(None, description="what inference by the model that it left took")
+    latency: list[Latency] | None = Field(None, description="timings of the model that it left")
     trust: Trust | None = Field(None, description="whether timings can be trusted")
     absent: dict[Text, Text] | None = Field(None, description="why a metric, by its name, could not be measured")
     gpus: list[dict[str, Any]] | None = Field(None, description="name and uuid of each GPU that it had")
@@ -387,8 +391,8 @@ class Cell:
     recipe: Text = Field(description="its text")
     model: Text = Field(description="its name")
     task: Text = Field(description="its name")
-    seed: Whole = Field(description="a whole number")
-    path: list[Text] = Field(description="ids of its stages, from the first to the last")
+    seed: Whole = Field(description="of all random numbers")
+    path: list[Text] = Field(description="ids of its stages, first to last")
     refused: list[Text] | None = Field(None, description="why it cannot run")
 
 
@@ -405,10 +409,10 @@ class Note:
 class Run(Line):
     """A run began: all that was asked for, recorded before or not."""
 
-    run: Text = Field(description="what tells it from other runs")
+    run: Text = Field(description="its id")
     title: Text = Field(description="the suite's")
     baseline: Text = Field(description="the name of the recipe that all others are compared with")
-    cells: list[Cell] = Field(description="all that the suite has")
+    cells: list[Cell] = Field(description="all that the suite asks for")
     seeds: Any = Field(None, description="the suite's")
     recipes: Any = Field(None, description="text of each recipe, by its name")
     notes: list[Note] = Field(default_factory=list, description="for readers")
@@ -424,7 +428,7 @@ class Run(Line):
 class End(Line):
     """A run ended. One without it was broken off."""
 
-    run: Text = Field(description="which")
+    run: Text = Field(description="its id")
     seconds: Any = Field(None, description="wall time of the run")
     status: Any = Field(None, description="done")
 

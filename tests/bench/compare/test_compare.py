@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.compare import compare
+from bench.compare.answer import Best, answer
+from bench.compare.doubts import Busy, MoreUnread, NoBaseline
 from bench.compare.front import front
 from bench.metrics.metrics import METRICS
 from reports import words
@@ -429,6 +431,25 @@ def test_a_win_on_a_busy_machine_is_marked():
 def test_backticks_in_names_do_not_break_sentences():
     text = headline(only(synthetic.records({"a`b": Method("full")})))
     assert all(sentence.count("`") % 2 == 0 for sentence in text)
+
+
+# -- facts -------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_facts():
+    records = synthetic.records(TWO)
+    set_accuracy(records, "full", {0: 0.75, 1: 0.70, 2: 0.80})
+    set_accuracy(records, "lora(r=8)", {0: 0.65, 1: 0.59, 2: 0.71})
+    (best, *_) = answer(only(records))
+    assert isinstance(best, Best)
+    assert (best.row.name, best.metric.name, best.others, best.ties, best.unclear) == ("full", "accuracy", 1, (), False)
+
+
+def test_doubts_are_facts():
+    records = synthetic.records(TWO, contended=("full",))
+    records.warnings += [f"line {number}" for number in range(23)]
+    records.runs[0]["baseline"] = "nobody"
+    assert list(only(records).doubts)[20:] == [MoreUnread(3), NoBaseline("nobody"), Busy(("full",))]
 
 
 # -- the Pareto front --------------------------------------------------------------------------------------

@@ -108,6 +108,19 @@ def test_every_line_is_one_write_and_synced(tmp_path, monkeypatch):
     assert writes == [len(line) for line in lines(store)]
 
 
+def test_reading_on_gives_what_reading_anew_gives(tmp_path):
+    store = Store(tmp_path)
+    records = store.read()
+    for id_, status, cut in [("a", "ok", 5), ("a", "oom", 0), ("b", "ok", 0), ("a", "ok", 1), ("c", "failed", 9)]:
+        store.append(node(id_, status=status))
+        os.truncate(store.file, store.file.stat().st_size - cut)
+        assert list(records.read_on().nodes) == list(read(tmp_path).nodes)
+        assert records.nodes == read(tmp_path).nodes
+        assert records.warnings == read(tmp_path).warnings
+    assert records.ok == {"a", "b"}
+    assert len(records.warnings) == 2
+
+
 # -- damage
 
 
