@@ -5,7 +5,7 @@ import pytest
 
 from bench.compare.compare import compare
 from bench.metrics.metrics import METRICS
-from reports import figures
+from reports import curves, figures
 from tests import synthetic
 from tests.synthetic import Method
 
@@ -145,7 +145,7 @@ def test_a_curve_is_the_mean_over_seeds():
 
 
 def test_long_curves_are_thinned_by_means():
-    thinned = figures._thinned([float(i) for i in range(1, 1201)])
+    thinned = curves._thinned([float(i) for i in range(1, 1201)])
     assert len(thinned) <= 60
     assert all(step == pytest.approx(loss) for step, loss in thinned)
 
