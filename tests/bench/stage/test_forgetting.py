@@ -10,7 +10,7 @@ from bench.plan import plan
 from bench.stage import checkpoint
 from bench.suite.suite import SuiteError, of
 from bench.tasks.registry import open_task
-from reports import markdown
+from reports import render_comparisons
 from tests import jobs, synthetic
 from tests.subjects import HERE
 
@@ -85,7 +85,7 @@ def test_recipes_are_compared_by_it_and_the_report_has_it():
     seen = lora.changes["forgetting"]
     assert (seen.kind, seen.covers, seen.verdict) == ("difference", "seeds", "better")
     assert seen.value == pytest.approx(-0.505)
-    text = markdown.render(compare(found))
+    text = render_comparisons(compare(found), "md")
     assert "Forgetting" in text
     assert "−0.505 nats" in text
 
