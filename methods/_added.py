@@ -22,17 +22,17 @@ def new_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 
     A language model keeps the head that it was pretrained with.
     """
-    from bench.models.architecture import base, head_parameters, new_parameters
+    from bench.models.architecture import head_parameters, new_parameters, unwrapped
 
-    head = {} if base(model).get_output_embeddings() is not None else head_parameters(model)
+    head = {} if unwrapped(model).get_output_embeddings() is not None else head_parameters(model)
     return head | new_parameters(model)
 
 
 def remember(training: Training) -> None:
     """Note what is about to train as it is at the start, for :func:`claims`."""
     about_to = {name: tensor for name, tensor in named_tensors(training.model).items() if tensor.requires_grad}
-    training.notes["start"] = {name: digest(tensor) for name, tensor in about_to.items()}
-    training.notes["start range"] = {
+    training.state["start"] = {name: digest(tensor) for name, tensor in about_to.items()}
+    training.state["start range"] = {
         name: (float(tensor.detach().min()), float(tensor.detach().max()))
         for name, tensor in about_to.items()
         if tensor.numel()
@@ -47,7 +47,7 @@ def started(work: Training, text: str, part: str, value: float) -> Claim:
     import torch
 
     tensors = named_tensors(work.model)
-    ranges = {name: both for name, both in work.notes.get("start range", {}).items() if part in name}
+    ranges = {name: both for name, both in work.state.get("start range", {}).items() if part in name}
     other = []
     for name, both in ranges.items():
         mark, tensor = work.began.get(name), tensors.get(name)
@@ -90,7 +90,7 @@ def claims(
         bool(added) and trained - also == added | head,
         f"{count:,} of {total:,} parameters, {100 * count / total:.2f} %",
     )
-    start = work.notes.get("start", {})
+    start = work.state.get("start", {})
     moved = {name for name in added if after.digests[name] != start.get(name, after.digests[name])}
     parameters = {plain(name) for name, _ in work.model.named_parameters() if ".original_module." not in name}
     there = {name for name in parameters & tensors.keys() if mark in name}

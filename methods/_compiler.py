@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def records(device: str, mode: str) -> bool:
     return device == "cuda" and mode in _RECORDED
 
 
-def problems(place: Place, mode: str) -> Iterator[str]:
+def problems(context: PlanContext, mode: str) -> Iterator[str]:
     """Kernels are built by the machine's own compiler."""
-    if place.machine.device == "cpu":
+    if context.machine.device == "cpu":
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             yield f"it builds its kernels with a C++ compiler, and there is no `{compiler}`; install one or set CXX"

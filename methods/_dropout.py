@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.plan.context import Place
+    from bench.plan.context import PlanContext
 
 WITHOUT = frozenset({
     "albert", "apertus", "arcee", "bloom", "codegen", "cohere", "deepseek_v3", "eurobert", "exaone4", "falcon",
@@ -22,25 +22,25 @@ _HEAD = ("classif", "summary", "qa_")
 """In the names of a configuration's dropouts that are in a head."""
 
 
-def present(place: Place, *, head: bool = True) -> bool:
-    """Whether something drops out in training at `place`; without `head`, in the body."""
-    for method in place.stage.modifiers:
+def present(context: PlanContext, *, head: bool = True) -> bool:
+    """Whether something drops out in training at `context`; without `head`, in the body."""
+    for method in context.stage.modifiers:
         if method.name == "dropout":
             return bool(getattr(method, "p", 0))
-    if getattr(place.stage.base, "dropout", 0):  # an adapter's own
+    if getattr(context.stage.main, "dropout", 0):  # an adapter's own
         return True
     found = [
         value
-        for name, value in place.config.items()
+        for name, value in context.config.items()
         if "drop" in name and isinstance(value, int | float) and (head or not any(part in name for part in _HEAD))
     ]
-    return any(found) if found else place.model not in WITHOUT
+    return any(found) if found else context.model not in WITHOUT
 
 
-def problems(place: Place, *, head: bool = True) -> Iterator[str]:
+def problems(context: PlanContext, *, head: bool = True) -> Iterator[str]:
     """Two passes through a model without dropout are one and the same."""
-    if not present(place, head=head):
+    if not present(context, head=head):
         yield (
-            f"this {place.model} has no dropout, so two passes do not differ and nothing is to be learned from their "
+            f"this {context.model} has no dropout, so two passes do not differ and nothing is to be learned from their "
             "difference; set some, as in `full + dropout(0.1)` or `lora(dropout=0.1)`"
         )

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
-from bench.plan.context import Place
-from bench.recipe.facts import standing
+from bench.plan.context import PlanContext
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Method, Transform
 from bench.stage.evidence import Claim, digest, whole
 from methods import _coverage, _replay
@@ -31,7 +31,7 @@ Masks = list[tuple["torch.Tensor", "torch.Tensor"]]
 class Masking(Transform):
     """Holds weights of the blocks' linear layers at zero, now and in later trainings."""
 
-    gives = frozenset({"sparse"})
+    adds = frozenset({"sparse"})
 
     @abc.abstractmethod
     def cut(self, work: Work) -> None:
@@ -54,14 +54,14 @@ class Masking(Transform):
         """Whether this can follow on `earlier` and still come to its own pattern."""
         return False
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It looks at plain weights, and one pattern of zeros is no start for another."""
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        if "quantized" in context.facts:
             yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> torch_int8_dynamic`"
-        yield from linear_blocks(place)
-        for earlier in carried(place):
+        yield from linear_blocks(context)
+        for earlier in carried(context):
             if not self.extends(earlier):
                 yield (
                     f"the weights are sparse from `{earlier}` already, and its zeros need not fit the pattern of `{self}`; "
@@ -70,19 +70,19 @@ class Masking(Transform):
 
     def apply(self, work: Work) -> None:
         """Zero, and put the weights as they were aside for the evidence."""
-        work.notes[self.name] = {
+        work.state[self.name] = {
             name: layer.weight.detach().cpu().clone() for name, layer in layers(work.model).items()
         }
         self.cut(work)
 
     def on_model(self, training: Training) -> None:
         """Remember what is zero, of the weights that will train; and of all, a bit each, for the evidence."""
-        training.notes[f"{self.name} zeros"] = _zeros(training.model)
-        training.notes[self.name] = masks(training) if "adapter" not in training.trainer.gives else []
+        training.state[f"{self.name} zeros"] = _zeros(training.model)
+        training.state[self.name] = masks(training) if "adapter" not in training.trainer.adds else []
 
     def on_step(self, training: Training) -> None:
         """Put the zeros back."""
-        restore(training.notes.get(self.name, []))
+        restore(training.state.get(self.name, []))
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The zeros are as many as said and where they belong, and nothing outside of those layers changed."""
@@ -99,14 +99,14 @@ class Masking(Transform):
         found = _coverage.weights(work.model)
         return {
             plain(name): weight.to(found[plain(name)].dtype)
-            for name, weight in work.notes.get(self.name, {}).items()
+            for name, weight in work.state.get(self.name, {}).items()
             if before.digests[f"{plain(name)}.weight"] == digest(weight)
         }
 
-    def keeps(self, before: Snapshot, work: Training) -> Iterator[Claim]:
+    def retention_evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """No zero came back in training, and no weight went with them."""
         wanted = {name.removesuffix(".weight") for name in _coverage.matrices(before, work.model)}
-        were: dict[str, Any] = work.notes.get(f"{self.name} zeros", {})
+        were: dict[str, Any] = work.state.get(f"{self.name} zeros", {})
         now = _zeros(work.model)
         known = {name for name in wanted & were.keys() & now.keys() if _count(were[name]) == _zeros_in(before, name)}
         grown = sum(_count(were[name] & ~now[name]) for name in known)
@@ -146,10 +146,10 @@ class Pruning(Masking):
         )
 
 
-def carried(place: Place) -> list[Masking]:
-    """The methods before `place` whose zeros are in the model that arrives there."""
-    earlier: list[Method] = [method for stage in standing(place.before) for method in stage.methods]
-    return [kept for method in earlier for kept in method.carries() if isinstance(kept, Masking)]
+def carried(context: PlanContext) -> list[Masking]:
+    """The methods before `context` whose zeros are in the model that arrives there."""
+    earlier: list[Method] = [method for stage in stages_in_effect(context.before) for method in stage.methods]
+    return [kept for method in earlier for kept in method.maintained() if isinstance(kept, Masking)]
 
 
 def layers(model: nn.Module) -> dict[str, nn.Linear]:

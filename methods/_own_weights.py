@@ -26,9 +26,9 @@ def names(model: nn.Module) -> list[str]:
 
 def outside_body(model: nn.Module) -> set[str]:
     """Those that do not begin with transformers' name of the pretrained part."""
-    from bench.models.architecture import base
+    from bench.models.architecture import unwrapped
 
-    prefix = f"{base(model).base_model_prefix}."
+    prefix = f"{unwrapped(model).base_model_prefix}."
     return {name for name in names(model) if not name.startswith(prefix)}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.plan.context import Place
+    from bench.plan.context import PlanContext
     from bench.stage.loop import Training
     from bench.stage.work import Work
 
@@ -29,22 +29,22 @@ TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}
 
 
 def problems(
-    place: Place, method: str = "", *, targets: Sequence[str] | None = None, embeddings: bool = False
+    context: PlanContext, method: str = "", *, targets: Sequence[str] | None = None, embeddings: bool = False
 ) -> Iterator[str]:
     """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers.
 
     `targets` are the layers that a recipe names, and `embeddings` is whether these may be embeddings.
     """
-    if "adapter" in place.facts:
-        yield f"there is an adapter on the model already; {place.fold(place.stage.base)}"
-    if "inference_only" in place.facts:
+    if "adapter" in context.facts:
+        yield f"there is an adapter on the model already; {context.fold(context.stage.main)}"
+    if "inference_only" in context.facts:
         yield "no gradient flows through a model that was made for inference only; train before what made it so"
-    if method and "factored" in place.facts:
+    if method and "factored" in context.facts:
         yield "PEFT takes whole linear layers, and here each is the product of two; train with full, or leave low_rank out"
-    structure = place.structure
+    structure = context.structure
     if method and not targets and structure.layers and not structure.targets.get(method):
         mend = "name them with `targets`" if method != "IA3" else "use lora, and name them with `targets`"
-        yield f"PEFT does not know which layers of a {place.model} model to take; {mend}"
+        yield f"PEFT does not know which layers of a {context.model} model to take; {mend}"
     for name in targets or ():
         kind = structure.layers.get(name.rpartition(".")[2])
         if structure.layers and kind is None:
@@ -145,13 +145,13 @@ def probe_gradient(work: Training, parameter: nn.Parameter) -> torch.Tensor:
 
 def adapted(work: Training, layers: Mapping[str, Any], method: str, targets: Sequence[str] | None) -> Iterator[Claim]:
     """The adapted layers are those of all blocks that are named, or that PEFT's own table names for the model."""
-    from bench.models.architecture import base, blocks
+    from bench.models.architecture import blocks, unwrapped
 
     load()
     from peft.utils import constants
 
     table = getattr(constants, f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING", {})
-    named = targets or table.get(base(work.model).config.model_type)
+    named = targets or table.get(unwrapped(work.model).config.model_type)
     inside: list[set[str]] = []
     for block in blocks(work.model):
         modules = set(block.modules())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
-from bench.recipe.facts import standing
+from bench.recipe.facts import stages_in_effect
 from bench.stage.evidence import Claim, digest
 from methods import _coverage
 from methods._models import linear_blocks
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.plan.context import Place
+    from bench.plan.context import PlanContext
     from bench.stage.evidence import Snapshot
     from bench.stage.work import Work
 
 
-def problems(place: Place, name: str) -> Iterator[str]:
+def problems(context: PlanContext, name: str) -> Iterator[str]:
     """What keeps the method called `name` from finding plain weights."""
-    if "adapter" in place.facts:
-        yield f"there is an adapter on the weights; {place.fold(name)}"
-    if "quantized" in place.facts:
+    if "adapter" in context.facts:
+        yield f"there is an adapter on the weights; {context.fold(name)}"
+    if "quantized" in context.facts:
         yield "the weights are quantized already; leave one of the two out"
-    yield from linear_blocks(place)
+    yield from linear_blocks(context)
 
 
 def save(model: nn.Module, folder: Path) -> bool:
@@ -41,9 +41,9 @@ def save(model: nn.Module, folder: Path) -> bool:
     return True
 
 
-def casting(place: Place, held: str = "these weights are held as bytes") -> Iterator[str]:
+def casting(context: PlanContext, held: str = "these weights are held as bytes") -> Iterator[str]:
     """What keeps a layer from being replaced: code that casts activations to the type of its weight."""
-    if casts := place.structure.casts:
+    if casts := context.structure.casts:
         yield f"the code of {' and '.join(casts)} casts activations to the type of a weight, and {held}; use bnb_int8 or torch_int8_dynamic"
 
 
@@ -51,9 +51,9 @@ ONE_INPUT = "torchao cannot scale the rows of layers with a single input, as fac
 """Why torchao's int8 leaves such a layer alone."""
 
 
-def one_input(place: Place) -> Iterator[str]:
+def one_input(context: PlanContext) -> Iterator[str]:
     """What keeps torchao's int8 from a layer with a single input."""
-    if any(getattr(stage.base, "rank", None) == 1 for stage in standing(place.before)):
+    if any(getattr(stage.main, "rank", None) == 1 for stage in stages_in_effect(context.before)):
         yield ONE_INPUT
 
 
@@ -84,7 +84,7 @@ def put(work: Work, name: str, path: str, layer: nn.Linear, made: nn.Module) -> 
 
 def remember(work: Work, name: str, path: str, layer: nn.Linear) -> None:
     """Keep weight and bias of `layer` in main memory, for the evidence of the method called `name`."""
-    aside = work.notes.setdefault(name, {})
+    aside = work.state.setdefault(name, {})
     aside |= {f"{path}.{tensor}": value.detach().cpu() for tensor, value in layer.named_parameters(recurse=False)}
 
 
@@ -100,7 +100,7 @@ def originals(before: Snapshot, work: Work, name: str, what: str = "weight") -> 
     """The remembered weights, or biases, by layer, on the device: those bit-identical with what was there before."""
     return {
         tensor.removesuffix(f".{what}"): value.to(work.device)
-        for tensor, value in work.notes.get(name, {}).items()
+        for tensor, value in work.state.get(name, {}).items()
         if tensor.endswith(f".{what}") and before.digests.get(plain(tensor)) == digest(value)
     }
 
@@ -280,9 +280,9 @@ def effective(layer: nn.Module, like: torch.Tensor) -> torch.Tensor:
 
 
 def activations(before: Snapshot, work: Work, name: str, *, gone: float | None, kept: float) -> Claim:
-    """To each layer an input of `gone` beside 1 is 0, being less than half a step, and one of `kept` is not.
+    """To each layer an input of `removal_evidence` beside 1 is 0, being less than half a step, and one of `kept` is not.
 
-    Where `gone` is None, no layer rounds its inputs.
+    Where `removal_evidence` is None, no layer rounds its inputs.
     """
     modules = dict(work.model.named_modules())
     weights = originals(before, work, name)

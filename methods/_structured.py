@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
 from methods import _replay, _statistics
@@ -45,15 +45,15 @@ class Structured(Transform):
         return self.importance != "taylor"
 
 
-def problems(place: Place, method: str) -> Iterator[str]:
+def problems(context: PlanContext, method: str) -> Iterator[str]:
     """What keeps plain weights from being cut."""
-    if "adapter" in place.facts:
-        yield f"there is an adapter on the weights; {place.fold(method)}"
-    if "quantized" in place.facts:
+    if "adapter" in context.facts:
+        yield f"there is an adapter on the weights; {context.fold(method)}"
+    if "quantized" in context.facts:
         yield f"quantized weights cannot be cut; prune first, as in `{method} >> torch_int8_dynamic`"
-    if "factored" in place.facts:
+    if "factored" in context.facts:
         yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
-    yield from unknown(place, MODELS)
+    yield from unknown(context, MODELS)
 
 
 def cut_of(units: int, amount: float) -> int:
@@ -79,10 +79,10 @@ def graph(work: Work) -> Iterator[Any]:
     """
     import torch_pruning
 
-    from bench.models.architecture import base
+    from bench.models.architecture import unwrapped
 
     model = work.model
-    config = base(model).config
+    config = unwrapped(model).config
     cache, config.use_cache = getattr(config, "use_cache", None), False
     model.requires_grad_(True)  # tracing follows gradients
     one = {name: tensor[:1] for name, tensor in work.probe.inputs.items()}
@@ -167,12 +167,12 @@ def put_aside(work: Work, name: str) -> None:
     for tensor in (*work.model.parameters(), *work.model.buffers()):
         kept = tensor.detach().cpu().clone()
         held[id(tensor)] = torch.nn.Parameter(kept) if isinstance(tensor, torch.nn.Parameter) else kept
-    work.notes[name] = copy.deepcopy(work.model, held)
+    work.state[name] = copy.deepcopy(work.model, held)
 
 
 def originals(before: Snapshot, work: Work, name: str) -> dict[str, torch.Tensor]:
     """The tensors that were put aside, where all of them are bit-identical with what was there before."""
-    found = named_tensors(work.notes[name]) if name in work.notes else {}
+    found = named_tensors(work.state[name]) if name in work.state else {}
     return found if {tensor: digest(value) for tensor, value in found.items()} == before.digests else {}
 
 
@@ -288,7 +288,7 @@ def _values(work: Work, name: str, importance: Importance) -> dict[str, torch.Te
 
     from bench.models.modes import evaluating
 
-    model: nn.Module = work.notes[name]
+    model: nn.Module = work.state[name]
     modules = [module for module in model.modules() if isinstance(module, nn.Linear | nn.LayerNorm)]
     count = {id(module.weight) for module in modules if module.weight is not None}
     weights = {plain(tensor): parameter for tensor, parameter in model.named_parameters() if id(parameter) in count}

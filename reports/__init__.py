@@ -97,7 +97,7 @@ def write(
             if page is None:
                 begun.append((svg, lambda text: None))
             else:
-                half = stack.enter_context(disk.whole(_file(target, format)))
+                half = stack.enter_context(disk.atomic(_file(target, format)))
                 # The renderers' own line ends: no second carriage return in CSV on Windows.
                 file = stack.enter_context(half.open("w", encoding="utf-8", errors="replace", newline=""))
                 begun.append((page(found), functools.partial(_put, file)))

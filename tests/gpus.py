@@ -121,7 +121,7 @@ def _end(text: str, model: Path, folder: Path) -> End:
         if status != "ok":
             return End(status, reason, frozenset(proven))
     status, reason, _ = worker.attempt(dataclasses.replace(one, what="serve"), jobs.quiet)
-    waits = clocks[-1].waits[1:] if clocks and isinstance(stages[-1].base, Trainer) else ()
+    waits = clocks[-1].waits[1:] if clocks and isinstance(stages[-1].main, Trainer) else ()
     return End(status, reason if status == "ok" else f"served: {reason}", frozenset(proven), tuple(waits))
 
 

@@ -66,7 +66,7 @@ def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed:
         recipe=prefix.spell(defaults=True),
         model=str(model),
         task=keys.pop("task", None) or table(folder),
-        base=folder,
+        suite_folder=folder,
         seed=seed,
         budget=Budget(**budget),
         measure=Measure(**measure),

@@ -9,7 +9,7 @@ from bench.models.base import Model
 from bench.models.structure import Structure
 from bench.plan import dividing
 from bench.plan import plan as plans
-from bench.plan.dividing import Lacks
+from bench.plan.dividing import Shortage
 from bench.plan.plan import Plan
 from bench.suite.suite import of
 from bench.tasks.base import Task
@@ -59,7 +59,7 @@ def make_plan(
     monkeypatch: pytest.MonkeyPatch,
     recipes: dict[str, str],
     machine: Machine = HERE,
-    lacks: Lacks = dividing.lacks,
+    shortage: Shortage = dividing.shortage,
     **keys: object,
 ) -> Plan:
     monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
@@ -67,4 +67,4 @@ def make_plan(
     monkeypatch.setattr(plans.structure, "of", lambda model, spec, base, *loaded: model.examine(*loaded))
     monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())
     suite = of({"model": "no-model", "task": "no-task", "recipes": recipes, **keys})
-    return plans.make(suite, Path(), machine, lacks)
+    return plans.make(suite, Path(), machine, shortage)

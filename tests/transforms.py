@@ -45,8 +45,8 @@ def applied(text: str, model: Path, folder: Path, **keys: Any) -> tuple[torch.nn
     """A copy of the model as it was, and the work with the transform applied, its evidence seen to hold."""
     done = work(text, model, folder, **keys)
     before, original = done.snapshot(), copy.deepcopy(done.model)
-    done.stage.base.apply(done)  # type: ignore[union-attr]
-    false = [claim for claim in done.stage.base.evidence(before, done) if not claim.holds]
+    done.stage.main.apply(done)  # type: ignore[union-attr]
+    false = [claim for claim in done.stage.main.evidence(before, done) if not claim.holds]
     assert not false, false
     return original, done
 
@@ -73,11 +73,11 @@ def refuted(
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     first(done)
     before = done.snapshot()
-    done.stage.base.apply(done)  # type: ignore[union-attr]
+    done.stage.main.apply(done)  # type: ignore[union-attr]
     with torch.no_grad():
         spoil(done)
     (stage,) = recipe.parse(proven or text).stages
-    return [claim.text for claim in stage.base.evidence(before, done) if not claim.holds]
+    return [claim.text for claim in stage.main.evidence(before, done) if not claim.holds]
 
 
 def logits(model: torch.nn.Module, done: Work) -> torch.Tensor:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.execute.cluster import Cluster
     from bench.execute.imports import Imports
     from bench.execute.slots import Slots
-    from bench.plan.dividing import Lacks
+    from bench.plan.dividing import Shortage
     from bench.plan.plan import Node, Plan
 
 app = typer.Typer(
@@ -186,8 +186,8 @@ def plan_(
     from bench.tasks.alike import said
 
     with contextlib.closing(_cluster(Through.store)) if where is Where.ray else contextlib.nullcontext() as cluster:
-        lacks = cluster.lacks if cluster else dividing.lacks
-        whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, lacks)
+        shortage = cluster.shortage if cluster else dividing.shortage
+        whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, shortage)
     chosen = whole.select(names)
     recorded = reading.read(folder).ok if (folder / reading.FILE).exists() else set()
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
@@ -236,8 +236,8 @@ def run_(
     from bench.record.store import Store
 
     cluster = _cluster(through) if where is Where.ray else None
-    lacks = cluster.lacks if cluster else dividing.lacks
-    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, lacks)
+    shortage = cluster.shortage if cluster else dividing.shortage
+    whole, names, folder = _plan(suite, model, task, recipe, out, only, seeds, steps, device, threads, shortage)
     _say_refused(whole, names)
     store = Store(folder)
     nodes = whole.select(names).nodes.values()
@@ -328,7 +328,7 @@ def _plan(
     steps: int | None,
     device: str | None,
     threads: int | None,
-    lacks: Lacks,
+    shortage: Shortage,
 ) -> tuple[Plan, set[str], Path]:
     from bench.machine import machine
     from bench.plan import plan
@@ -361,7 +361,7 @@ def _plan(
     checked = of(table, where=f"{suite}: " if suite else "")
     names = checked.only(only or [])
     here = machine.look(checked.device, checked.threads)
-    return plan.make(checked, base, here, lacks), names, out or Path("results") / stem
+    return plan.make(checked, base, here, shortage), names, out or Path("results") / stem
 
 
 def _read(suite: str) -> tuple[dict[str, Any], Path, str]:

@@ -1,6 +1,6 @@
 """Several processes at work on one stage: what can be divided how, and what the processes tell each other.
 
-Modifiers say into how many parts they divide the work, and what of it (:data:`bench.recipe.declarations.Split`); the parts of one
+Modifiers say into how many parts they divide the work, and what of it (:data:`bench.recipe.declarations.Axis`); the parts of one
 stage are the cells of a mesh with a dimension for each. Planning imports no torch from here.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from bench.recipe.declarations import Split
+from bench.recipe.declarations import Axis
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +34,12 @@ COLLECTIVE = timedelta(minutes=10)
 """How long one waits for the others later on. One that dies ends the stage at once; this is for one that hangs."""
 
 
-def slices(layout: Mapping[Split, int]) -> int:
+def batch_parts(layout: Mapping[Axis, int]) -> int:
     """Into how many slices a batch is divided."""
-    return math.prod(size for split, size in layout.items() if split in _BATCH)
+    return math.prod(size for axis, size in layout.items() if axis in _BATCH)
 
 
-_BATCH: frozenset[Split] = frozenset({"replicas", "shards"})
+_BATCH: frozenset[Axis] = frozenset({"replicas", "shards"})
 
 
 class Group:
@@ -49,13 +49,13 @@ class Group:
         self,
         rank: int = 0,
         mesh: DeviceMesh | None = None,
-        layout: Mapping[Split, int] | None = None,
+        layout: Mapping[Axis, int] | None = None,
         first: int = 0,
     ) -> None:
         self.rank = rank
         self.first = first  # of the processes on this machine: machines differ in it
         self.mesh = mesh
-        self.layout: Mapping[Split, int] = layout or {}
+        self.layout: Mapping[Axis, int] = layout or {}
 
     @property
     def size(self) -> int:
@@ -63,35 +63,35 @@ class Group:
         return math.prod(self.layout.values())
 
     @functools.cached_property
-    def slice(self) -> int:
+    def batch_part(self) -> int:
         """Which of the batch's slices is this process's."""
         number = 0
-        for split, size in self.layout.items():
-            if split in _BATCH:
-                number = number * size + self.place(split)
+        for axis, size in self.layout.items():
+            if axis in _BATCH:
+                number = number * size + self.local_rank(axis)
         return number
 
-    def place(self, split: Split) -> int:
+    def local_rank(self, axis: Axis) -> int:
         """This process's place along a dimension of the mesh."""
         assert self.mesh is not None
-        return self.mesh.get_local_rank(split)
+        return self.mesh.get_local_rank(axis)
 
-    def processes(self, split: Split) -> Any:
+    def processes(self, axis: Axis) -> Any:
         """Those along a dimension of the mesh, as torch's process group."""
         assert self.mesh is not None
-        return self.mesh.get_group(split)
+        return self.mesh.get_group(axis)
 
-    def part(self, batch: Batch, split: Split) -> tuple[Batch, float]:
+    def part(self, batch: Batch, axis: Axis) -> tuple[Batch, float]:
         """The slice of `batch` at this process's place along a dimension of the mesh, and its weight.
 
         The *mean* over all slices of losses or gradients, each times its weight, is the whole batch's: slices differ in
         terms where items do. A slice is divided along another dimension as a batch is.
         """
-        slices = self.layout[split]
-        mine = batch.split(slices)[self.place(split)]
+        slices = self.layout[axis]
+        mine = batch.split(slices)[self.local_rank(axis)]
         return mine, slices * mine.weight / batch.weight
 
-    def everyone(self, value: Any, *along: Split) -> list[Any]:
+    def all_gather(self, value: Any, *along: Axis) -> list[Any]:
         """What each process has to say, by rank, or each of those `along` dimensions of the mesh. All must call this."""
         if self.mesh is None:
             return [value]
@@ -101,7 +101,7 @@ class Group:
         dist.all_gather_object(said, value)
         if not along:
             return said
-        line = tuple(slice(None) if split in along else self.place(split) for split in self.layout)
+        line = tuple(slice(None) if axis in along else self.local_rank(axis) for axis in self.layout)
         return [said[rank] for rank in self.mesh.mesh[line].flatten().tolist()]
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Group:
             self.mesh = None
 
 
-def join(store: TCPStore, rank: int, layout: Mapping[Split, int], device: torch.device, first: int) -> Group:
+def join(store: TCPStore, rank: int, layout: Mapping[Axis, int], device: torch.device, first: int) -> Group:
     """Meet the other processes at `store`; this machine's are those from number `first` on."""
     import torch
     import torch.distributed as dist

@@ -99,7 +99,7 @@ class Cluster:
         """How many jobs of one process the machines have room for."""
         return max(1, sum(_rooms(_each(here, 1, 1))))
 
-    def lacks(self, stage: Stage, here: Machine) -> str:
+    def shortage(self, stage: Stage, here: Machine) -> str:
         """What the machines lack for `stage`; "" where they can hold it."""
         return _lacks(stage.processes, _each(here, stage.processes, stage.gpus_each))
 
@@ -356,7 +356,7 @@ def _do(
                 checkpoint.write(there[name], content)
         outcome = _server(held).run(moved, timeout, lambda what, done, of: None)
         here = machine.look(job.machine.device, job.machine.threads)
-        measured = {**outcome.measured, "environment": machine.environment(here, job.base)}
+        measured = {**outcome.measured, "environment": machine.environment(here, job.suite_folder)}
         left = names is not None and job.what == "stage" and first and outcome.status == "ok"
         made = moved.output.read_bytes() if left else None
         yield Answer(replace(outcome, measured=measured), made, time.time())

@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.execute import worker
 from bench.execute.forkserver import died, kernel_kills
-from bench.recipe.declarations import Split
+from bench.recipe.declarations import Axis
 from bench.record.schema import Status
 from bench.stage.job import Job, Progress, Share, threads_each
 
@@ -31,7 +31,7 @@ GRACE = 2.0
 Answer = tuple[Status, str, dict[str, Any]]
 
 
-def run(job: Job, layout: Mapping[Split, int], progress: Progress) -> Answer:
+def run(job: Job, layout: Mapping[Axis, int], progress: Progress) -> Answer:
     """Do `job` in as many processes as `layout` has cells, or this machine's share of them.
 
     How it ended, why, and what the first process here measured.
@@ -71,7 +71,7 @@ def run(job: Job, layout: Mapping[Split, int], progress: Progress) -> Answer:
 def _rank(
     connection: Connection,
     job: Job,
-    layout: Mapping[Split, int],
+    layout: Mapping[Axis, int],
     rank: int,
     share: Share,
     parent: int,
@@ -98,7 +98,7 @@ def _rank(
         return joined
 
     progress = worker.Throttled(connection) if rank == 0 else lambda what, done, of: None
-    status, reason, measured = worker.alone(replace(job, machine=machine), progress, meet)
+    status, reason, measured = worker.run_job(replace(job, machine=machine), progress, meet)
     measured.setdefault("seconds", {})["launch"] = met - started
     connection.send(("done", status, reason, measured))
     connection.close()

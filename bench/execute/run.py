@@ -97,7 +97,7 @@ def run(
         checkpoint.sweep(store.folder)
         for needed in (store.folder / "logs", checkpoint.temporary(store.folder)):
             needed.mkdir(parents=True, exist_ok=True)
-    environment = machine.environment(whole.machine, whole.base)
+    environment = machine.environment(whole.machine, whole.suite_folder)
     store.append(_run_line(run_id, whole, names, environment))
     _record_refusals(whole, names, store, records, run_id)
 
@@ -197,7 +197,7 @@ def _measured(
         recipe=node.recipe.spell(defaults=True),
         model=node.subject.model_spec,
         task=node.subject.task_spec,
-        base=whole.base,
+        suite_folder=whole.suite_folder,
         seed=node.seed,
         budget=whole.suite.budget,
         measure=measure,
@@ -342,12 +342,12 @@ def _node_line(run_id: str, node: Node, whole: Plan) -> dict[str, Any]:
         "kind": "node",
         "id": node.id,
         "parent": node.parent,
-        "alone": node.alone,
+        "single_process": node.single_process,
         "run": run_id,
         "recipe": str(node.recipe),
         "stage": str(node.stage),
         "depth": node.depth,
-        "base_kind": node.stage.base.kind,
+        "base_kind": node.stage.main.kind,
         "model": node.subject.model.name,
         "task": node.subject.task.name,
         "model_fingerprint": node.subject.model_fingerprint,

@@ -58,10 +58,12 @@ def attempt(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
         from bench.execute import ranks
 
         return ranks.run(job, layout, progress)
-    return alone(job, progress)
+    return run_job(job, progress)
 
 
-def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None) -> tuple[Status, str, dict[str, Any]]:
+def run_job(
+    job: Job, progress: Progress, meet: Callable[[], Group] | None = None
+) -> tuple[Status, str, dict[str, Any]]:
     """Do `job` in this process, which by `meet` is one of several that do.
 
     What was measured before an error is in the answer, whatever the error.
@@ -70,7 +72,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
 
     from bench.measure.absent import out_of_memory
     from bench.models.base import ModelError
-    from bench.recipe.errors import Unfit
+    from bench.recipe.errors import Refusal
     from bench.stage.loop import Diverged, NothingToTrain
 
     measured: dict[str, Any] = {}
@@ -85,9 +87,9 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         if job.machine.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("a GPU was planned for, and torch finds none: see `methodbench doctor`")
         if job.what == "make":
-            open_model(job.model, job.base).make(progress)
+            open_model(job.model, job.suite_folder).make(progress)
             return "ok", "", {}
-        types = [open_model(job.model, job.base).model_type()]
+        types = [open_model(job.model, job.suite_folder).model_type()]
         imports.of(recipe.parse(job.recipe).stages, types, job.machine.device).all()
         group = meet() if meet else None
         if job.what == "stage":
@@ -103,7 +105,7 @@ def alone(job: Job, progress: Progress, meet: Callable[[], Group] | None = None)
         return "diverged", str(error), measured
     except NothingToTrain as error:
         return "invalid", str(error), measured
-    except (ModelError, Unfit) as error:
+    except (ModelError, Refusal) as error:
         return "refused", str(error), measured
     except Exception as error:
         traceback.print_exc()

@@ -35,7 +35,7 @@ def full(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def atomic(file: Path) -> Iterator[Path]:
     """Where to write what shall be `file` once the block has ended; nothing is left of it after an error."""
     half = file.with_name(f"{file.name}.{os.getpid()}.part")  # two processes may write one report at once
     try:

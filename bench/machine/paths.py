@@ -9,8 +9,8 @@ class PathError(ValueError):
     """A path that names no file. The message says why, and not what it is for."""
 
 
-def find(text: str, base: Path) -> Path:
-    """The path that `text` is, ``~`` expanded; one that does not begin at the root begins at `base`.
+def find(text: str, suite_folder: Path) -> Path:
+    """The path that `text` is, ``~`` expanded; one that does not begin at the root begins at `suite_folder`.
 
     Raises:
         PathError: the system has no such path, or no such user.
@@ -18,7 +18,7 @@ def find(text: str, base: Path) -> Path:
     if "\0" in text:
         raise PathError("a path holds no NUL character")
     try:
-        return base / Path(text).expanduser()
+        return suite_folder / Path(text).expanduser()
     except RuntimeError:
         user = Path(text).parts[0]
         raise PathError(f"{text}: this machine does not know whose home directory {user} is; write it out") from None

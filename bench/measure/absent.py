@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.models.base import ModelError
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 
 _NO_MEMORY = (
     "can't allocate memory",  # torch's allocator on CPUs
@@ -40,7 +40,7 @@ class Absent:
     def __init__(self, measured: dict[str, Any], *, strict: bool = False) -> None:
         self._measured = measured
         # These say what the recipe is, and not that a measure failed.
-        self._passes = (Exception,) if strict else (ModelError, Unfit)
+        self._passes = (Exception,) if strict else (ModelError, Refusal)
 
     @contextlib.contextmanager
     def __call__(self, *names: str) -> Iterator[None]:

@@ -219,9 +219,9 @@ class Answer:
     """The two phases of a decoder's answer to `prompt`."""
 
     def __init__(self, model: torch.nn.Module, prompt: Mapping[str, torch.Tensor]) -> None:
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
-        inner = base(model)
+        inner = unwrapped(model)
         # Of the prompt, only the last position's logits are wanted; some models can leave the others out.
         one = "logits_to_keep" in signature.arguments(model)
         # What PEFT puts in front of every prompt is in the cache after the first pass.

@@ -85,7 +85,7 @@ def _at(record: Record, *keys: str) -> Any:
 
 
 def paired(record: Record, nodes: Mapping[str, Record]) -> Record:
-    """`record` with the same stage's in one process under ``alone``, where it was divided and `nodes` have that."""
+    """`record` with the same stage's in one process under ``single_process``, where it was divided and `nodes` have that."""
     alone = nodes.get(record.get("alone") or "")
     return {**record, "alone": alone if alone is not None and alone.get("status") == "ok" else None}
 

@@ -11,7 +11,7 @@ from torch import nn
 from bench.models.names import plain
 
 
-def base(model: nn.Module) -> Any:
+def unwrapped(model: nn.Module) -> Any:
     """The transformers model, out of PEFT's wrapping."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
@@ -23,18 +23,18 @@ def members(model: nn.Module) -> list[nn.Module]:
 
 def config(model: nn.Module) -> Any:
     """The configuration that says how large the text model is, also where it is nested in another."""
-    return base(model).config.get_text_config()
+    return unwrapped(model).config.get_text_config()
 
 
 def body(model: nn.Module) -> nn.Module:
     """The pretrained part without the task's head (transformers' ``base_model``)."""
-    found = base(model)
+    found = unwrapped(model)
     return getattr(found, found.base_model_prefix, found)  # type: ignore[no-any-return]
 
 
 def embeddings(model: nn.Module) -> nn.Module:
     """The layer that makes vectors of token ids. A prompt's virtual tokens do not go through it."""
-    return base(model).get_input_embeddings()  # type: ignore[no-any-return]
+    return unwrapped(model).get_input_embeddings()  # type: ignore[no-any-return]
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -72,7 +72,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     """
     found = [block for stack in stacks(model) for block in stack]
     if not found:
-        raise ValueError(f"{type(base(model)).__name__} has no list of transformer blocks")
+        raise ValueError(f"{type(unwrapped(model)).__name__} has no list of transformer blocks")
     return found
 
 
@@ -87,7 +87,7 @@ def stack(model: nn.Module) -> nn.ModuleList:
     if len(found) != 1 or len(found[0]) != count:
         sizes = ", ".join(str(len(each)) for each in found) or "no"
         raise ValueError(
-            f"{type(base(model)).__name__} has {sizes} blocks where its configuration counts {count} in one stack"
+            f"{type(unwrapped(model)).__name__} has {sizes} blocks where its configuration counts {count} in one stack"
         )
     return found[0]
 
@@ -165,7 +165,7 @@ def feed_forward_outputs(model: nn.Module) -> list[nn.Linear]:
         narrowing = narrowing or [layer for layer in outside if layer.out_features == hidden]
         if not narrowing:
             raise ValueError(
-                f"block {number} of {type(base(model)).__name__} has no feed-forward layer that this can tell"
+                f"block {number} of {type(unwrapped(model)).__name__} has no feed-forward layer that this can tell"
             )
         found.append(narrowing[-1])
     return found
@@ -184,7 +184,7 @@ def feed_forward(model: nn.Module) -> list[tuple[list[nn.Linear], nn.Linear]]:
         up = [layer for layer in layers if layer is not down and layer.out_features == down.in_features]
         if not up:
             raise ValueError(
-                f"block {number} of {type(base(model)).__name__} has no feed-forward pair that this can tell"
+                f"block {number} of {type(unwrapped(model)).__name__} has no feed-forward pair that this can tell"
             )
         found.append((up, down))
     return found
@@ -204,7 +204,7 @@ def attention_outputs(model: nn.Module) -> list[nn.Linear]:
             if _in_attention(name) and layer.out_features == hidden:
                 ends[_attention_of(name)] = layer  # the last of each
         if not ends:
-            raise ValueError(f"block {number} of {type(base(model)).__name__} has no attention that this can tell")
+            raise ValueError(f"block {number} of {type(unwrapped(model)).__name__} has no attention that this can tell")
         found += ends.values()
     return found
 
@@ -298,16 +298,16 @@ def _attention_of(name: str) -> str:
 
 def remember_new(model: nn.Module, names: Iterable[str]) -> None:
     """Note on `model` the parameters that no file held, which transformers drew at random."""
-    base(model).newly_initialized = frozenset(names)
+    unwrapped(model).newly_initialized = frozenset(names)
 
 
 def new_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of `model` that were drawn at random for the task, as long as they are there: what every trainer trains.
 
-    Beside a head these may be a pooler's, which the pretrained weights do not have. Names are those in :func:`base`.
+    Beside a head these may be a pooler's, which the pretrained weights do not have. Names are those in :func:`unwrapped`.
     """
-    noted: frozenset[str] = getattr(base(model), "newly_initialized", frozenset())
-    return {name: parameter for name, parameter in base(model).named_parameters() if plain(name) in noted}
+    noted: frozenset[str] = getattr(unwrapped(model), "newly_initialized", frozenset())
+    return {name: parameter for name, parameter in unwrapped(model).named_parameters() if plain(name) in noted}
 
 
 def modules_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[str]:

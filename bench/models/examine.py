@@ -44,7 +44,7 @@ def main() -> None:
     options = job["options"]
     if "id2label" in options:  # JSON has no whole numbers as keys
         options["id2label"] = {int(number): label for number, label in options["id2label"].items()}
-    found = open_model(job["model"], Path(job["base"])).examine(job["auto_class"], options)
+    found = open_model(job["model"], Path(job["suite_folder"])).examine(job["auto_class"], options)
     print(found.spell())  # noqa: T201
 
 
@@ -131,7 +131,7 @@ def targets(model: nn.Module, method: str) -> tuple[str, ...]:
 
     chosen = getattr(constants, f"TRANSFORMERS_MODELS_TO_{method}_TARGET_MODULES_MAPPING")
     wanted = chosen.get(architecture.config(model).model_type) or chosen.get(
-        architecture.base(model).config.model_type, ()
+        architecture.unwrapped(model).config.model_type, ()
     )
     there = {name.rpartition(".")[2] for name, module in model.named_modules() if _adaptable(module)}
     if found := tuple(name for name in wanted if name.rpartition(".")[2] in there):
@@ -228,9 +228,9 @@ def _belongs(key: str, names: Mapping[str, bool], model: nn.Module) -> bool:
     plain = key
     for wrapper in _WRAPPERS:
         plain = plain.removeprefix(wrapper)
-        if plain != key and (plain in names or f"{architecture.base(model).base_model_prefix}.{plain}" in names):
+        if plain != key and (plain in names or f"{architecture.unwrapped(model).base_model_prefix}.{plain}" in names):
             return True
-    if key.startswith(f"{architecture.base(model).base_model_prefix}."):
+    if key.startswith(f"{architecture.unwrapped(model).base_model_prefix}."):
         return True
     patterns = {re.sub(r"\.\d+\.", ".#.", f".{name}") for name in names}
     pattern = re.sub(r"\.\d+\.", ".#.", f".{key}")

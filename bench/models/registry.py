@@ -17,8 +17,8 @@ def models() -> dict[str, type[Model]]:
     return by_name("methodbench.models", Model)
 
 
-def open_model(spec: str, base: Path) -> Model:
-    """The model that a suite names: a registered one, else a directory seen from `base`, the suite's folder.
+def open_model(spec: str, suite_folder: Path) -> Model:
+    """The model that a suite names: a registered one, else a directory seen from `suite_folder`, the suite's folder.
 
     Raises:
         ModelError: it is neither.
@@ -29,7 +29,7 @@ def open_model(spec: str, base: Path) -> Model:
     if spec in known:
         return known[spec]()
     try:
-        path = find(spec, base)
+        path = find(spec, suite_folder)
     except PathError as error:
         raise ModelError(f"model: {error}") from None
     if not path.is_dir():

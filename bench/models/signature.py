@@ -15,9 +15,9 @@ CACHES = ("cache", "past_key_values", "cache_params")
 
 def arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     """The arguments that the transformers model in `model`, out of PEFT's and torch.compile's wrapping, names."""
-    from bench.models.architecture import base
+    from bench.models.architecture import unwrapped
 
-    inner = base(model)
+    inner = unwrapped(model)
     return inspect.signature(getattr(inner, "_orig_mod", inner).forward).parameters
 
 

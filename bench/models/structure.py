@@ -81,12 +81,12 @@ class Structure:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def of(model: Model, spec: str, base: Path, auto_class: str, options: Mapping[str, Any]) -> Structure:
+def of(model: Model, spec: str, suite_folder: Path, auto_class: str, options: Mapping[str, Any]) -> Structure:
     """The structure of `model`, which a suite in the folder `base` calls `spec`, loaded as a task loads it.
 
     Where torch is imported already it is found here, else in a process of its own, in some seconds.
     """
-    job = {"model": spec, "base": str(base), "auto_class": auto_class, "options": options}
+    job = {"model": spec, "suite_folder": str(suite_folder), "auto_class": auto_class, "options": options}
     name = _cache_name(model, auto_class, options)
     if name is not None:
         try:

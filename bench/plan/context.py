@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class PlanContext:
     """Where a method would run: what came before it, beside what, on which machine, for which task and model."""
 
     before: tuple[Stage, ...]
@@ -30,7 +30,7 @@ class Place:
     batch_size: int
     steps: int
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the model as it was before the recipe
-    base: Path = Path()  # the suite's folder: what its paths are relative to
+    suite_folder: Path = Path()  # the suite's folder: what its paths are relative to
     splits: frozenset[str] = frozenset({"train", "validation", "test"})  # of the task's, those that have items
     items: int | None = None  # how many training has; None where planning cannot tell, or there are plenty
     given: Model | None = None  # the model before the recipe
@@ -53,10 +53,10 @@ class Place:
         """How many blocks the model that arrives here has; None where planning cannot tell."""
         count: int | None = self.config.get("num_hidden_layers")
         for stage in self.before:
-            count = stage.base.leaves_blocks(count)
+            count = stage.main.leaves_blocks(count)
         return count
 
     @property
     def trained(self) -> bool:
         """Whether a trainer ran before."""
-        return any(isinstance(stage.base, Trainer) for stage in self.before)
+        return any(isinstance(stage.main, Trainer) for stage in self.before)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from bench.distributed.group import slices
+from bench.distributed.group import batch_parts
 from bench.machine.machine import Machine
-from bench.recipe.declarations import Split
-from bench.recipe.facts import standing
+from bench.recipe.declarations import Axis
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Method, Transform
 
 if TYPE_CHECKING:
-    from bench.plan.context import Place
+    from bench.plan.context import PlanContext
     from bench.recipe.recipe import Stage
 
 
-TOGETHER: frozenset[frozenset[Split]] = frozenset(
+TOGETHER: frozenset[frozenset[Axis]] = frozenset(
     {
         frozenset({"replicas", "layers"}),
         frozenset({"replicas", "shards"}),
@@ -28,11 +28,11 @@ TOGETHER: frozenset[frozenset[Split]] = frozenset(
 """The ways to divide a stage that go together."""
 
 
-Lacks = Callable[["Stage", Machine], str]
+Shortage = Callable[["Stage", Machine], str]
 """What those machines lack for a stage that are to run it, where they are like this one; "" where they have all."""
 
 
-def lacks(stage: Stage, machine: Machine) -> str:
+def shortage(stage: Stage, machine: Machine) -> str:
     """What `machine` lacks for `stage`."""
     if machine.device == "cuda" and stage.gpus > max(1, machine.gpus):
         said = f"it takes {stage.gpus} GPUs, and this machine shows {machine.gpus}"
@@ -40,43 +40,43 @@ def lacks(stage: Stage, machine: Machine) -> str:
     return ""
 
 
-def problems(place: Place, lacks: Lacks = lacks) -> Iterator[str]:
-    """Why the stage cannot be divided so at `place`, or there is no room for it, as `lacks` says.
+def problems(context: PlanContext, shortage: Shortage = shortage) -> Iterator[str]:
+    """Why the stage cannot be divided so at `context`, or there is no room for it, as `shortage` says.
 
     Each begins with the name of what stands in the way.
     """
-    layout = place.stage.layout
-    if missing := lacks(place.stage, place.machine):
-        taking = [modifier.name for modifier in place.stage.modifiers if modifier.split or modifier.gpus > 1]
-        yield f"{' + '.join(taking) or place.stage.base.name}: {missing}"
+    layout = context.stage.layout
+    if missing := shortage(context.stage, context.machine):
+        taking = [modifier.name for modifier in context.stage.modifiers if modifier.axis or modifier.gpus > 1]
+        yield f"{' + '.join(taking) or context.stage.main.name}: {missing}"
     if not layout:
         return
-    dividing = {modifier.name: modifier.split for modifier in place.stage.modifiers if modifier.split}
+    dividing = {modifier.name: modifier.axis for modifier in context.stage.modifiers if modifier.axis}
     names = " + ".join(dividing)
     if len(dividing) > 1 and (len(layout) < len(dividing) or frozenset(layout) not in TOGETHER):
         yield f"{names}: a stage cannot be divided in these ways at once; take one of them"
-    if place.batch_size % (parts := slices(layout)):
+    if context.batch_size % (parts := batch_parts(layout)):
         yield (
-            f"{names}: a batch of {place.batch_size} cannot be divided into {parts} equal slices; "
+            f"{names}: a batch of {context.batch_size} cannot be divided into {parts} equal slices; "
             f"make budget.batch_size a multiple of {parts}"
         )
-    if place.items is not None and place.items < parts:
+    if context.items is not None and context.items < parts:
         yield (
-            f"{names}: {parts} processes cannot have items of their own where training has {place.items}; "
+            f"{names}: {parts} processes cannot have items of their own where training has {context.items}; "
             "add items or take fewer processes"
         )
-    for method in at_work(place):
-        if any(split not in method.across for split in layout) and method.name not in dividing:
+    for method in at_work(context):
+        if any(axis not in method.divisible_by for axis in layout) and method.name not in dividing:
             yield f"{method.name}: it is not known to be right in a training that {names} divides; leave one of them out"
 
 
-def at_work(place: Place) -> Iterator[Method]:
+def at_work(context: PlanContext) -> Iterator[Method]:
     """The methods of the stage, and the transforms before it that have something to do while it trains."""
-    yield from place.stage.methods
-    *before, _ = standing((*place.before, place.stage))
+    yield from context.stage.methods
+    *before, _ = stages_in_effect((*context.before, context.stage))
     for stage in before:
         for method in stage.methods:
-            yield from filter(_trains, method.carries())
+            yield from filter(_trains, method.maintained())
 
 
 def _trains(kept: Transform) -> bool:

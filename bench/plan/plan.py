@@ -22,7 +22,7 @@ from bench.models.base import Model, ModelError
 from bench.models.registry import open_model
 from bench.models.structure import Structure
 from bench.plan import dividing
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact
 from bench.recipe.facts import facts_after, stages_before_compression
 from bench.recipe.method import Method, Trainer
@@ -46,14 +46,14 @@ class Subject:
     task_spec: str | DataTable
     model_fingerprint: str
     task_fingerprint: str
-    base: Path = Path()
+    suite_folder: Path = Path()
     retained_fingerprint: str = ""
     """Of the task that is not to be forgotten, where a suite names one."""
 
     @functools.cached_property
     def structure(self) -> Structure:
         """What is known of the model with the task's head."""
-        return structure.of(self.model, self.model_spec, self.base, *self.task.model_options())
+        return structure.of(self.model, self.model_spec, self.suite_folder, *self.task.model_options())
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Node:
     """One stage of the tree: the last of ``recipe``, on the result of ``parent``.
 
     ``uncompressed`` is the node that left the uncompressed model, which this one's is measured beside; None where nothing
-    was compressed, or the model that the recipe began with is the uncompressed one. ``alone`` is what this stage's node
+    was compressed, or the model that the recipe began with is the uncompressed one. ``single_process`` is what this stage's node
     would be in one process; None where it is that.
     """
 
@@ -71,7 +71,7 @@ class Node:
     recipe: Recipe
     seed: int
     uncompressed: str | None = None
-    alone: str | None = None
+    single_process: str | None = None
 
     @property
     def stage(self) -> Stage:
@@ -125,7 +125,7 @@ class Plan:
     """What a suite would run. ``nodes`` come parents first and depth first, so that checkpoints are short-lived."""
 
     suite: Suite
-    base: Path
+    suite_folder: Path
     machine: Machine
     cells: tuple[Cell, ...]
     nodes: dict[str, Node] = field(repr=False)
@@ -140,7 +140,7 @@ class Plan:
             model, task, structure = cell.subject.model.name, cell.subject.task.name, cell.subject.structure
             for text in structure.notes:
                 found[Note(model, task, f"{model}: {text}")] = None
-            trains = any(isinstance(stage.base, Trainer) for stage in cell.recipe.stages)
+            trains = any(isinstance(stage.main, Trainer) for stage in cell.recipe.stages)
             if structure.head == "new" and not trains and self.suite.measure.quality and cell.subject.model.pretrained:
                 text = f"`{cell.name}` trains nothing and the head is new, so its quality is that of a random head"
                 found[Note(model, task, text)] = None
@@ -152,22 +152,22 @@ class Plan:
         needed = {node.id for cell in self.cells if cell.name in wanted and not cell.refused for node in cell.path}
         return Plan(
             self.suite,
-            self.base,
+            self.suite_folder,
             self.machine,
             self.cells,
             {id_: node for id_, node in self.nodes.items() if id_ in needed},
         )
 
 
-def make(suite: Suite, base: Path, machine: Machine, lacks: dividing.Lacks = dividing.lacks) -> Plan:
-    """Expand `suite`; paths in it are relative to `base`. There is room for stages as `lacks` says.
+def make(suite: Suite, suite_folder: Path, machine: Machine, shortage: dividing.Shortage = dividing.shortage) -> Plan:
+    """Expand `suite`; paths in it are relative to `suite_folder`. There is room for stages as `shortage` says.
 
     Raises:
         SuiteError: a model or a task cannot be used.
     """
     recipes = suite.parsed()
     retain = suite.measure.retain
-    subjects = [_subject(model, task, base, retain) for model in suite.models for task in suite.tasks]
+    subjects = [_subject(model, task, suite_folder, retain) for model in suite.models for task in suite.tasks]
     for (model, task), number in Counter((subject.model.name, subject.task.name) for subject in subjects).items():
         if number > 1:
             raise SuiteError(
@@ -177,27 +177,27 @@ def make(suite: Suite, base: Path, machine: Machine, lacks: dividing.Lacks = div
     cells: list[Cell] = []
     nodes: dict[str, Node] = {}
     for subject in subjects:
-        refused = {name: refusals(recipe, subject, suite, machine, lacks) for name, recipe in recipes.items()}
+        refused = {name: refusals(recipe, subject, suite, machine, shortage) for name, recipe in recipes.items()}
         for seed in suite.seeds:
             for name, recipe in recipes.items():
                 path = _path(recipe, subject, seed, suite, machine)
                 cells.append(Cell(name, recipe, subject, seed, path, refused[name]))
                 if not refused[name]:
                     nodes.update((node.id, node) for node in path)
-    return Plan(suite, base, machine, tuple(cells), _depth_first(nodes))
+    return Plan(suite, suite_folder, machine, tuple(cells), _depth_first(nodes))
 
 
 def refusals(
-    recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, lacks: dividing.Lacks = dividing.lacks
+    recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, shortage: dividing.Shortage = dividing.shortage
 ) -> tuple[str, ...]:
     """Why `recipe` cannot run here, each beginning with the method's name; empty where it can."""
-    if unfit := subject.task.unfit(subject.model.model_type()):
-        return (f"{subject.task.name}: {unfit}",)
+    if problem := subject.task.model_problem(subject.model.model_type()):
+        return (f"{subject.task.name}: {problem}",)
     if subject.structure.problems:
         return subject.structure.problems
     reasons = [*_too_long(recipe, subject, suite), *_too_large(recipe, subject, suite, machine)]
     for depth, stage in enumerate(recipe.stages):
-        place = Place(
+        context = PlanContext(
             before=recipe.stages[:depth],
             stage=stage,
             machine=machine,
@@ -206,7 +206,7 @@ def refusals(
             config={**subject.model.config(), **subject.structure.config},
             structure=subject.structure,
             max_length=suite.budget.max_length,
-            base=subject.base,
+            suite_folder=subject.suite_folder,
             given=subject.model,
             splits=subject.task.splits(),
             items=subject.task.training_items(),
@@ -224,18 +224,19 @@ def refusals(
                 f"{method.name}: {broken}"
                 for each in _with_inner(method)
                 for broken in each.breaks_with
-                if (broken.tasks is None or place.task in broken.tasks) and machines.satisfies(machine, broken.versions)
+                if (broken.tasks is None or context.task in broken.tasks)
+                and machines.satisfies(machine, broken.versions)
             ]
-            problems = list(method.problems(place))
+            problems = list(method.problems(context))
             final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
-            if method is stage.base and not problems and final & (place.facts - method.takes):
+            if method is stage.main and not problems and final & (context.facts - method.removes):
                 problems = ["the model that arrives is made for inference only; put this before what made it so"]
-            if method is stage.base and "ensemble" in place.facts:
+            if method is stage.main and "ensemble" in context.facts:
                 problems = [
                     "an ensemble is the end of a recipe; put `ensemble` on the last training, and compress before it"
                 ]
             reasons += [f"{method.name}: {problem}" for problem in problems]
-        reasons += dividing.problems(place, lacks)
+        reasons += dividing.problems(context, shortage)
     return tuple(reasons)
 
 
@@ -287,23 +288,25 @@ def _with_inner(method: Method) -> Iterator[Method]:
             yield from _with_inner(value)
 
 
-def _subject(model_spec: str, task_spec: str | DataTable, base: Path, retain: str | DataTable | None) -> Subject:
+def _subject(
+    model_spec: str, task_spec: str | DataTable, suite_folder: Path, retain: str | DataTable | None
+) -> Subject:
     try:
-        model, task = open_model(model_spec, base), open_task(task_spec, base)
+        model, task = open_model(model_spec, suite_folder), open_task(task_spec, suite_folder)
     except (ModelError, TaskError) as error:
         raise SuiteError(str(error)) from None
     problems = [f"model {model.name}: {text}" for text in model.problems()]
     problems += [f"task {task.name}: {text}" for text in task.problems()]
     if problems:
         raise SuiteError("\n".join(problems))
-    retained = _retained(retain, task, base).fingerprint() if retain is not None else ""
-    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), base, retained)
+    retained = _retained(retain, task, suite_folder).fingerprint() if retain is not None else ""
+    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), suite_folder, retained)
 
 
-def _retained(spec: str | DataTable, task: Task, base: Path) -> Task:
+def _retained(spec: str | DataTable, task: Task, suite_folder: Path) -> Task:
     """The task that forgetting is measured on: one that the model can do as it arrives, and after learning `task`."""
     try:
-        retained = open_task(spec, base)
+        retained = open_task(spec, suite_folder)
     except TaskError as error:
         raise SuiteError(f"measure.retain: {error}") from None
     for each in (retained, task):
@@ -323,8 +326,10 @@ def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Ma
         prefix = Recipe(recipe.stages[: depth + 1])
         node_id = _identity(prefix, subject, seed, suite, machine)
         uncompressed = path[whole - 1].id if (whole := stages_before_compression(prefix.stages)) else None
-        alone = _identity(prefix.alone, subject, seed, suite, machine) if prefix.stages[-1].layout else None
-        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed, uncompressed, alone))
+        single_process = (
+            _identity(prefix.single_process, subject, seed, suite, machine) if prefix.stages[-1].layout else None
+        )
+        path.append(Node(node_id, path[-1].id if path else None, subject, prefix, seed, uncompressed, single_process))
     return tuple(path)
 
 
@@ -336,7 +341,7 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         key: value
         for stage in prefix.stages
         for method in stage.methods
-        for key, value in method.reads(subject.base).items()
+        for key, value in method.reads(subject.suite_folder).items()
     }
     what: dict[str, Any] = {
         "identity": IDENTITY,

@@ -16,15 +16,15 @@ Fact = Literal[
     "exported",  # another runtime than torch runs the model
     "sparse",  # some weights are held at zero
     "factored",  # some linear layers are the product of two
-    "reshaped",  # some layers are of other sizes than :attr:`Place.config` says
+    "reshaped",  # some layers are of other sizes than :attr:`PlanContext.config` says
     "uneven",  # the attention heads together are not as wide as the hidden size
     "ensemble",  # several models answer together; nothing can come after
     "no_head",  # the weights belong to another objective than the task's
 ]
-"""What a stage may leave true of the model, known at planning. ``gives`` and ``takes`` are sets of these."""
+"""What a stage may leave true of the model, known at planning. ``adds`` and ``removes`` are sets of these."""
 
 
-Split = Literal[
+Axis = Literal[
     "replicas",  # the batch; each process holds the whole model
     "shards",  # the batch; parameters, gradients and optimizer state are divided too
     "tensors",  # the blocks' layers, by outputs and inputs; each process sees the whole batch, or slice
@@ -41,7 +41,7 @@ Samples = Annotated[int, Ge(1), Le(2**20)]
 """How many training items a method looks at. They come from an endless stream, which so many end in hours."""
 
 
-Way = Split | Literal["devices"]  # the blocks of one process over several GPUs
+Spread = Axis | Literal["devices"]  # the blocks of one process over several GPUs
 """How a stage may be spread over more than one device."""
 
 

@@ -10,7 +10,7 @@ class RecipeError(ValueError):
     """A recipe, a method or one of its arguments is wrong. The message says what, and how to mend it."""
 
 
-class Unfit(Exception):
+class Refusal(Exception):
     """A stage is refused when it is about to run: for what no plan can know, such as sizes that only the model shows.
 
     The message says why, and the mend, as :meth:`Method.problems` do where planning can tell.

@@ -17,17 +17,19 @@ def facts_after(stages: Sequence[Stage]) -> frozenset[Fact]:
     facts: frozenset[Fact] = frozenset()
     for stage in stages:
         for method in stage.methods:
-            facts = (facts - method.takes) | method.gives
+            facts = (facts - method.removes) | method.adds
     return facts
 
 
-def standing(stages: Sequence[Stage]) -> Sequence[Stage]:
+def stages_in_effect(stages: Sequence[Stage]) -> Sequence[Stage]:
     """The stages whose work the model at the end of `stages` still carries: those since another model took its place."""
-    replaced = [depth for depth, stage in enumerate(stages) if isinstance(stage.base, Trainer) and stage.base.replaces]
+    replaced = [
+        depth for depth, stage in enumerate(stages) if isinstance(stage.main, Trainer) and stage.main.replaces_model
+    ]
     return stages[replaced[-1] :] if replaced else stages
 
 
-def ships_alone(stages: Sequence[Stage]) -> bool:
+def ships_without_base_model(stages: Sequence[Stage]) -> bool:
     """Whether what `stages` end with can be had without its base: an adapter on a model as it was published.
 
     Quantizing a model while it is loaded can be done again by whoever loads it. All else that came before the adapter
@@ -35,8 +37,8 @@ def ships_alone(stages: Sequence[Stage]) -> bool:
     """
     if "adapter" not in facts_after(stages):
         return False
-    adapted = max(depth for depth, stage in enumerate(stages) if "adapter" in stage.base.gives)
-    return all(isinstance(stage.base, Transform) and stage.base.at_load for stage in stages[:adapted])
+    adapted = max(depth for depth, stage in enumerate(stages) if "adapter" in stage.main.adds)
+    return all(isinstance(stage.main, Transform) and stage.main.at_load for stage in stages[:adapted])
 
 
 def stages_before_compression(stages: Sequence[Stage]) -> int | None:
@@ -45,6 +47,6 @@ def stages_before_compression(stages: Sequence[Stage]) -> int | None:
     They are those before the first transform, or before the first trainer that puts another model in its place.
     """
     for depth, stage in enumerate(stages):
-        if isinstance(stage.base, Transform) or (isinstance(stage.base, Trainer) and stage.base.replaces):
+        if isinstance(stage.main, Transform) or (isinstance(stage.main, Trainer) and stage.main.replaces_model):
             return depth
     return None

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from bench.recipe.declarations import Broken, Fact, Split, Way
+from bench.recipe.declarations import Axis, Broken, Fact, Spread
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import check, fields_of, literal
 
 if TYPE_CHECKING:
     import torch
 
-    from bench.plan.context import Place
+    from bench.plan.context import PlanContext
     from bench.recipe.recipe import Recipe
     from bench.stage.evidence import Claim, Snapshot
     from bench.stage.loop import ComputeGradients, ComputeLoss, Criterion, Training, Update
@@ -44,9 +44,11 @@ class Method(abc.ABC):
     """Packages imported inside the hooks, by import name; of one that is always there, the part that is imported late.
     They are imported before memory is measured."""
     breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
-    gives: ClassVar[frozenset[Fact]] = frozenset()
-    takes: ClassVar[frozenset[Fact]] = frozenset()
-    across: ClassVar[frozenset[Way]] = frozenset()  # the ways to spread a stage in which this is known to be right
+    adds: ClassVar[frozenset[Fact]] = frozenset()
+    removes: ClassVar[frozenset[Fact]] = frozenset()
+    divisible_by: ClassVar[frozenset[Spread]] = (
+        frozenset()
+    )  # the ways to spread a stage in which this is known to be right
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
@@ -55,12 +57,12 @@ class Method(abc.ABC):
 
     # -- planning ------------------------------------------------------------------------------------------------
 
-    def problems(self, place: Place) -> Iterable[str]:
-        """Say, in a sentence each, why this method cannot run at `place`. Nothing has run yet."""
+    def problems(self, context: PlanContext) -> Iterable[str]:
+        """Say, in a sentence each, why this method cannot run at `context`. Nothing has run yet."""
         return ()
 
-    def reads(self, base: Path) -> Mapping[str, str]:
-        """What else decides the result, each with its fingerprint: another model that is read, say. Paths are from `base`."""
+    def reads(self, suite_folder: Path) -> Mapping[str, str]:
+        """What else decides the result, each with its fingerprint: another model that is read, say. Paths are from `suite_folder`."""
         return {}
 
     def leaves_blocks(self, count: int | None) -> int | None:
@@ -77,47 +79,47 @@ class Method(abc.ABC):
     def on_model(self, training: Training) -> None:
         """Change ``training.model`` before training. Every parameter arrives frozen: a trainer unfreezes its own."""
 
-    def on_optimizer(self, training: Training) -> torch.optim.Optimizer | None:
+    def make_optimizer(self, training: Training) -> torch.optim.Optimizer | None:
         """Make the optimizer over ``training.parameters``; None leaves it to the others."""
         return None
 
-    def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:
+    def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:
         """Wrap the criterion: model outputs and a batch in, a mean loss out."""
         return criterion
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Wrap the forward pass and criterion: a batch in, a mean loss out."""
         return compute
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Wrap the forward and backward pass: a batch and a scale in, scaled gradients added, the detached loss out."""
         return compute
 
-    def on_update(self, training: Training, update: Update) -> Update:
+    def wrap_update(self, training: Training, update: Update) -> Update:
         """Wrap the optimizer's step, gradients zeroed after it."""
         return update
 
     def on_start(self, training: Training) -> None:
         """Once, when the step is put together and before the first clock starts."""
 
-    def on_batch(self, training: Training, batch: Batch) -> Batch:
+    def transform_batch(self, training: Training, batch: Batch) -> Batch:
         """Change a batch of training items before its step, outside the clock, as all of loading is."""
         return batch
 
     def on_step(self, training: Training) -> None:
         """After each update, inside the clock."""
 
-    def between_steps(self, training: Training) -> None:
+    def on_step_end(self, training: Training) -> None:
         """After each step, outside the clock."""
 
     def on_end(self, training: Training) -> None:
         """After the last step: take off what was only for training."""
 
-    def gone(self, work: Training) -> Iterable[Claim]:
+    def removal_evidence(self, work: Training) -> Iterable[Claim]:
         """After ``on_end``: prove that what was only for training is off."""
         return ()
 
-    def carries(self) -> tuple[Transform, ...]:
+    def maintained(self) -> tuple[Transform, ...]:
         """The transforms whose result the trainings of later stages keep."""
         return ()
 
@@ -190,9 +192,9 @@ class Trainer(Method):
     kind = "trainer"
     lr: float  # learning rate, a default of its own for each trainer
     share: float  # of the budget's steps
-    whole: ClassVar[bool] = False  # it updates every weight of the model
-    replaces: ClassVar[bool] = False  # what it trains is another model than the one that arrives
-    anew: ClassVar[bool] = False  # it gives the weights that it trains other values before it begins
+    updates_all_weights: ClassVar[bool] = False  # it updates every weight of the model
+    replaces_model: ClassVar[bool] = False  # what it trains is another model than the one that arrives
+    reinitializes: ClassVar[bool] = False  # it gives the weights that it trains other values before it begins
 
     @abc.abstractmethod
     def on_model(self, training: Training) -> None:
@@ -205,7 +207,7 @@ class Modifier(Method):
     kind = "modifier"
     order: ClassVar[int] = 0
     """Where several wrap one hook, the lower is the inner. So the order in which a recipe names them is free."""
-    split: ClassVar[Split | None] = None
+    axis: ClassVar[Axis | None] = None
     """What it divides among processes."""
     for_several: ClassVar[bool] = False
     """Whether it has a meaning among several processes alone, though it does not itself divide."""
@@ -239,11 +241,11 @@ class Transform(Method):
     def apply(self, work: Work) -> None:
         """Replace or change ``work.model``."""
 
-    def carries(self) -> tuple[Transform, ...]:
+    def maintained(self) -> tuple[Transform, ...]:
         """Itself."""
         return (self,)
 
-    def keeps(self, before: Snapshot, work: Training) -> Iterable[Claim]:
+    def retention_evidence(self, before: Snapshot, work: Training) -> Iterable[Claim]:
         """What must still hold after a later stage trained: that a mask was kept, say."""
         return ()
 
@@ -253,6 +255,6 @@ class Transform(Method):
         `folder` is for files, and is removed after the measurement.
         """
 
-    def served(self, model: torch.nn.Module) -> Iterable[Claim]:
+    def serving_evidence(self, model: torch.nn.Module) -> Iterable[Claim]:
         """In that process, after the measurement: prove in which form the model ran."""
         return ()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.recipe import registry
-from bench.recipe.declarations import Split
+from bench.recipe.declarations import Axis
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.method import Method, Modifier, Trainer, Transform
 
@@ -30,18 +30,18 @@ MAX_LENGTH = 10_000
 class Stage:
     """One step of a recipe: a trainer with its modifiers, or a transform."""
 
-    base: Trainer | Transform
+    main: Trainer | Transform
     modifiers: tuple[Modifier, ...] = ()
 
     @property
     def methods(self) -> tuple[Method, ...]:
         """The base, then the modifiers in alphabetical order."""
-        return (self.base, *self.modifiers)
+        return (self.main, *self.modifiers)
 
     @property
-    def layout(self) -> dict[Split, int]:
+    def layout(self) -> dict[Axis, int]:
         """What is divided among processes, and into how many parts; empty where one process does it all."""
-        return {modifier.split: modifier.processes for modifier in self.modifiers if modifier.split}
+        return {modifier.axis: modifier.processes for modifier in self.modifiers if modifier.axis}
 
     @property
     def processes(self) -> int:
@@ -59,9 +59,9 @@ class Stage:
         return self.processes * self.gpus_each
 
     @property
-    def alone(self) -> Stage:
+    def single_process(self) -> Stage:
         """The same in one process."""
-        return Stage(self.base, tuple(each for each in self.modifiers if not each.split and not each.for_several))
+        return Stage(self.main, tuple(each for each in self.modifiers if not each.axis and not each.for_several))
 
     def spell(self, *, defaults: bool) -> str:
         """The stage as recipe text; with `defaults`, every argument is written out."""
@@ -78,9 +78,9 @@ class Recipe:
     stages: tuple[Stage, ...]
 
     @property
-    def alone(self) -> Recipe:
+    def single_process(self) -> Recipe:
         """The same, each stage in one process."""
-        return Recipe(tuple(stage.alone for stage in self.stages))
+        return Recipe(tuple(stage.single_process for stage in self.stages))
 
     def __add__(self, other: Method) -> Recipe:
         return join(self, other)
@@ -122,7 +122,7 @@ def join(first: object, second: object) -> Recipe:
     if isinstance(second, Recipe):
         raise RecipeError(f"`+ ({second})`: only a modifier joins with `+`; use `>>` for what comes then")
     if not isinstance(second, Modifier):
-        what = of(second).stages[0].base
+        what = of(second).stages[0].main
         raise RecipeError(
             f"`{first} + {second}`: only a modifier joins with `+`, and {what.name} is a {what.kind}; "
             f"for one after the other write `{first} >> {second}`"
@@ -133,13 +133,13 @@ def join(first: object, second: object) -> Recipe:
             f"write `{second.name}` right behind the trainer that it belongs to"
         )
     (stage,) = left.stages
-    if not isinstance(stage.base, Trainer):
+    if not isinstance(stage.main, Trainer):
         raise RecipeError(
-            f"`{first} + {second}`: {second.name} modifies training, and {stage.base.name} does not train"
+            f"`{first} + {second}`: {second.name} modifies training, and {stage.main.name} does not train"
         )
     if any(type(other) is type(second) for other in stage.modifiers):
         raise RecipeError(f"`{first} + {second}`: {second.name} is there twice")
-    return Recipe((Stage(stage.base, tuple(sorted((*stage.modifiers, second), key=lambda m: m.name))),))
+    return Recipe((Stage(stage.main, tuple(sorted((*stage.modifiers, second), key=lambda m: m.name))),))
 
 
 def parse(text: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:

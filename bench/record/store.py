@@ -100,7 +100,7 @@ class Store:
 
     def _reserve(self) -> None:
         """Keep some space for the record that says that the disk is full."""
-        with contextlib.suppress(OSError), disk.whole(self.folder / ".reserve") as file:
+        with contextlib.suppress(OSError), disk.atomic(self.folder / ".reserve") as file:
             file.write_bytes(os.urandom(RESERVE))  # which no file system makes smaller
 
     def _release(self) -> bool:

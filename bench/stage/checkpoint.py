@@ -73,14 +73,14 @@ def save(file: Path, model: torch.nn.Module, tokenizer: Any, answers: Answers | 
     import torch
 
     # Torch's own files do not say why they could not be written.
-    with disk.whole(file) as half, half.open("wb") as stream:
+    with disk.atomic(file) as half, half.open("wb") as stream:
         half.chmod(0o600)
         torch.save({"model": model, "tokenizer": tokenizer, "answers": answers or []}, stream)
 
 
 def write(file: Path, content: bytes) -> None:
     """Write a checkpoint that was saved elsewhere, in the same way."""
-    with disk.whole(file) as half:
+    with disk.atomic(file) as half:
         half.write_bytes(content)
         half.chmod(0o600)
 

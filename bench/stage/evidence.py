@@ -180,7 +180,7 @@ def of_training(before: Snapshot, work: Training) -> Iterator[Claim]:
         len(grouped) == len(set(grouped)) and set(grouped) == trained,
         f"{len(grouped)} tensors, {len(trained)} train",
     )
-    if not (work.trainer.replaces or work.trainer.anew):
+    if not (work.trainer.replaces_model or work.trainer.reinitializes):
         arrived = {**before.digests, **before.projections}
         known = work.began.keys() & arrived.keys()
         other = [name for name in known if not _same(work.began[name], arrived[name])]
@@ -236,7 +236,7 @@ def _same(one: Any, other: Any) -> bool:
 def _changes_batches(method: Any) -> bool:
     from bench.recipe.method import Method
 
-    return type(method).on_batch is not Method.on_batch
+    return type(method).transform_batch is not Method.transform_batch
 
 
 def _default_optimizer(work: Training) -> Iterator[Claim]:

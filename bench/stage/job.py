@@ -48,7 +48,7 @@ class Job:
     recipe: str
     model: str
     task: str | DataTable
-    base: Path
+    suite_folder: Path
     seed: int
     budget: Budget
     measure: Measure

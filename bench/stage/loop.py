@@ -4,19 +4,19 @@
 
     freeze every parameter
     on_model            of the trainer, then of each modifier by its order, then of transforms earlier in the recipe
-    on_optimizer        the first that makes one wins; AdamW otherwise
-    on_criterion, on_loss, on_gradients, on_update
+    make_optimizer        the first that makes one wins; AdamW otherwise
+    wrap_criterion, wrap_loss, wrap_gradients, wrap_update
                         each wraps the one before, once, before the first step: an unused hook costs nothing
     on_start            in training mode; nothing that it draws, holds or takes in time is the training's
     for each step:
         batch           loaded outside the clock
-        on_batch
+        transform_batch
         ┌ clock
         │ gradients     = loss = criterion(model(batch)); loss.backward()
         │ update        = optimizer.step(); optimizer.zero_grad()
         │ on_step
         └ clock
-        between_steps
+        on_step_end
     on_end
 
 No method is named here.
@@ -34,7 +34,7 @@ import torch
 
 from bench.distributed.group import Group
 from bench.measure.clock import StepClock, step_clock
-from bench.recipe.facts import standing
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Method, Trainer, Transform
 from bench.stage import mask
 from bench.stage.work import Work
@@ -77,7 +77,7 @@ class Training(Work):
         self.mask_is_idle = False
         self.exact = True
         self.more_to_come = False
-        trainer = self.stage.base
+        trainer = self.stage.main
         assert isinstance(trainer, Trainer)
         self.trainer = trainer
         self.steps = max(1, round(self.budget.steps * trainer.share))
@@ -109,8 +109,8 @@ class Training(Work):
     @property
     def carried(self) -> tuple[Transform, ...]:
         """Transforms earlier in the recipe, which may have something to keep."""
-        *before, _ = standing((*self.before, self.stage))
-        return tuple(kept for stage in before for method in stage.methods for kept in method.carries())
+        *before, _ = stages_in_effect((*self.before, self.stage))
+        return tuple(kept for stage in before for method in stage.methods for kept in method.maintained())
 
     def prepare(self) -> None:
         """Freeze, let the methods build, and put the step together."""
@@ -127,10 +127,10 @@ class Training(Work):
         ]
         self.groups = [{"params": self.parameters}]
         self.optimizer = self._optimizer()
-        self.criterion: Criterion = self._wrapped("on_criterion", self.task.criterion)
-        self.loss: ComputeLoss = self._wrapped("on_loss", self._loss)
-        self.gradients: ComputeGradients = self._wrapped("on_gradients", self._gradients)
-        self.update: Update = self._wrapped("on_update", self._update)
+        self.criterion: Criterion = self._wrapped("wrap_criterion", self.task.criterion)
+        self.loss: ComputeLoss = self._wrapped("wrap_loss", self._loss)
+        self.gradients: ComputeGradients = self._wrapped("wrap_gradients", self._gradients)
+        self.update: Update = self._wrapped("wrap_update", self._update)
         # Looking into a mask makes the host wait for a GPU, not for a CPU.
         if self.device.type != "cpu" and self.forward is None:
             self.mask_is_idle = mask.idle(self.model, self.probe)
@@ -152,9 +152,9 @@ class Training(Work):
 
     def _run(self, after_first: Callable[[], None]) -> None:
         batches = self.batches()
-        on_batch = self._overriding("on_batch")
+        transform_batch = self._overriding("transform_batch")
         on_step = self._overriding("on_step")
-        between_steps = self._overriding("between_steps")
+        on_step_end = self._overriding("on_step_end")
         # Reading a loss waits for a GPU, so there they are looked at now and then, together; on a CPU at once.
         look_every = 1 if self.device.type == "cpu" else 20
         clock, gradients, update = self.clock, self.gradients, self.update
@@ -165,7 +165,7 @@ class Training(Work):
             batch = next(batches)
             if step == 0:
                 self.first_batch = batch
-            for change in on_batch:
+            for change in transform_batch:
                 batch = change(self, batch)
             self.data_seconds += time.perf_counter() - asked
             self.largest = max(self.largest or batch, batch, key=_elements)
@@ -181,7 +181,7 @@ class Training(Work):
             if self.step % look_every == 0 or self.step == self.steps - 1:
                 self._look()
             self.progress("train", self.step + 1, self.steps)
-            for call in between_steps:
+            for call in on_step_end:
                 call(self)
             if step == 0:
                 after_first()
@@ -216,7 +216,7 @@ class Training(Work):
         if not self.parameters:
             raise NothingToTrain(f"{self.trainer.name} left no parameter to train")
         for method in self.methods:
-            optimizer = method.on_optimizer(self)
+            optimizer = method.make_optimizer(self)
             if optimizer is not None:
                 self.made_by = method
                 return optimizer

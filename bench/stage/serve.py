@@ -13,7 +13,7 @@ import torch
 from bench.measure import clock, latency, memory, trust
 from bench.measure.absent import Absent
 from bench.recipe import recipe
-from bench.recipe.facts import standing
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Transform
 from bench.stage import checkpoint
 from bench.stage.job import Job, Progress
@@ -36,8 +36,8 @@ def run(job: Job, progress: Progress, measured: dict[str, Any] | None = None) ->
 def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -> None:
     seconds = Stopwatch()
     measured |= {"latency": [], "inference": {}, "seconds": seconds.total}
-    task = open_task(job.task, job.base)
-    stages = standing(recipe.parse(job.recipe).stages)
+    task = open_task(job.task, job.suite_folder)
+    stages = stages_in_effect(recipe.parse(job.recipe).stages)
     transforms = [method for stage in stages for method in stage.methods if isinstance(method, Transform)]
     seed_everything(job.seed)
     device = torch.device(job.machine.device)
@@ -82,6 +82,6 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
                     measured["latency"] += answer(shape, samples=job.measure.latency_samples, uncompressed=uncompressed)
     if compiling.seconds:
         measured["inference"]["compile_seconds"] = compiling.seconds
-    claims = [(transform.name, claim) for transform in transforms for claim in transform.served(model)]
+    claims = [(transform.name, claim) for transform in transforms for claim in transform.serving_evidence(model)]
     measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     measured["trust"] = {"latency": contention.result()}

@@ -26,7 +26,7 @@ from bench.models import architecture, structure
 from bench.models.names import plain
 from bench.models.registry import open_model
 from bench.recipe import recipe
-from bench.recipe.facts import facts_after, ships_alone, stages_before_compression, standing
+from bench.recipe.facts import facts_after, ships_without_base_model, stages_before_compression, stages_in_effect
 from bench.recipe.method import Trainer, Transform
 from bench.stage import checkpoint, evidence
 from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, whole_numel
@@ -54,10 +54,10 @@ def run(
     if job.machine.device == "cuda":
         measured["gpus"] = _cards()
     stages = recipe.parse(job.recipe).stages
-    source, task = open_model(job.model, job.base), open_task(job.task, job.base)
+    source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
     if job.input is None:
         # Where no one has looked at the model yet, as on another machine, this does, and imports what it takes.
-        structure.of(source, job.model, job.base, *task.model_options())
+        structure.of(source, job.model, job.suite_folder, *task.model_options())
     peak = memory.Peak(torch.device(job.machine.device), stages[-1].gpus_each)
 
     progress("load", 0, 1)
@@ -77,12 +77,12 @@ def run(
         "budget": job.budget,
         "machine": job.machine,
         "seed": seed,
-        "base": job.base,
+        "suite_folder": job.suite_folder,
         "progress": progress,
     }
     seed_everything(seed)
     work: Work
-    if isinstance(stages[-1].base, Trainer):
+    if isinstance(stages[-1].main, Trainer):
         work, before = _train(Training(group=group, **common), job, peak, seconds, measured)
     else:
         work, before = _transform(Work(**common), job, peak, seconds, measured)
@@ -95,16 +95,16 @@ def run(
     stance = torch.compiler.set_stance("force_eager" if isinstance(work, Training) else "default")
     with seconds("evidence"), stance:
         # Those that divide the stage come first: what the others look at may have to be put together before.
-        methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "split", None) is None)
+        methods = sorted(stages[-1].methods, key=lambda method: getattr(method, "axis", None) is None)
         claims = [(method.name, claim) for method in methods for claim in method.evidence(before, work)]
         if isinstance(work, Training):
             claims += [(work.trainer.name, claim) for claim in of_training(before, work)]
             claims += [(work.trainer.name, claim) for claim in _new_weights_train(work)]
-            claims += [(kept.name, claim) for kept in work.carried for claim in kept.keeps(before, work)]
+            claims += [(kept.name, claim) for kept in work.carried for claim in kept.retention_evidence(before, work)]
             work.optimizer.zero_grad(set_to_none=True)
             work.finish()
-            claims += [(method.name, claim) for method in work.methods for claim in method.gone(work)]
-        claims = _of_all(group.everyone(claims))
+            claims += [(method.name, claim) for method in work.methods for claim in method.removal_evidence(work)]
+        claims = _of_all(group.all_gather(claims))
         measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
     work.model.eval()
     group.close()
@@ -138,8 +138,8 @@ def run(
         with absent("parameters", "nonzero_parameters"):
             measured["parameters"] = memory.parameter_counts(trained)
         if job.measure.size:
-            savers = [method.save for stage in reversed(standing(stages)) for method in stage.methods]
-            if "adapter" in facts_after(stages) and not ships_alone(stages):
+            savers = [method.save for stage in reversed(stages_in_effect(stages)) for method in stage.methods]
+            if "adapter" in facts_after(stages) and not ships_without_base_model(stages):
                 savers.insert(0, size.whole)
             with absent("size_on_disk"), tempfile.TemporaryDirectory(prefix="methodbench-") as folder:
                 measured["size"] = size.on_disk(trained, Path(folder), savers)
@@ -175,7 +175,7 @@ def _cards() -> list[dict[str, str]]:
 def _retained(model: torch.nn.Module, tokenizer: Any, job: Job) -> dict[str, Any]:
     """How good `model` is at the task that it is not to forget."""
     assert job.measure.retain is not None
-    quality = open_task(job.measure.retain, job.base).evaluate(
+    quality = open_task(job.measure.retain, job.suite_folder).evaluate(
         model.eval(), tokenizer, batch_size=job.budget.eval_batch_size, max_length=job.budget.max_length
     )
     return asdict(quality)
@@ -212,7 +212,7 @@ def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
         model, _ = checkpoint.load(job.uncompressed)
     else:
         seed_everything(job.seed)
-        model, _ = open_model(job.model, job.base).load(*task.model_options())
+        model, _ = open_model(job.model, job.suite_folder).load(*task.model_options())
     return model.to(job.machine.device).eval()
 
 
@@ -223,7 +223,7 @@ def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) 
     Answers that its own evaluation kept are as good as the model, and take no time.
     """
     whole = stages_before_compression(stages)
-    trained_since = any(isinstance(stage.base, Trainer) for stage in stages[whole:])
+    trained_since = any(isinstance(stage.main, Trainer) for stage in stages[whole:])
     if whole == 0 and trained_since:
         return None
     kept = [] if whole is None or job.uncompressed is None else checkpoint.answers(job.uncompressed)
@@ -241,7 +241,7 @@ def _train(
         training.began = evidence.marks(training.model)
     # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
     # Who holds another slice of the batch drops other things.
-    seed_everything(training.seed + 2**20 * training.group.slice)
+    seed_everything(training.seed + 2**20 * training.group.batch_part)
     contention = trust.Contention(training.device, training.stage.gpus_each)
     with seconds("train"), contention:
         peak.start()
@@ -342,12 +342,12 @@ def _together(training: Training, result: dict[str, Any]) -> None:
         "communicated_bytes": round(wire.sent),
         "collectives": wire.table(),
     }
-    everyone = group.everyone((mine, result["losses"]))
-    ranks = [own for own, _ in everyone]
+    gathered = group.all_gather((mine, result["losses"]))
+    ranks = [own for own, _ in gathered]
     result["ranks"] = ranks
     result["step_seconds"] = [max(step) for step in zip(*(rank["step_seconds"] for rank in ranks), strict=True)]
     # Each process's loss is of its slice, weighted so that the mean is the whole batch's.
-    result["losses"] = [math.fsum(step) / group.size for step in zip(*(losses for _, losses in everyone), strict=True)]
+    result["losses"] = [math.fsum(step) / group.size for step in zip(*(losses for _, losses in gathered), strict=True)]
     for name in (*_BYTES, "communicated_bytes"):
         result[name] = max((rank[name] for rank in ranks if rank.get(name) is not None), default=None)
     if "step_flops" in result:
@@ -373,7 +373,7 @@ def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
 def _transform(
     work: Work, job: Job, peak: memory.Peak, seconds: Stopwatch, measured: dict[str, Any]
 ) -> tuple[Work, Snapshot]:
-    transform = work.stage.base
+    transform = work.stage.main
     assert isinstance(transform, Transform)
     with seconds("evidence"):
         before = work.snapshot()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Work:
     """A model in the middle of a recipe, with the data and the machine at hand.
 
-    ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``base``. ``notes`` is where
+    ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``suite_folder``. ``state`` is where
     a method's hooks leave what its own later hooks need, by the method's name.
     """
 
@@ -39,7 +39,7 @@ class Work:
         budget: Budget,
         machine: Machine,
         seed: int,
-        base: Path = Path(),
+        suite_folder: Path = Path(),
         progress: Callable[[str, int, int], None] = lambda what, done, of: None,
     ) -> None:
         self.model = model
@@ -50,10 +50,10 @@ class Work:
         self.budget = budget
         self.machine = machine
         self.seed = seed
-        self.base = base
+        self.suite_folder = suite_folder
         self.progress = progress
         self.device = torch.device(machine.device)
-        self.notes: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
 
     def batches(self, split: Split = "train", *, shuffle: bool = True) -> Iterator[Batch]:
         """Batches of the budget's size on the device: endless and shuffled, or one pass in order."""

@@ -229,7 +229,7 @@ class Task(abc.ABC):
         """
         return {}
 
-    def unfit(self, model_type: str) -> str:
+    def model_problem(self, model_type: str) -> str:
         """Why a model of transformers' type `model_type` cannot do this task; empty where it can."""
         return ""
 
@@ -282,14 +282,14 @@ class TaskError(Exception):
     """The data cannot be used. The message names the file, the row or column and the mend."""
 
 
-def place(text: str) -> float:
+def hash_fraction(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone; it decides the split and the order in it."""
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def split_of(at: float) -> Split:
-    """The split of what is at this :func:`place`: about 70 % train, 10 % validate and 20 % test."""
+    """The split of what is at this :func:`hash_fraction`: about 70 % train, 10 % validate and 20 % test."""
     return "test" if at < 0.2 else "validation" if at < 0.3 else "train"
 
 

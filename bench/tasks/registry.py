@@ -20,7 +20,7 @@ def tasks() -> dict[str, type[Task]]:
     return by_name("methodbench.tasks", Task)
 
 
-def open_task(spec: str | DataTable, base: Path) -> Task:
+def open_task(spec: str | DataTable, suite_folder: Path) -> Task:
     """The task that a suite names, with nothing read yet; `base` is where its files are: the suite's folder.
 
     Raises:
@@ -30,7 +30,7 @@ def open_task(spec: str | DataTable, base: Path) -> Task:
         from bench.tasks.kinds.classification import Table
         from bench.tasks.kinds.language_modelling import OwnText
 
-        return Table(spec, base) if spec.kind == "classification" else OwnText(spec, base)
+        return Table(spec, suite_folder) if spec.kind == "classification" else OwnText(spec, suite_folder)
     known = tasks()
     if spec not in known:
         own = ""

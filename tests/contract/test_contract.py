@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, str]] = {
     "compile_inference": {"": "compile_inference"},
     "contrastive": {"": 'full + contrastive("supcon")', "simcse": 'full + contrastive("simcse")'},
     "device_map": {},  # several GPUs; its own tests hold it to the contract on ones that are not there
-    "data_parallel": {"": "full + data_parallel(2)", "on_loss": "full + data_parallel(2) + accumulate(2)"},
+    "data_parallel": {"": "full + data_parallel(2)", "wrap_loss": "full + data_parallel(2) + accumulate(2)"},
     "distill": {
         "": "full >> distill(layers=1)",
         "hidden": 'full >> distill(layers=1, match="hidden")',
@@ -66,8 +66,8 @@ METHODS: dict[str, dict[str, str]] = {
     "merge": {"": "lora(r=2) >> merge"},
     "mixed_precision": {
         "": 'full + mixed_precision("bf16")',
-        "on_gradients": 'full + mixed_precision("fp16")',
-        "on_update": 'full + mixed_precision("fp16")',
+        "wrap_gradients": 'full + mixed_precision("fp16")',
+        "wrap_update": 'full + mixed_precision("fp16")',
     },
     "neftune": {"": "full + neftune"},
     "nf4": {"": "nf4 >> lora(r=2)", "apply": "nf4"},
@@ -131,15 +131,15 @@ SLOW = {"compile", "compile_inference", "onnx", "openvino"}
 
 HOOKS = [
     "on_model",
-    "on_optimizer",
-    "on_criterion",
-    "on_loss",
-    "on_gradients",
-    "on_update",
+    "make_optimizer",
+    "wrap_criterion",
+    "wrap_loss",
+    "wrap_gradients",
+    "wrap_update",
     "on_start",
-    "on_batch",
+    "transform_batch",
     "on_step",
-    "between_steps",
+    "on_step_end",
     "on_end",
     "apply",
 ]

@@ -29,7 +29,7 @@ def lines():
         whole += [*each.runs, *each.nodes.values()]
     for node in whole:
         if node["kind"] == "node":
-            node |= {"alone": node["id"], "absent": {"accuracy": "why"}, "gpus": [{"name": "H", "uuid": "u"}]}
+            node |= {"single_process": node["id"], "absent": {"accuracy": "why"}, "gpus": [{"name": "H", "uuid": "u"}]}
             node["retained"] = {when: {"extra": {"nats": 2.0, "tokens": 3}} for when in ("before", "after")}
             if node.get("training"):
                 node["training"]["figures"] = {"compile_seconds": 3.0}

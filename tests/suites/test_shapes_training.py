@@ -117,8 +117,8 @@ def test_attention_and_feed_forward_have_equal_parameters():
 
     def weights(name):
         (stage,) = parse(suite.load(SUITE).recipes[name]).stages
-        assert set(stage.base.targets) == set(ATTENTION if name.startswith("attention") else FORWARD)
-        return stage.base.r * sum(sum(block[target]) for target in stage.base.targets)
+        assert set(stage.main.targets) == set(ATTENTION if name.startswith("attention") else FORWARD)
+        return stage.main.r * sum(sum(block[target]) for target in stage.main.targets)
 
     assert weights("attention") == weights("forward") == 40_320
     assert (weights("attention-16"), weights("forward-10")) == (14_336, 14_400)
@@ -186,7 +186,7 @@ def test_the_best_rate_of_lora_is_3_to_30_times_that_of_full(rows):
         first = best(rows, names)
         assert first.name not in (names[0], names[-1]), "a better one may lie outside"
         good = [name for name in names if rows[name] is first or verdict("bits_per_byte", rows[name], first) == "tie"]
-        return [recipes[name].stages[0].base.lr for name in good]
+        return [recipes[name].stages[0].main.lr for name in good]
 
     assert all(3 <= lora / full <= 30 for lora in rates(RATES["lora"]) for full in rates(RATES["full"]))
 

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench.machine.paths import PathError, find
 from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction, representative
-from bench.tasks.base import MOST_KEPT, Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.base import (
+    MOST_KEPT,
+    Answers,
+    Batch,
+    Quality,
+    Retention,
+    Split,
+    TaskError,
+    first,
+    hash_fraction,
+    split_of,
+)
 from bench.tasks.rows import Rows
 from bench.tasks.texts import TextTask
 
@@ -75,7 +86,7 @@ def divide(found: Iterable[Row]) -> Data:
             continue
         counts["near_equal"] += len(rows) - 1
         counts["equal"] += sum(written[row] - 1 for row in rows)
-        items.append((place(form), representative(text for text, _ in rows), rows[0][1]))
+        items.append((hash_fraction(form), representative(text for text, _ in rows), rows[0][1]))
     items.sort()
     labels = tuple(sorted({label for _, _, label in items}))
     position = {label: target for target, label in enumerate(labels)}
@@ -315,10 +326,10 @@ class Table(Classification):
     (:data:`bench.tasks.alike.MISSING`) is none. White space around texts and labels does not count.
     """
 
-    def __init__(self, table: DataTable, base: Path) -> None:
+    def __init__(self, table: DataTable, suite_folder: Path) -> None:
         super().__init__()
         try:
-            self.file = find(table.data, base)
+            self.file = find(table.data, suite_folder)
         except PathError as error:
             raise TaskError(f"task.data: {error}") from None
         self.name = table.name or self.file.stem

@@ -20,7 +20,7 @@ from bench.machine import cache
 from bench.machine.paths import PathError, find
 from bench.models.base import ENCODERS
 from bench.tasks.alike import comparable, representative
-from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, place, split_of
+from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, hash_fraction, split_of
 from bench.tasks.rows import Rows
 from bench.tasks.texts import TextTask
 
@@ -68,14 +68,14 @@ def divide(found: Iterable[str]) -> Data:
         near_equal=sum(len(of) - 1 for of in same.values()),
     )
     texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
-    for at, text in sorted((place(form), representative(of)) for form, of in same.items()):
+    for at, text in sorted((hash_fraction(form), representative(of)) for form, of in same.items()):
         texts[split_of(at)].append(text)
     elsewhere = {comparable(piece) for text in texts["train"] for piece in passages(text)}
     held_out: tuple[Split, ...] = ("validation", "test")
     for split in held_out:
         pieces = _by_form(piece for text in texts[split] for piece in passages(text))
         counts["in_two_splits"] += len(pieces.keys() & elsewhere)
-        new = sorted((place(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
+        new = sorted((hash_fraction(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
         elsewhere |= pieces.keys()
         texts[split] = list(_first_bytes((piece for _, piece in new), HELD_OUT))
     digest = hashlib.sha256()
@@ -156,7 +156,7 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
             if not texts[split]
         ]
 
-    def unfit(self, model_type: str) -> str:
+    def model_problem(self, model_type: str) -> str:
         """A model that reads in both directions has seen the token that it is to predict."""
         if model_type in ENCODERS:
             return (
@@ -288,10 +288,10 @@ def _apart(model: torch.nn.Module) -> torch.nn.Module | None:
     import torch
 
     from bench.models import signature
-    from bench.models.architecture import base, body
+    from bench.models.architecture import body, unwrapped
 
     try:
-        inner, below = base(model), body(model)
+        inner, below = unwrapped(model), body(model)
         plain = type(inner.get_output_embeddings()) is torch.nn.Linear
         some = "logits_to_keep" in signature.arguments(model)
     except AttributeError:
@@ -441,10 +441,10 @@ class OwnText(LanguageModelling):
     A .txt file is cut at ends of lines into passages of some 2,000 characters, each of them a text of its own.
     """
 
-    def __init__(self, table: DataTable, base: Path) -> None:
+    def __init__(self, table: DataTable, suite_folder: Path) -> None:
         super().__init__()
         try:
-            self.file = find(table.data, base)
+            self.file = find(table.data, suite_folder)
         except PathError as error:
             raise TaskError(f"task.data: {error}") from None
         self.name = table.name or self.file.stem

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plan.context import Place
-from bench.recipe.facts import facts_after, standing
+from bench.plan.context import PlanContext
+from bench.recipe.facts import facts_after, stages_in_effect
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _compiler
@@ -39,22 +39,22 @@ class CompileInference(Transform):
     example = "full >> compile_inference"
     needs = ("torch._inductor.compile_fx",)
     on_halves = True
-    takes = frozenset({"inference_only"})
-    gives = frozenset({"inference_only"})
+    tolerates = frozenset({"inference_only"})
+    adds = frozenset({"inference_only"})
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Kernels are built by the machine's own compiler, for torch's own operators."""
-        yield from _compiler.problems(place, self.mode)
-        if place.task == "causal_lm" and _compiler.records(place.machine.device, self.mode):
+        yield from _compiler.problems(context, self.mode)
+        if context.task == "causal_lm" and _compiler.records(context.machine.device, self.mode):
             yield (
                 f'mode "{self.mode}" records CUDA graphs, of which each pass overwrites what the one before it gave, '
                 "and that is the cache of keys and values that the next token is made from; leave the mode out"
             )
-        if "exported" in place.facts:
+        if "exported" in context.facts:
             yield "another runtime than torch runs the model, which compiles it in its own way"
-        if any(stage.base.name == "sparse_storage" for stage in standing(place.before)):
+        if any(stage.main.name == "sparse_storage" for stage in stages_in_effect(context.before)):
             yield "torch.compile has no kernels for compressed rows; leave out sparse_storage, and the zeros stay dense"
 
     def apply(self, work: Work) -> None:
@@ -87,7 +87,7 @@ class CompileInference(Transform):
         same = before.digests == after.digests
         yield Claim("no weight changed", same, f"{len(before.changed(after))} changed")
 
-    def served(self, model: torch.nn.Module) -> Iterator[Claim]:
+    def serving_evidence(self, model: torch.nn.Module) -> Iterator[Claim]:
         """What was measured ran compiled graphs, and CUDA's were recorded before."""
         from bench.models.modes import device_of
 

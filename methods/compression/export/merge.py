@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest
 
@@ -30,15 +30,15 @@ class Merge(Transform):
     paper = "https://arxiv.org/abs/2106.09685"
     example = "lora(r=8) >> merge"
     needs = ("peft",)
-    takes = frozenset({"adapter", "mergeable"})
+    removes = frozenset({"adapter", "mergeable"})
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be an adapter, of a kind that is a change of weights."""
-        if "adapter" not in place.facts:
+        if "adapter" not in context.facts:
             yield "there is no adapter to fold; it comes after one, as in `lora(r=8) >> merge`"
-        elif "mergeable" not in place.facts:
+        elif "mergeable" not in context.facts:
             yield "the adapter before it is not a change of weights and cannot be folded into them; leave merge out"
-        if "quantized" in place.facts:
+        if "quantized" in context.facts:
             yield (
                 "the weights beneath are quantized, and rounding what it folds in would lose most of it; "
                 "leave the adapter on, or quantize after folding, as in `lora >> merge >> nf4`"
@@ -50,7 +50,7 @@ class Merge(Transform):
 
         adapted = {name: module for name, module in work.model.named_modules() if isinstance(module, BaseTunerLayer)}
         outer = {name: module for name, module in adapted.items() if name.rpartition(".")[0] not in adapted}
-        work.notes[self.name] = copy.deepcopy(outer)  # all at once, for some share what they are made of
+        work.state[self.name] = copy.deepcopy(outer)  # all at once, for some share what they are made of
         work.model = work.model.merge_and_unload()  # type: ignore[operator]
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
@@ -61,7 +61,7 @@ class Merge(Transform):
         left = [name for name, module in work.model.named_modules() if isinstance(module, BaseTunerLayer)]
         peft_left = hasattr(work.model, "peft_config")
         yield Claim("no adapter is left", not left and not peft_left, f"{len(left)} adapter modules")
-        layers = {plain(name): layer for name, layer in work.notes.get(self.name, {}).items()}
+        layers = {plain(name): layer for name, layer in work.state.get(self.name, {}).items()}
         known = {
             name
             for name, layer in layers.items()

@@ -54,7 +54,7 @@ class Onnx(runtime.Runtime):
             f"{integer} integer products, {quantizing} quantizations",
         )
 
-    def served(self, model: torch.nn.Module) -> Iterator[Claim]:
+    def serving_evidence(self, model: torch.nn.Module) -> Iterator[Claim]:
         """onnxruntime ran it, on the CPU."""
         from methods.compression.export._shared.onnx import OnnxModel
 

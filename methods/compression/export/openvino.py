@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Samples
 from bench.stage.evidence import Claim
 from methods.compression.export._shared import runtime
@@ -38,10 +38,10 @@ class OpenVino(runtime.Runtime):
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     samples: Samples = 300
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It exports the plain forward pass of a classifier, to a precision that the CPU has."""
-        yield from super().problems(place)
-        if self.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & {*place.machine.cpu_features}:
+        yield from super().problems(context)
+        if self.precision == "bf16" and not {"avx512_bf16", "amx_bf16"} & {*context.machine.cpu_features}:
             yield "this CPU has no instructions for bfloat16, and OpenVINO would compute in float32"
 
     def apply(self, work: Work) -> None:
@@ -59,7 +59,7 @@ class OpenVino(runtime.Runtime):
         yield from same_weights(before, work, quantized=self.precision == "int8")
         yield self._precision(work.model)
 
-    def served(self, model: torch.nn.Module) -> Iterator[Claim]:
+    def serving_evidence(self, model: torch.nn.Module) -> Iterator[Claim]:
         """So it did where it was measured."""
         yield self._precision(model)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Lt
 
 from bench.models.names import plain
-from bench.plan.context import Place
-from bench.recipe.facts import standing
+from bench.plan.context import PlanContext
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, difference, projection
 from methods import _coverage
@@ -39,19 +39,24 @@ class SparseStorage(Transform):
     name = "sparse_storage"
     paper = "https://arxiv.org/abs/1510.00149"
     example = "full >> magnitude(0.9) >> sparse_storage"
-    gives = frozenset({"inference_only"})
+    adds = frozenset({"inference_only"})
 
     threshold: Annotated[float, Ge(0), Lt(1)] = 0.5
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be zeros, enough of them, in plain weights."""
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        yield from casting(place, "a sparse layer has none of that name")
-        if "sparse" not in place.facts:
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        yield from casting(context, "a sparse layer has none of that name")
+        if "sparse" not in context.facts:
             yield f"no weights are held at zero here; prune first, as in `magnitude(0.9) >> {self}`"
-        before = [kept for stage in standing(place.before) for method in stage.methods for kept in method.carries()]
-        amounts = [getattr(method, "amount", 1.0) for method in before if "sparse" in method.gives]
+        before = [
+            kept
+            for stage in stages_in_effect(context.before)
+            for method in stage.methods
+            for kept in method.maintained()
+        ]
+        amounts = [getattr(method, "amount", 1.0) for method in before if "sparse" in method.adds]
         if amounts and max(amounts) < self.threshold:
             yield f"{max(amounts):g} of the weights are zero, below the threshold of {self.threshold:g}; prune more or lower it"
 
@@ -69,7 +74,7 @@ class SparseStorage(Transform):
         import torch
         from safetensors.torch import save_file
 
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
         from methods.compression.export._shared.sparse_linear import SparseLinear
 
         kept = dict([*model.named_parameters(), *model.named_buffers()])  # tied ones once
@@ -78,7 +83,7 @@ class SparseStorage(Transform):
             if isinstance(module, SparseLinear) and module.in_features <= 2**16:
                 state[f"{name}.columns"] = module.columns.to(torch.uint16)
         save_file(state, folder / "model.safetensors")
-        base(model).config.to_json_file(folder / "config.json")
+        unwrapped(model).config.to_json_file(folder / "config.json")
         return True
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.errors import RecipeError
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest
@@ -39,7 +39,7 @@ class LowRank(Transform):
     paper = "https://arxiv.org/abs/1404.0736"
     example = "full >> low_rank(64) >> full(share=0.3)"
     on_halves = True
-    gives = frozenset({"factored"})
+    adds = frozenset({"factored"})
 
     rank: Annotated[int, Ge(1)] | None = None
     energy: Annotated[float, Gt(0), Lt(1)] | None = None
@@ -51,20 +51,20 @@ class LowRank(Transform):
                 "low_rank: give either `rank` or `energy`, as in `low_rank(64)` or `low_rank(energy=0.9)`"
             )
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It factors plain, dense weights, by a rank that saves something."""
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        if "quantized" in context.facts:
             yield f"quantized weights cannot be factored; factor first, as in `{self} >> torch_int8_dynamic`"
-        if "sparse" in place.facts:
+        if "sparse" in context.facts:
             yield f"factors of a sparse matrix are dense and lose its zeros; factor first, as in `{self} >> magnitude(0.5)`"
-        yield from linear_blocks(place)
-        yield from casting(place, "a layer is two here")
-        if "factored" in place.facts:
+        yield from linear_blocks(context)
+        yield from casting(context, "a layer is two here")
+        if "factored" in context.facts:
             yield "the layers are factored already; factor once, by the rank that is wanted in the end"
-        if self.rank is not None and "reshaped" not in place.facts:
-            hidden, wide = place.config.get("hidden_size"), place.config.get("intermediate_size")
+        if self.rank is not None and "reshaped" not in context.facts:
+            hidden, wide = context.config.get("hidden_size"), context.config.get("intermediate_size")
             if hidden and wide and self.rank >= (most := hidden * wide / (hidden + wide)):
                 yield f"no layer gets smaller by a rank of {self.rank}; one of {hidden} × {wide} does below {most:.0f}"
 
@@ -75,7 +75,7 @@ class LowRank(Transform):
 
         from bench.models.architecture import block_linears
 
-        aside = work.notes[self.name] = {}
+        aside = work.state[self.name] = {}
         factored = 0
         for name, layer in block_linears(work.model).items():
             weight = layer.weight.detach()
@@ -105,7 +105,7 @@ class LowRank(Transform):
         layers = {name.removesuffix(".weight") for name in _coverage.matrices(before, work.model)}
         originals = {
             name: weight.double()
-            for name, weight in work.notes.get(self.name, {}).items()
+            for name, weight in work.state.get(self.name, {}).items()
             if digest(weight) == before.digests[f"{name}.weight"]
         }
         yield _coverage.covers(before, work, {f"{name}.weight" for name in originals}, "decomposed")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Samples
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
@@ -42,12 +42,12 @@ class DropLayers(Transform):
     by: Literal["last", "every_other", "similarity"] = "last"
     samples: Samples = 128
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Enough blocks must be there, without an adapter, whose layers are counted with them."""
-        if "adapter" in place.facts:
-            yield f"there is an adapter in the blocks; {place.fold(self)}"
-        yield from one_stack(place)
-        count = place.blocks
+        if "adapter" in context.facts:
+            yield f"there is an adapter in the blocks; {context.fold(self)}"
+        yield from one_stack(context)
+        count = context.blocks
         if count and self.n > self._most(count):
             yield f"of the blocks, {count} here, {self._most(count)} can be dropped by {self.by}, and not {self.n}; drop fewer"
 
@@ -62,7 +62,7 @@ class DropLayers(Transform):
         if self.n > self._most(count):
             raise ValueError(f"of {count} blocks {self._most(count)} can be dropped by {self.by}, not {self.n}")
         going = self._going(self._influence(work), count)
-        work.notes[self.name] = whole
+        work.state[self.name] = whole
         whole.without(going).put(work.model)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
@@ -72,7 +72,7 @@ class DropLayers(Transform):
         after, left = work.after, _Depth.of(work.model)
         stem = next(name for name, module in work.model.named_modules() if module is stack(work.model)) + "."
         numbers = {name.removeprefix(stem).split(".")[0] for name in before.digests if name.startswith(stem)}
-        whole: _Depth = work.notes.get(self.name, left)
+        whole: _Depth = work.state.get(self.name, left)
         tensors = {
             f"{stem}{number}.{name}": digest(tensor)
             for number, block in enumerate(whole.blocks)
@@ -103,7 +103,7 @@ class DropLayers(Transform):
         )
 
     def _right(self, gone: set[int], work: Work) -> Claim:
-        """That the blocks `gone` of the whole model, which `work` has here, are those that the rule says."""
+        """That the blocks `removal_evidence` of the whole model, which `work` has here, are those that the rule says."""
         from bench.models.architecture import stack
 
         count = len(stack(work.model))

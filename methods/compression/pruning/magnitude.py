@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Gt, Lt
 
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 from bench.stage.evidence import Claim
 from methods import _coverage, _masks
 
@@ -32,7 +32,7 @@ class Magnitude(_masks.Pruning):
     paper = "https://arxiv.org/abs/1506.02626"
     example = "full >> magnitude(0.5)"
     on_halves = True
-    across = frozenset({"devices", "replicas", "shards"})
+    divisible_by = frozenset({"devices", "replicas", "shards"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     scope: Literal["global", "layer"] = "global"
@@ -48,7 +48,7 @@ class Magnitude(_masks.Pruning):
         kept = sum(int(weight.count_nonzero()) for weight in weights)
         if total - kept > round(self.amount * total):
             zero = f"{1 - kept / total:.4f} of the weights are zero already"
-            raise Unfit(f"{self.name}: {zero}, more than the amount of {self.amount:g}; raise it")
+            raise Refusal(f"{self.name}: {zero}, more than the amount of {self.amount:g}; raise it")
         super().cut(work)
 
     def prune(self, work: Work, amount: float) -> None:

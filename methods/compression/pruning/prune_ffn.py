@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.stage.evidence import Claim
 from methods import _structured
 
@@ -33,25 +33,25 @@ class PruneFFN(_structured.Structured):
     paper = "https://arxiv.org/abs/2301.12900"
     example = "full >> prune_ffn(0.5) >> full(share=0.3)"
     needs = ("torch_pruning",)
-    gives = frozenset({"reshaped"})
+    adds = frozenset({"reshaped"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It cuts plain weights."""
-        yield from _structured.problems(place, str(self))
+        yield from _structured.problems(context, str(self))
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows."""
-        from bench.models.architecture import base, feed_forward
+        from bench.models.architecture import feed_forward, unwrapped
 
         _structured.put_aside(work, self.name)
         with _structured.graph(work) as graph:
             rank = _structured.ranking(work, self.importance)
             for up, _ in feed_forward(work.model):
                 _structured.cut(graph, up[0], rank, self.amount)
-        base(work.model).config.intermediate_size = up[0].out_features
+        unwrapped(work.model).config.intermediate_size = up[0].out_features
 
     def save(self, model: nn.Module, folder: Path) -> bool:
         """The configuration tells the size, unless another method reshaped the model too."""
@@ -59,7 +59,7 @@ class PruneFFN(_structured.Structured):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """Every feed-forward layer has the smaller shape, nothing else changed, and whole neurons are left."""
-        from bench.models.architecture import base, feed_forward
+        from bench.models.architecture import feed_forward, unwrapped
 
         names = _structured.names_of(work.model)
         groups = [
@@ -72,5 +72,5 @@ class PruneFFN(_structured.Structured):
         yield from _structured.claims(before, work, self.name, groups, self.amount)
         yield _structured.ranked(before, work, self.name, [(group, group) for group in groups], self.importance)
         widths = {down.in_features for _, down in feed_forward(work.model)}
-        told = base(work.model).config.intermediate_size
+        told = unwrapped(work.model).config.intermediate_size
         yield Claim("the configuration tells the width", widths == {told}, f"{sorted(widths)}, it says {told}")

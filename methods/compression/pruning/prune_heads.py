@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from annotated_types import Gt, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from methods import _statistics, _structured
@@ -38,21 +38,21 @@ class PruneHeads(_structured.Structured):
     paper = "https://arxiv.org/abs/1905.10650"
     example = "full >> prune_heads(0.5) >> full(share=0.3)"
     needs = ("torch_pruning",)
-    gives = frozenset({"reshaped", "uneven"})
+    adds = frozenset({"reshaped", "uneven"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It cuts plain weights, and one head has to stay."""
-        yield from _structured.problems(place, str(self))
-        heads = place.config.get("num_attention_heads", 0)
-        shared = place.config.get("num_key_value_heads") or heads
-        for stage in place.before:
-            if isinstance(stage.base, Trainer) and "reshaped" in stage.base.takes:
+        yield from _structured.problems(context, str(self))
+        heads = context.config.get("num_attention_heads", 0)
+        shared = context.config.get("num_key_value_heads") or heads
+        for stage in context.before:
+            if isinstance(stage.main, Trainer) and "reshaped" in stage.main.removes:
                 return  # its configuration is not known before it is there
-            if isinstance(stage.base, PruneHeads) and heads > 1:
-                heads, shared = stage.base._left(heads, shared)
+            if isinstance(stage.main, PruneHeads) and heads > 1:
+                heads, shared = stage.main._left(heads, shared)
         if heads == 1:
             yield "the model has one attention head here, and that has to stay; leave this out"
         units, what = (shared, "groups of heads") if shared > 1 else (heads, "heads")
@@ -66,7 +66,7 @@ class PruneHeads(_structured.Structured):
 
     def apply(self, work: Work) -> None:
         """Rank, cut; modules and configuration follow."""
-        from bench.models.architecture import attention, base
+        from bench.models.architecture import attention, unwrapped
 
         _structured.put_aside(work, self.name)
         score = _scorer(work, self.importance)
@@ -77,7 +77,7 @@ class PruneHeads(_structured.Structured):
             scores = {member.tensor: score(parameters[member.tensor]) for member in weights}
             order = _structured.units(weights, scores).sum(1).argsort().tolist()
             _cut(found, sorted(order[: _structured.cut_of(len(order), self.amount)]))
-        config = base(work.model).config
+        config = unwrapped(work.model).config
         config.num_attention_heads = found.heads
         if hasattr(config, "num_key_value_heads"):
             config.num_key_value_heads = found.key_value_heads
@@ -89,13 +89,13 @@ class PruneHeads(_structured.Structured):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The attention layers have the smaller shapes, nothing else changed, and whole heads are left."""
-        from bench.models.architecture import attention, base
+        from bench.models.architecture import attention, unwrapped
 
         groups = _groups(work.model, before.shapes)
         yield from _structured.claims(before, work, self.name, groups, self.amount)
         pairs = [(group, group) for group in groups]
         yield _structured.ranked(before, work, self.name, pairs, self.importance, drawn=_drawn)
-        config = base(work.model).config
+        config = unwrapped(work.model).config
         heads = {(found.heads, found.key_value_heads) for found in attention(work.model)}
         told = (config.num_attention_heads, getattr(config, "num_key_value_heads", config.num_attention_heads))
         yield Claim("the configuration tells the number of heads", heads == {told}, f"{sorted(heads)}, it says {told}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.stage.evidence import Claim
 from methods import _structured
 
@@ -35,21 +35,21 @@ class PruneHidden(_structured.Structured):
     paper = "https://arxiv.org/abs/2301.12900"
     example = "full >> prune_hidden(0.25) >> full(share=0.3)"
     needs = ("torch_pruning",)
-    gives = frozenset({"reshaped", "uneven"})
+    adds = frozenset({"reshaped", "uneven"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     importance: _structured.Importance = "l2"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It cuts plain weights."""
-        yield from _structured.problems(place, str(self))
+        yield from _structured.problems(context, str(self))
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows, and weights that were tied are tied again."""
-        from bench.models.architecture import attention, base, block_linears
+        from bench.models.architecture import attention, block_linears, unwrapped
 
         _structured.put_aside(work, self.name)
-        model, output = base(work.model), attention(work.model)[0].output
+        model, output = unwrapped(work.model), attention(work.model)[0].output
         hidden, inside = output.out_features, block_linears(work.model).values()
         with _structured.graph(work) as graph:
             rank = _structured.ranking(work, self.importance)
@@ -69,13 +69,13 @@ class PruneHidden(_structured.Structured):
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """Every tensor along the hidden size has the smaller shape, nothing else changed, and channels are whole."""
-        from bench.models.architecture import attention, base
+        from bench.models.architecture import attention, unwrapped
 
         channels, others = _channels(work.model, before.shapes)
         yield from _structured.claims(before, work, self.name, [channels], self.amount, others)
         yield self._ranked(before, work, channels, others)
         sizes = {found.output.out_features for found in attention(work.model)}
-        told = base(work.model).config.hidden_size
+        told = unwrapped(work.model).config.hidden_size
         yield Claim("the configuration tells the size", sizes == {told}, f"{sorted(sizes)}, it says {told}")
 
     def _ranked(self, before: Snapshot, work: Work, channels: _structured.Group, others: _structured.Group) -> Claim:

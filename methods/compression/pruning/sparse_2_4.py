@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact, Samples
 from bench.stage.evidence import Claim
 from methods import _coverage, _masks, _statistics
@@ -43,7 +43,7 @@ class Sparse24(_masks.Masking):
     samples: Samples = 128
 
     @property
-    def gives(self) -> frozenset[Fact]:  # type: ignore[override]
+    def adds(self) -> frozenset[Fact]:  # type: ignore[override]
         """Compressed weights can be neither trained nor changed any more."""
         return frozenset({"sparse", *(("quantized", "inference_only") if self.storage == "compressed" else ())})
 
@@ -57,10 +57,10 @@ class Sparse24(_masks.Masking):
         """Two of four."""
         return 0.5
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Only GPUs have kernels for compressed weights."""
-        yield from super().problems(place)
-        if self.storage == "compressed" and place.machine.device != "cuda":
+        yield from super().problems(context)
+        if self.storage == "compressed" and context.machine.device != "cuda":
             yield 'compressed weights need an NVIDIA GPU, of the Ampere generation or later; here use storage="dense"'
 
     def cut(self, work: Work) -> None:

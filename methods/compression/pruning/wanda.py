@@ -30,7 +30,7 @@ class Wanda(_masks.Pruning):
     name = "wanda"
     paper = "https://arxiv.org/abs/2306.11695"
     example = "full >> wanda(0.5)"
-    across = frozenset({"devices"})
+    divisible_by = frozenset({"devices"})
     on_halves = True
 
     amount: Annotated[float, Gt(0), Lt(1)]

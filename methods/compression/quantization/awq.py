@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Samples
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
@@ -36,16 +36,16 @@ class AWQ(Transform):
     name = "awq"
     paper = "https://arxiv.org/abs/2306.00978"
     example = "full >> awq"
-    gives = frozenset({"quantized", "inference_only"})
+    adds = frozenset({"quantized", "inference_only"})
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
     samples: Samples = 128
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights."""
-        yield from _quantized.problems(place, self.name)
-        yield from _quantized.casting(place)
+        yield from _quantized.problems(context, self.name)
+        yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:
         """Scale and round one block after the other."""

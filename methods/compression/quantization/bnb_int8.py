@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
@@ -37,14 +37,14 @@ class BnbInt8(Transform):
     paper = "https://arxiv.org/abs/2208.07339"
     example = "full >> bnb_int8"
     needs = ("bitsandbytes",)
-    gives = frozenset({"quantized"})
+    adds = frozenset({"quantized"})
     at_load = True
 
     threshold: Annotated[float, Ge(0)] = 6.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights."""
-        yield from _quantized.problems(place, self.name)
+        yield from _quantized.problems(context, self.name)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Samples
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
@@ -34,17 +34,17 @@ class GPTQ(Transform):
     name = "gptq"
     paper = "https://arxiv.org/abs/2210.17323"
     example = "full >> gptq"
-    gives = frozenset({"quantized", "inference_only"})
+    adds = frozenset({"quantized", "inference_only"})
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
     samples: Samples = 128
     damping: Annotated[float, Gt(0)] = 0.01
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights."""
-        yield from _quantized.problems(place, self.name)
-        yield from _quantized.casting(place)
+        yield from _quantized.problems(context, self.name)
+        yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:
         """Round one block after the other."""

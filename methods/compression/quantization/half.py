@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, projection
 
@@ -31,21 +31,21 @@ class Half(Transform):
     name = "half"
     paper = "https://arxiv.org/abs/1905.12322"
     example = 'full >> half("bf16")'
-    gives = frozenset({"half"})
+    adds = frozenset({"half"})
 
     dtype: Literal["bf16", "fp16"] = "bf16"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It casts plain weights."""
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        if "quantized" in context.facts:
             yield "the weights are in fewer bits than 16 already; leave one of the two out"
 
     def apply(self, work: Work) -> None:
         """Cast; what is no matrix, which a snapshot tells little of, is put aside for the evidence."""
         dtype = self._dtype()
-        aside = work.notes[self.name] = {}
+        aside = work.state[self.name] = {}
         for name, parameter in work.model.named_parameters():
             if parameter.is_floating_point():
                 if parameter.dim() != 2:
@@ -93,7 +93,7 @@ class Half(Transform):
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.dtype]
         aside = {
             name: value
-            for name, value in work.notes.get(self.name, {}).items()
+            for name, value in work.state.get(self.name, {}).items()
             if before.digests[name] == digest(value)
         }
         same = {name for name, value in aside.items() if torch.equal(value.to(dtype), weights[name].detach().cpu())}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from methods import _quantized
 
@@ -29,14 +29,14 @@ class Int4(Transform):
     name = "int4"
     paper = "https://arxiv.org/abs/2004.09602"
     example = "full >> int4"
-    gives = frozenset({"quantized", "inference_only"})
+    adds = frozenset({"quantized", "inference_only"})
 
     group_size: Literal[32, 64, 128] = 64
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights."""
-        yield from _quantized.problems(place, self.name)
-        yield from _quantized.casting(place)
+        yield from _quantized.problems(context, self.name)
+        yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

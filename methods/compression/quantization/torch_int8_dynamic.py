@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from methods import _quantized
 from methods._models import linear_blocks
@@ -32,17 +32,17 @@ class TorchInt8Dynamic(Transform):
     name = "torch_int8_dynamic"
     paper = "https://arxiv.org/abs/1712.05877"
     example = "full >> torch_int8_dynamic"
-    gives = frozenset({"quantized", "inference_only"})
+    adds = frozenset({"quantized", "inference_only"})
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Its kernels are for CPUs, and for plain weights."""
-        if place.machine.device != "cpu":
+        if context.machine.device != "cpu":
             yield 'its kernels are for CPUs only; run the suite with device = "cpu"'
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        if "quantized" in context.facts:
             yield "the weights are quantized already; leave one of the two out"
-        yield from linear_blocks(place)
+        yield from linear_blocks(context)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

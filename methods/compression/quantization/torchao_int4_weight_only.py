@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
@@ -35,16 +35,16 @@ class TorchaoInt4WeightOnly(Transform):
     paper = "https://arxiv.org/abs/2206.01861"
     example = "full >> torchao_int4_weight_only(group_size=64)"
     needs = ("torchao",)
-    gives = frozenset({"quantized", "inference_only"})
+    adds = frozenset({"quantized", "inference_only"})
 
     group_size: Literal[32, 64, 128] = 128
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights, of rows that are whole groups."""
-        yield from _quantized.problems(place, self.name)
-        if {"reshaped", "factored"} & place.facts:
+        yield from _quantized.problems(context, self.name)
+        if {"reshaped", "factored"} & context.facts:
             yield "its kernel needs rows of whole groups, and the layers were cut before; use `int4`, which takes any"
-        sizes = [place.config.get(key, 0) for key in ("hidden_size", "intermediate_size")]
+        sizes = [context.config.get(key, 0) for key in ("hidden_size", "intermediate_size")]
         if any(size % self.group_size for size in sizes):
             yield (
                 f"its kernel needs rows of whole groups, and {sizes[0]} and {sizes[1]} are not both multiples of "

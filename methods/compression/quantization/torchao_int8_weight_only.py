@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
@@ -32,12 +32,12 @@ class TorchaoInt8WeightOnly(Transform):
     paper = "https://arxiv.org/abs/1712.05877"
     example = "full >> torchao_int8_weight_only"
     needs = ("torchao",)
-    gives = frozenset({"quantized", "inference_only"})
+    adds = frozenset({"quantized", "inference_only"})
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights."""
-        yield from _quantized.problems(place, self.name)
-        yield from _quantized.one_input(place)
+        yield from _quantized.problems(context, self.name)
+        yield from _quantized.one_input(context)
 
     def apply(self, work: Work) -> None:
         """Quantize the blocks' linear layers in place."""

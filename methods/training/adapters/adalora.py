@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeLoss, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 _LEAST = 4
@@ -47,7 +46,7 @@ class AdaLoRA(Trainer):
     paper = "https://arxiv.org/abs/2303.10512"
     example = "adalora(init_r=12, target_r=8)"
     needs = ("peft",)
-    gives = frozenset({"adapter", "mergeable"})
+    adds = frozenset({"adapter", "mergeable"})
 
     init_r: Annotated[int, Ge(2), Le(2**16)] = 12
     target_r: Width = 8
@@ -58,15 +57,15 @@ class AdaLoRA(Trainer):
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be ranks to prune, and steps to do it in."""
-        yield from _peft.problems(place, "ADALORA", targets=self.targets)
+        yield from _peft.problems(context, "ADALORA", targets=self.targets)
         if self.target_r >= self.init_r:
             yield f"there is nothing to prune from {self.init_r} ranks to {self.target_r}; raise init_r, or use lora"
-        steps = max(1, round(place.steps * self.share))
+        steps = max(1, round(context.steps * self.share))
         if steps < _LEAST:
             yield f"{steps} steps are too few to score ranks, prune them and settle: {_LEAST} at least; raise budget.steps"
-        if "early_stopping" in {modifier.name for modifier in place.stage.modifiers}:
+        if "early_stopping" in {modifier.name for modifier in context.stage.modifiers}:
             yield "its ranks reach their target on a schedule that early stopping would cut off; leave one of them out"
 
     def on_model(self, training: Training) -> None:
@@ -93,9 +92,9 @@ class AdaLoRA(Trainer):
         for name, parameter in training.model.named_parameters():
             if ".ranknum." in name:  # a count, which PEFT makes trainable when it moves it to a GPU or to another type
                 parameter.requires_grad_(False)
-        training.notes[self.name] = training.model.base_model
+        training.state[self.name] = training.model.base_model
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Add the penalty; PEFT adds it only to losses that the model computes itself."""
         model, config = training.model, _peft.active(training.model)
         singular = [(name, p) for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name]
@@ -107,15 +106,15 @@ class AdaLoRA(Trainer):
 
     def on_start(self, training: Training) -> None:
         """Score and prune between the optimizer's step and the end of its gradients."""
-        tuner, taken = training.notes[self.name], itertools.count()
-        seen = training.notes[f"{self.name} importance"] = _Importance()
+        tuner, taken = training.state[self.name], itertools.count()
+        seen = training.state[f"{self.name} importance"] = _Importance()
         training.optimizer.register_step_post_hook(lambda *step: seen.look(training))
         training.optimizer.register_step_post_hook(lambda *step: tuner.update_and_allocate(next(taken)))
 
-    def between_steps(self, training: Training) -> None:
+    def on_step_end(self, training: Training) -> None:
         """Keep the scores by which ranks are pruned, for the evidence."""
-        seen: _Importance = training.notes.get(f"{self.name} importance", _Importance())
-        allocator = getattr(training.notes.get(self.name), "rankallocator", None)
+        seen: _Importance = training.state.get(f"{self.name} importance", _Importance())
+        allocator = getattr(training.state.get(self.name), "rankallocator", None)
         if allocator is not None:
             seen.score(dict(allocator.ipt), training.steps - max(1, training.steps // 2))
             layers = _peft.layers(training.model, "lora_E").values()
@@ -129,13 +128,10 @@ class AdaLoRA(Trainer):
             model.save_pretrained(folder)  # type: ignore[operator]
         return True
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, the ranks fell to their target, and the loss holds the penalty."""
         import torch
 
-        from bench.stage.loop import Training
-
-        assert isinstance(work, Training)
         yield from _added.claims(before, work, "lora_", every=True)
         layers = _peft.layers(work.model, "lora_E")
         counted = sum(p.numel() for name, p in work.model.named_parameters() if "lora_" in name)
@@ -176,7 +172,7 @@ class AdaLoRA(Trainer):
         """That the ranks which are left had the highest scores, computed from what each step gave."""
         import torch
 
-        seen: _Importance = work.notes.get(f"{self.name} importance", _Importance())
+        seen: _Importance = work.state.get(f"{self.name} importance", _Importance())
         text = "of all ranks those with the highest importance are left, by the products of weights and gradients"
         scores = {name: average * seen.uncertainty[name] for name, average in seen.average.items()}
         of_ranks: dict[str, torch.Tensor] = {}
@@ -200,7 +196,7 @@ class AdaLoRA(Trainer):
 
     def _curve(self, work: Training, begun: int, target: int) -> Claim:
         """That after each step as many ranks were left as the paper's cubic curve says."""
-        seen: _Importance = work.notes.get(f"{self.name} importance", _Importance())
+        seen: _Importance = work.state.get(f"{self.name} importance", _Importance())
         settles = work.steps - max(1, work.steps // 2)
         waits = min(round(0.15 * work.steps), settles - 1)
         wanted = []
@@ -264,7 +260,7 @@ class _Importance:
         """After an update, before anything is pruned; gradients are there."""
         self.steps += 1
         if self.steps == 1:
-            for name, parameter in training.notes[AdaLoRA.name].model.named_parameters():
+            for name, parameter in training.state[AdaLoRA.name].model.named_parameters():
                 if "lora_" in name and parameter.grad is not None:
                     self.first[name] = (parameter.detach() * parameter.grad).abs()
 

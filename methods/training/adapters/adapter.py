@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Gt, Le
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
@@ -41,19 +41,21 @@ class Adapter(Trainer):
     name = "adapter"
     paper = "https://arxiv.org/abs/1902.00751"
     example = "adapter(size=64)"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
-    gives = frozenset({"adapter"})
+    divisible_by = frozenset({"layers", "replicas", "shards", "tensors"})
+    adds = frozenset({"adapter"})
 
     size: Width = 64
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
     lr: Annotated[float, Gt(0)] = 3e-3
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on a model that gradients can flow through."""
-        yield from _peft.problems(place)
-        yield from known(place, "feed_forward_outputs", *(["attention_outputs"] if self.placement == "houlsby" else []))
-        if "factored" in place.facts:
+        yield from _peft.problems(context)
+        yield from known(
+            context, "feed_forward_outputs", *(["attention_outputs"] if self.placement == "houlsby" else [])
+        )
+        if "factored" in context.facts:
             yield "an adapter goes behind one linear layer, and here each is two; put adapters on first"
 
     def on_model(self, training: Training) -> None:
@@ -67,10 +69,9 @@ class Adapter(Trainer):
             parameter.requires_grad_(True)
         _added.remember(training)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, the adapters are as many and as large as the formula says, and each does something."""
         from bench.models.architecture import config, stacks
-        from bench.stage.loop import Training
         from methods.training.adapters._shared import bottleneck
 
         norms = self._trained_norms(work.model)
@@ -79,7 +80,6 @@ class Adapter(Trainer):
             trained = {plain(name) for name, parameter in work.model.named_parameters() if parameter.requires_grad}
             seen = len(norms & trained & before.changed(work.after))
             yield Claim("the normalizations train, and moved", seen == len(norms), f"{seen} of {len(norms)} tensors")
-        assert isinstance(work, Training)
         yield _added.started(work, "adapters began as the identity: the way up was zero", ".adapter.up.", 0.0)
         adapters = bottleneck.bottlenecks(work.model)
         counts = [len(stack) for stack in stacks(work.model)]
@@ -152,10 +152,7 @@ class Adapter(Trainer):
         from torch.nn import functional
 
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
         from methods import _gradients
-
-        assert isinstance(work, Training)
 
         def formula(adapted: Any, *args: Any) -> torch.Tensor:
             given, adapter = adapted.base_layer(*args), adapted.adapter

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, whole_numel
 from methods import _added, _peft
@@ -35,22 +35,22 @@ class IA3(Trainer):
     name = "ia3"
     paper = "https://arxiv.org/abs/2205.05638"
     example = "ia3"
-    across = frozenset({"layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"layers", "replicas", "shards", "tensors"})
     needs = ("peft",)
-    gives = frozenset({"adapter", "mergeable"})
+    adds = frozenset({"adapter", "mergeable"})
 
     lr: Annotated[float, Gt(0)] = 3e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on an architecture that PEFT knows."""
-        yield from _peft.problems(place, "IA3")
+        yield from _peft.problems(context, "IA3")
 
     def on_model(self, training: Training) -> None:
         """Put the factors on."""
         _peft.attach(training, _peft.config(training, "IA3Config"))
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, each layer has one factor an activation, and a layer's output is rescaled by them."""
         yield from _added.claims(before, work, "ia3_", every=True)
         layers = _peft.layers(work.model, "ia3_l")
@@ -73,16 +73,14 @@ class IA3(Trainer):
 
     def _chosen(self, work: Work, layers: dict[str, Any]) -> Iterator[Claim]:
         """The layers that PEFT's tables name, of which some by their inputs, and factors that began at 1."""
-        from bench.models.architecture import base
-        from bench.stage.loop import Training
+        from bench.models.architecture import unwrapped
 
-        assert isinstance(work, Training)
         yield from _peft.adapted(work, layers, "IA3", None)
         yield _peft.told(work)
         yield _added.started(work, "factors began at 1", ".ia3_l.", 1.0)
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as TABLE
 
-        named = TABLE.get(base(work.model).config.model_type)
+        named = TABLE.get(unwrapped(work.model).config.model_type)
         if named is not None:
             inputs = {name for name in layers if any(f".{name}".endswith(f".{target}") for target in named)}
             found = {name for name, layer in layers.items() if layer.is_feedforward}

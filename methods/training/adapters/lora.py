@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Width
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, projection, whole, whole_numel
 from methods import _added, _peft
@@ -42,9 +42,9 @@ class LoRA(Trainer):
     name = "lora"
     paper = "https://arxiv.org/abs/2106.09685"
     example = "lora(r=8)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     needs = ("peft",)
-    gives = frozenset({"adapter", "mergeable"})
+    adds = frozenset({"adapter", "mergeable"})
 
     r: Width = 8
     alpha: Annotated[float, Gt(0)] | None = None
@@ -54,17 +54,17 @@ class LoRA(Trainer):
     lr: Annotated[float, Gt(0)] = 3e-3
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on a model that gradients can flow through."""
-        yield from _peft.problems(place, "LORA", targets=self.targets, embeddings=self.variant in ("plain", "rslora"))
-        if self.variant in ("dora", "pissa") and "shards" in place.stage.layout:
+        yield from _peft.problems(context, "LORA", targets=self.targets, embeddings=self.variant in ("plain", "rslora"))
+        if self.variant in ("dora", "pissa") and "shards" in context.stage.layout:
             yield f"{self.variant} works on whole weights, and here each process holds a shard; use data_parallel, or another variant"
-        if self.variant == "dora" and "tensors" in place.stage.layout:
+        if self.variant == "dora" and "tensors" in context.stage.layout:
             yield "dora measures the length of whole weights, and here each process holds parts; use data_parallel, or another variant"
         if self.variant == "pissa":
-            if "quantized" in place.facts:
+            if "quantized" in context.facts:
                 yield "pissa starts from the weights' singular vectors, and quantized weights have none; use another variant"
-            width = place.config.get("hidden_size")
+            width = context.config.get("hidden_size")
             if width and self.r > width:
                 yield f"weights of {width} outputs have no {self.r} principal directions; lower r"
 
@@ -88,13 +88,13 @@ class LoRA(Trainer):
             layers = _peft.layers(training.model, "lora_A")
             for name, layer in layers.items():
                 if self.r > (least := min(layer.in_features, layer.out_features)):
-                    raise Unfit(f"{self.name}: {name} has {least} principal directions, not {self.r}; lower r")
-            training.notes[self.name] = {  # on the CPU, where it is in no training's memory
+                    raise Refusal(f"{self.name}: {name} has {least} principal directions, not {self.r}; lower r")
+            training.state[self.name] = {  # on the CPU, where it is in no training's memory
                 name: tuple(part["default"].weight.detach().cpu().clone() for part in (layer.lora_B, layer.lora_A))
                 for name, layer in layers.items()
             }
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is frozen, the adapter has the weights and the scale of its formula, and its update is not zero."""
         layers = _peft.layers(work.model, "lora_A") | _peft.layers(work.model, "lora_embedding_A")
         taken = {f"{name}.weight" for name in layers} if self.variant == "pissa" else set()
@@ -131,9 +131,7 @@ class LoRA(Trainer):
 
     def _formed(self, work: Work, layers: dict[str, Any], scale: float) -> Iterator[Claim]:
         """Which layers are adapted, what drops out, where the updates began, and what each layer gives."""
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield from _peft.adapted(work, layers, "LORA", self.targets)
         yield _peft.dropouts(work, layers, self.dropout)
         yield _peft.told(work)
@@ -169,7 +167,7 @@ class LoRA(Trainer):
     def _residual(self, before: Snapshot, work: Work, layers: dict[str, Any]) -> Iterator[Claim]:
         import torch
 
-        start: dict[str, tuple[torch.Tensor, torch.Tensor]] = work.notes.get(self.name, {})
+        start: dict[str, tuple[torch.Tensor, torch.Tensor]] = work.state.get(self.name, {})
         left, outside = 0.0, 0.0
         for name, layer in layers.items():
             rest = whole(layer.get_base_layer().weight).detach().float()

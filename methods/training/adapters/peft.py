@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
@@ -98,7 +98,7 @@ class Peft(Trainer):
     paper = "https://huggingface.co/docs/peft"
     example = 'peft("VERA", r=8, lr=0.03)'
     needs = ("peft",)
-    gives = frozenset({"adapter"})
+    adds = frozenset({"adapter"})
 
     method: str
     arguments: tuple[tuple[str, Any], ...] = ()
@@ -117,7 +117,7 @@ class Peft(Trainer):
         self.__post_init__()
         self._check()
         if method in MERGEABLE:
-            object.__setattr__(self, "gives", self.gives | {"mergeable"})
+            object.__setattr__(self, "adds", self.adds | {"mergeable"})
 
     @classmethod
     def build(cls, arguments: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, Any]) -> Self:
@@ -138,30 +138,30 @@ class Peft(Trainer):
         yield from ((name, value, MISSING) for name, value in self.arguments)
         yield from (row for row in super().arguments_given() if row[0] in ("lr", "share"))
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """What it was not made for, or was tried and did not work."""
-        yield from _peft.problems(place)
+        yield from _peft.problems(context)
         if self.method in UNFIT:
             yield f"{self.method}: {UNFIT[self.method]}"
             return
-        if "quantized" in place.facts and self.method not in QUANTIZED:
+        if "quantized" in context.facts and self.method not in QUANTIZED:
             yield f"PEFT's {self.method} needs plain weights, and these are quantized; with them go lora, adalora and ia3"
         known = _known(self.method)
-        if "factored" in place.facts and "target_modules" in known:
+        if "factored" in context.facts and "target_modules" in known:
             yield "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
-        if place.task == "classification" and "modules_to_save" not in known:
+        if context.task == "classification" and "modules_to_save" not in known:
             yield f"PEFT's {self.method} would leave the classifier's new head untrained; it is for language models"
-        if "factored" in place.facts and "target_modules" in known:
+        if "factored" in context.facts and "target_modules" in known:
             yield "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
         chosen = getattr(_tuner(self.method), "target_module_mapping", None) or {}
-        if "target_modules" in known and "target_modules" not in dict(self.arguments) and place.model not in chosen:
-            yield f"PEFT does not know which layers of a {place.model} model to take; name them with `target_modules`"
+        if "target_modules" in known and "target_modules" not in dict(self.arguments) and context.model not in chosen:
+            yield f"PEFT does not know which layers of a {context.model} model to take; name them with `target_modules`"
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on."""
         _peft.attach(training, _config(self.method, self.arguments, _peft.TASK_TYPES.get(training.task.kind)))
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, the adapter is the one that was asked for, and switching it off changes outputs."""
         yield from _added.claims(before, work, _prefix(self.method))
         config: Any = _peft.active(work.model)

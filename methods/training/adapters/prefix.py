@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt, Le
 
 from bench.models.base import ENCODERS
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Broken, Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 _CACHE = "past_key_values"
 """The argument by which PEFT 0.21 gives a model its keys and values."""
@@ -41,7 +40,7 @@ class Prefix(Trainer):
     paper = "https://arxiv.org/abs/2101.00190"
     example = "prefix(20)"
     needs = ("peft",)
-    gives = frozenset({"adapter"})
+    adds = frozenset({"adapter"})
     breaks_with = (
         Broken(
             versions=("transformers>=5.24", "peft<=0.21.2"),
@@ -60,47 +59,45 @@ class Prefix(Trainer):
         """All of them."""
         return self.n
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on a model that can be given keys and values."""
-        yield from _peft.problems(place)
-        if "uneven" in place.facts and place.model in ENCODERS:
+        yield from _peft.problems(context)
+        if "uneven" in context.facts and context.model in ENCODERS:
             yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"
-        structure = place.structure
-        heads = place.config.get("num_key_value_heads") or place.config.get("num_attention_heads")
+        structure = context.structure
+        heads = context.config.get("num_key_value_heads") or context.config.get("num_attention_heads")
         if structure.encoder_decoder:
-            yield f"a {place.model} model has an encoder and a decoder, and prefixes are put on one list of blocks; use lora"
+            yield f"a {context.model} model has an encoder and a decoder, and prefixes are put on one list of blocks; use lora"
         elif structure.stacks and not structure.cache:
-            yield f"the attention of a {place.model} model takes no keys and values from outside; use lora or adapter"
+            yield f"the attention of a {context.model} model takes no keys and values from outside; use lora or adapter"
         elif structure.cache_heads not in (None, heads):
             yield (
-                f"PEFT makes keys and values for {heads} heads, and the attention of this {place.model} model keeps those of "
+                f"PEFT makes keys and values for {heads} heads, and the attention of this {context.model} model keeps those of "
                 f"{structure.cache_heads}; use lora or adapter"
             )
         elif structure.repeats:
-            yield f"a {place.model} model calls the same block again and again, and prefixes are each block's own; use lora"
+            yield f"a {context.model} model calls the same block again and again, and prefixes are each block's own; use lora"
 
     def on_model(self, training: Training) -> None:
         """Put the prefixes on."""
         from bench.models import signature
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
         _peft.attach(
             training, _peft.config(training, "PrefixTuningConfig", num_virtual_tokens=self.n, **_peft.sizes(training))
         )
         name = signature.cache_name(training.model)
         if name and name != _CACHE:
-            base(training.model).register_forward_pre_hook(functools.partial(_rename, name), with_kwargs=True)
+            unwrapped(training.model).register_forward_pre_hook(functools.partial(_rename, name), with_kwargs=True)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, the prefixes have n·2·width weights a block, and each block attends to its own."""
-        from bench.models.architecture import base
-        from bench.stage.loop import Training
+        from bench.models.architecture import unwrapped
 
-        assert isinstance(work, Training)
         yield from _added.claims(before, work, "prompt_encoder", every=True)
         table = _peft.virtual_tokens(work.model)
         count = 0 if table is None else table.numel()
-        config = base(work.model).config
+        config = unwrapped(work.model).config
         blocks, heads = config.num_hidden_layers, config.num_attention_heads
         # Where groups of heads share a key, it is narrower than what asks.
         width = getattr(config, "num_key_value_heads", heads) * (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, named_tensors
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Prompt(Trainer):
     paper = "https://arxiv.org/abs/2104.08691"
     example = "prompt(20)"
     needs = ("peft",)
-    gives = frozenset({"adapter"})
+    adds = frozenset({"adapter"})
 
     n: Width
     lr: Annotated[float, Gt(0)] = 1e-2
@@ -47,12 +46,12 @@ class Prompt(Trainer):
         """All of them."""
         return self.n
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """One adapter at a time, on a model whose head can tell text from padding without its ids."""
-        yield from _peft.problems(place)
-        if place.task == "classification" and place.structure.needs_ids:
+        yield from _peft.problems(context)
+        if context.task == "classification" and context.structure.needs_ids:
             yield (
-                f"PEFT gives a {place.model} classifier embeddings in place of token ids, from which it cannot tell "
+                f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "
                 "the last token from the padding; use prefix, or a model like BERT"
             )
 
@@ -67,12 +66,10 @@ class Prompt(Trainer):
         )
         _peft.attach(training, config)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The base is bit-identical, the prompt has n·hidden weights, and the blocks see n more tokens."""
         from bench.models.architecture import blocks
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield from _added.claims(before, work, "prompt_encoder", every=True)
         table = _peft.virtual_tokens(work.model)
         count = 0 if table is None else table.numel()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.errors import RecipeError
 from bench.recipe.method import Modifier, Transform
 from bench.stage.evidence import Claim
@@ -17,7 +17,6 @@ from methods import _masks
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 _ALONE = {
     "early_stopping": "could end the training, or go back, before all is pruned",
@@ -40,7 +39,7 @@ class Gradual(Modifier):
     paper = "https://arxiv.org/abs/1710.01878"
     example = "full + gradual(magnitude(0.5))"
     order = 95  # after whatever else changes weights in a step
-    gives = frozenset({"sparse"})
+    adds = frozenset({"sparse"})
 
     target: Transform
     begin: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -54,15 +53,15 @@ class Gradual(Modifier):
                 f"gradual: it begins at {self.begin:g} and ends at {self.end:g}; `end` comes after `begin`"
             )
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """The target has an amount, and the weights that it zeroes are those that train, to the end."""
         if isinstance(self.target, _masks.Pruning):
-            yield from self.target.problems(place)
+            yield from self.target.problems(context)
         else:
             yield f"it raises a method's amount step by step, and {self.target.name} has none; use magnitude or wanda"
-        if not place.stage.base.whole:  # type: ignore[union-attr]
-            yield f"{place.stage.base.name} keeps weights frozen, and those would be pruned too; use full"
-        for other in place.stage.modifiers:
+        if not context.stage.main.updates_all_weights:  # type: ignore[union-attr]
+            yield f"{context.stage.main.name} keeps weights frozen, and those would be pruned too; use full"
+        for other in context.stage.modifiers:
             if other.name in _ALONE:
                 yield f"{other.name} {_ALONE[other.name]}; leave one of the two out"
 
@@ -70,29 +69,27 @@ class Gradual(Modifier):
         """Prune more if it is time; else put the zeros back."""
         amount = self.amount(training.step + 1, training.steps)
         if amount is None:
-            _masks.restore(training.notes.get(self.name, []))
+            _masks.restore(training.state.get(self.name, []))
         else:
             self.target.prune(training, amount)  # type: ignore[attr-defined]
-            training.notes[self.name] = _masks.masks(training)
+            training.state[self.name] = _masks.masks(training)
 
-    def between_steps(self, training: Training) -> None:
+    def on_step_end(self, training: Training) -> None:
         """Read off how much is zero, for the evidence."""
         weights = [layer.weight for layer in _masks.layers(training.model).values()]
         zeros = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
         total = sum(weight.numel() for weight in weights)
-        training.notes.setdefault(f"{self.name} shares", []).append(zeros / total)
+        training.state.setdefault(f"{self.name} shares", []).append(zeros / total)
 
-    def carries(self) -> tuple[Transform, ...]:
+    def maintained(self) -> tuple[Transform, ...]:
         """The target: its zeros are kept as if it had come after the training."""
         return (self.target,)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """There are the target's zeros at the end, and after each step there were as many as the curve says."""
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield from self.target.pattern(work)  # type: ignore[attr-defined]
-        seen: list[float] = work.notes.get(f"{self.name} shares", [])
+        seen: list[float] = work.state.get(f"{self.name} shares", [])
         begin = self.begin * work.steps
         end = max(int(begin) + 1, round(self.end * work.steps))
         target: float = self.target.amount  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods._models import linear_blocks
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class QatInt8(Modifier):
     example = "full + qat_int8 >> torchao_int8_dynamic"
     order = -10  # layers are changed before anything is wrapped around the model
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """The weights that are rounded must be those that train."""
-        trainer: Any = place.stage.base
-        yield from linear_blocks(place)
-        if not trainer.whole:
+        trainer: Any = context.stage.main
+        yield from linear_blocks(context)
+        if not trainer.updates_all_weights:
             yield f"{trainer.name} does not train the weights that would be rounded; train all of them, as `full` does"
-        if any(modifier.name == "compile" for modifier in place.stage.modifiers):
+        if any(modifier.name == "compile" for modifier in context.stage.modifiers):
             yield (
                 "compiled code rounds some values to the neighbouring code, so its gradient cannot be held against "
                 "eager code's; leave out compile"
@@ -64,14 +63,12 @@ class QatInt8(Modifier):
             if isinstance(module, FakeInt8Linear):
                 module.__class__ = torch.nn.Linear  # type: ignore[assignment]
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """In training each of the layers gives the product of int8 codes, with its gradient; in evaluation plain products."""
         import torch
 
         from bench.models.architecture import block_linears
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         layers = block_linears(work.model)
         errors: dict[str, float] = {}
         wanted: dict[str, torch.Tensor] = {}
@@ -128,7 +125,7 @@ class QatInt8(Modifier):
             hook.remove()
         yield Claim("in evaluation nothing is rounded", not rounds, f"{len(set(rounds))} of {len(layers)} layers round")
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The layers are plain ones."""
         import torch
 

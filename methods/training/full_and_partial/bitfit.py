@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from methods import _added, _own_weights
@@ -16,7 +16,6 @@ from methods import _added, _own_weights
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -30,18 +29,18 @@ class BitFit(Trainer):
     name = "bitfit"
     paper = "https://arxiv.org/abs/2106.10199"
     example = "bitfit"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be biases."""
-        if place.structure.stacks and not place.structure.biases:
-            yield f"the blocks of a {place.model} model have no biases; for few weights there are ia3 and lora(r=1)"
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the model; {place.fold(self)}"
-        if "inference_only" in place.facts:
+        if context.structure.stacks and not context.structure.biases:
+            yield f"the blocks of a {context.model} model have no biases; for few weights there are ia3 and lora(r=1)"
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the model; {context.fold(self)}"
+        if "inference_only" in context.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
 
     def on_model(self, training: Training) -> None:
@@ -51,12 +50,12 @@ class BitFit(Trainer):
         for parameter in _added.new_weights(training.model).values():
             parameter.requires_grad_(True)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The biases and the head moved, and every other tensor is bit-identical."""
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
         head = _own_weights.drawn(work.model)
-        if base(work.model).get_output_embeddings() is None:
+        if unwrapped(work.model).get_output_embeddings() is None:
             head |= _own_weights.outside_body(work.model)
         biases = {name for name in _own_weights.names(work.model) if name.split(".")[-1] == "bias"}
         yield from _own_weights.claims(before, work, biases | head, "the biases and the head")

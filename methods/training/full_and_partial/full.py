@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from methods import _own_weights
@@ -16,7 +16,6 @@ from methods import _own_weights
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -30,25 +29,25 @@ class Full(Trainer):
     name = "full"
     paper = "https://arxiv.org/abs/1810.04805"
     example = "full"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
-    whole = True
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    updates_all_weights = True
 
     lr: Annotated[float, Gt(0)] = 2e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """A quantized or folded weight has no gradient of its own."""
-        if "inference_only" in place.facts:
+        if "inference_only" in context.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        elif "quantized" in place.facts:
+        elif "quantized" in context.facts:
             yield "it trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights, and both would train; {place.fold(self)}"
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights, and both would train; {context.fold(self)}"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze everything."""
         training.model.requires_grad_(True)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Every parameter trains, and moved."""
         yield from _own_weights.claims(before, work, set(_own_weights.names(work.model)), "all weights")

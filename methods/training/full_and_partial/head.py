@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from methods import _own_weights
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,18 @@ class Head(Trainer):
     name = "head"
     paper = "https://arxiv.org/abs/1610.01644"
     example = "head"
-    across = frozenset({"devices", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """A classifier's head is the task's own; a causal model's may be its embeddings."""
-        if place.facts & {"adapter"}:
-            yield f"the head of a model with an adapter on it belongs to the adapter; {place.fold(self)}"
-        if place.facts & {"inference_only"}:
+        if context.facts & {"adapter"}:
+            yield f"the head of a model with an adapter on it belongs to the adapter; {context.fold(self)}"
+        if context.facts & {"inference_only"}:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        if place.task == "causal_lm" and place.config.get("tie_word_embeddings"):
+        if context.task == "causal_lm" and context.config.get("tie_word_embeddings"):
             yield "the head of this model is its embeddings, which are its body's; train more of it, as in `top_layers(1)`"
 
     def on_model(self, training: Training) -> None:
@@ -50,7 +49,7 @@ class Head(Trainer):
         for parameter in _head(training.model).values():
             parameter.requires_grad_(True)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The head moved, and every other tensor is bit-identical."""
         head = _own_weights.outside_body(work.model) | _own_weights.drawn(work.model)
         yield from _own_weights.claims(before, work, head, "the head's weights")

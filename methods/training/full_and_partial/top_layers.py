@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Gt, Le
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from methods import _own_weights
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -34,22 +33,22 @@ class TopLayers(Trainer):
     name = "top_layers"
     paper = "https://arxiv.org/abs/1911.03090"
     example = "top_layers(2)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     n: Annotated[int, Ge(1)]
     lr: Annotated[float, Gt(0)] = 2e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It trains plain weights, of blocks that are there."""
-        yield from one_stack(place)
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the model; {place.fold(self)}"
-        if "inference_only" in place.facts:
+        yield from one_stack(context)
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the model; {context.fold(self)}"
+        if "inference_only" in context.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        elif "quantized" in place.facts:
+        elif "quantized" in context.facts:
             yield "it trains weights, and the weights are quantized here; put an adapter on them, as in `>> lora`"
-        blocks = place.blocks
+        blocks = context.blocks
         if blocks and self.n > blocks:
             yield f"the model has {blocks} blocks, not {self.n}; lower n"
 
@@ -58,7 +57,7 @@ class TopLayers(Trainer):
         for parameter in _top(training.model, self.n).values():
             parameter.requires_grad_(True)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Every weight matrix of the last blocks and after them moved, and every other tensor is bit-identical."""
         from torch import nn
 

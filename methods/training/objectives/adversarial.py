@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _embeddings
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
     Differentiate = Callable[[float], torch.Tensor]
@@ -58,9 +57,9 @@ class Adversarial(Modifier):
     steps: Annotated[int, Ge(2), Le(1000)] | None = None
     alpha: Annotated[float, Gt(0)] | None = None
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Every pass must go through the hook, and the fast gradient method has nothing to set but epsilon."""
-        if any(modifier.name == "compile" for modifier in place.stage.modifiers):
+        if any(modifier.name == "compile" for modifier in context.stage.modifiers):
             yield "it hooks into the embeddings anew in every pass, which compiled code is not known to follow; leave out compile"
         if self.attack == "fgm" and (self.steps or self.alpha):
             yield "fgm makes one step of length epsilon; leave out steps and alpha, or take pgd or freelb"
@@ -77,7 +76,7 @@ class Adversarial(Modifier):
     def _alpha(self) -> float:
         return self._epsilon if self.attack == "fgm" else self.alpha or 0.1
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Perturb, by the gradients of earlier passes."""
         from bench.models.architecture import embeddings
 
@@ -114,15 +113,13 @@ class Adversarial(Modifier):
             loss = loss + differentiate(1 / self._steps)
         return loss / self._steps
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """A step goes by each example's gradients as the attack says, adds up the gradient that it says, and leaves no trace."""
         import torch
 
         from bench.models.architecture import embeddings
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         probe = work.probe
         layer = embeddings(work.model)
         with evaluating(work.model):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _dropout
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeLoss, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -48,37 +47,37 @@ class Contrastive(Modifier):
     weight: Annotated[float, Gt(0)] = 0.1
     temperature: Annotated[float, Gt(0)] | None = None
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Every item is compared with every other of the batch, so the loss must see the whole batch."""
-        if any(modifier.name == "accumulate" for modifier in place.stage.modifiers):
+        if any(modifier.name == "accumulate" for modifier in context.stage.modifiers):
             yield (
                 "it compares each item with the whole batch, and accumulate shows it micro-batches alone, which is "
                 "another loss; leave out accumulate, and save memory with gradient_checkpointing"
             )
-        if any(modifier.name == "compile" for modifier in place.stage.modifiers):
+        if any(modifier.name == "compile" for modifier in context.stage.modifiers):
             yield "it hooks into the body anew in every pass, which compiled code is not known to follow; leave out compile"
-        if place.stage.base.name == "head":
+        if context.stage.main.name == "head":
             yield "it teaches the body, which stays as it is where the head trains alone; train more, as with full or lora"
-        if self.loss == "supcon" and place.stage.base.name == "pretrain":
+        if self.loss == "supcon" and context.stage.main.name == "pretrain":
             yield "supcon compares labels of items, and pretrain puts its own in their place; put it on the training after"
-        if place.batch_size < 2:
+        if context.batch_size < 2:
             yield "a batch of 1 has nothing to compare with; raise budget.batch_size"
-        elif place.batch_size < 3 and self.loss == "supcon":
+        elif context.batch_size < 3 and self.loss == "supcon":
             yield "of 2 items the one is always the other's nearest, so nothing is learned; raise budget.batch_size"
-        if self.loss == "supcon" and place.task != "classification":
-            yield f'supcon compares labels of items, and a {place.task} task has none; use contrastive("simcse")'
+        if self.loss == "supcon" and context.task != "classification":
+            yield f'supcon compares labels of items, and a {context.task} task has none; use contrastive("simcse")'
         if self.loss == "simcse":
-            yield from _dropout.problems(place, head=False)
+            yield from _dropout.problems(context, head=False)
 
     @property
     def _temperature(self) -> float:
         return self.temperature or {"supcon": 0.1, "simcse": 0.05}[self.loss]
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Add the loss of the states that the body gives on the way."""
         import torch
 
-        training.notes[self.name] = compute
+        training.state[self.name] = compute
 
         def added(batch: Batch) -> torch.Tensor:
             with _states(training.model) as states:
@@ -95,20 +94,18 @@ class Contrastive(Modifier):
 
         return added
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Of known states in the body's place, what is added to the loss and its gradient are a plain computation's."""
         import torch
 
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         probe = work.probe
         if self.loss == "supcon" and len(set(probe.labels.tolist())) == len(probe.labels):
             # All of other classes: nothing would be added, and nothing shown.
             probe = dataclasses.replace(probe, labels=probe.labels[:1].expand_as(probe.labels))
         half = work.compute_dtype != torch.float32
-        without: ComputeLoss = work.notes.get(self.name, work.loss)
+        without: ComputeLoss = work.state.get(self.name, work.loss)
         with torch.random.fork_rng(), torch.no_grad(), _states(work.model) as trained:
             work.loss(probe)
         passes = 2 if self.loss == "simcse" else 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact
 from bench.recipe.facts import facts_after
 from bench.recipe.method import Trainer
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Criterion, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
     from methods.training.objectives._shared.distillation import Teaching
 
@@ -58,8 +57,8 @@ class Distill(Trainer):
     name = "distill"
     paper = "https://arxiv.org/abs/1503.02531"
     example = "full >> distill(layers=3)"
-    whole = True
-    replaces = True
+    updates_all_weights = True
+    replaces_model = True
 
     student: str | None = None
     layers: Annotated[int, Ge(1)] | None = None
@@ -70,41 +69,41 @@ class Distill(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     @property
-    def takes(self) -> frozenset[Fact]:  # type: ignore[override]
+    def removes(self) -> frozenset[Fact]:  # type: ignore[override]
         """The teacher's own; a student that is made of its blocks has their shapes."""
         return _TEACHERS if self.student is None else _TEACHERS | _SHAPES
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """A teacher that knows the task, and a student that can be made."""
-        trainers = [stage.base.name for stage in place.before if isinstance(stage.base, Trainer)]
-        if place.task == "classification" and not {*trainers} - {"pretrain"}:
+        trainers = [stage.main.name for stage in context.before if isinstance(stage.main, Trainer)]
+        if context.task == "classification" and not {*trainers} - {"pretrain"}:
             yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
         if self.student is None or self.match != "logits":
-            yield from one_stack(place)
+            yield from one_stack(context)
         if self.match == "attention":
-            yield from known(place, "attention")
+            yield from known(context, "attention")
         if self.student is not None:
-            yield from self._named(place)
-        elif "adapter" in place.facts:
+            yield from self._named(context)
+        elif "adapter" in context.facts:
             yield f"the student copies plain blocks; fold the adapter first, as in `lora >> merge >> {self}`, or name a `student`"
-        elif place.facts & {"quantized", "inference_only", "half"}:
+        elif context.facts & {"quantized", "inference_only", "half"}:
             yield f"the student copies blocks that must train; distill first, as in `full >> {self} >> …`, or name a `student`"
-        elif self.layers is not None and (count := place.blocks) is not None and self.layers > count:
+        elif self.layers is not None and (count := context.blocks) is not None and self.layers > count:
             yield f"the teacher has {count} blocks, of which the student cannot have {self.layers}"
-        if any(modifier.name == "label_smoothing" for modifier in place.stage.modifiers):
+        if any(modifier.name == "label_smoothing" for modifier in context.stage.modifiers):
             yield "the teacher's answers are soft already, and label_smoothing would smooth these too; leave it out"
-        if self.match != "logits" and "exported" in place.facts:
+        if self.match != "logits" and "exported" in context.facts:
             yield f'the teacher runs in another runtime, which shows its logits alone; leave out match="{self.match}"'
         if (
             self.match == "attention"
-            and "exported" not in place.facts
-            and place.facts & {"factored", "inference_only", "half"}
+            and "exported" not in context.facts
+            and context.facts & {"factored", "inference_only", "half"}
         ):
             yield 'its attention is not made of plain layers here, whose maps could be compared; distill before that, or match="hidden"'
-        if self.match == "attention" and "adapter" in place.facts:
+        if self.match == "attention" and "adapter" in context.facts:
             yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
 
-    def _named(self, place: Place) -> Iterator[str]:
+    def _named(self, context: PlanContext) -> Iterator[str]:
         from bench.models.base import ENCODERS, ModelError
         from bench.models.registry import open_model
 
@@ -112,9 +111,9 @@ class Distill(Trainer):
         if self.layers is not None:
             yield "the student has `layers` of the teacher, or is another model by its name; give one of the two"
         try:
-            model = open_model(self.student, place.base)
-            problems, ours, theirs = model.problems(), model.config(), place.config
-            tokens = [each.vocabulary() for each in (model, place.given) if each is not None]
+            model = open_model(self.student, context.suite_folder)
+            problems, ours, theirs = model.problems(), model.config(), context.config
+            tokens = [each.vocabulary() for each in (model, context.given) if each is not None]
         except ModelError as error:
             problems, ours, theirs, tokens = [str(error)], {}, {}, []
         yield from (f"student: {problem}" for problem in problems)
@@ -123,10 +122,12 @@ class Distill(Trainer):
                 f"the student {self.student} has another tokenizer than the model, and would read other tokens; "
                 f"name a student with the same one, or give `layers`"
             )
-        if place.task == "causal_lm" and ours.get("model_type") in ENCODERS:
+        if context.task == "causal_lm" and ours.get("model_type") in ENCODERS:
             yield f"the student {self.student} reads in both directions, and cannot predict the next token"
-        same = {"causal_lm": ["vocab_size"]}.get(place.task, []) + ["num_attention_heads"] * (self.match == "attention")
-        if self.match == "attention" and "uneven" in place.facts:
+        same = {"causal_lm": ["vocab_size"]}.get(context.task, []) + ["num_attention_heads"] * (
+            self.match == "attention"
+        )
+        if self.match == "attention" and "uneven" in context.facts:
             yield 'the model may have other heads than the student after such pruning; leave out match="attention"'
         for key in same:
             if ours.get(key) != theirs.get(key):
@@ -138,7 +139,7 @@ class Distill(Trainer):
             return None
         return self.layers or (count and max(1, count // 2))
 
-    def reads(self, base: Path) -> Mapping[str, str]:
+    def reads(self, suite_folder: Path) -> Mapping[str, str]:
         """The student's weights."""
         if self.student is None:
             return {}
@@ -146,7 +147,7 @@ class Distill(Trainer):
         from bench.models.registry import open_model
 
         try:
-            return {self.student: open_model(self.student, base).fingerprint()}
+            return {self.student: open_model(self.student, suite_folder).fingerprint()}
         except ModelError:  # it is refused, and `problems` says why
             return {self.student: "cannot be read"}
 
@@ -157,20 +158,20 @@ class Distill(Trainer):
         teacher = training.model.eval()
         student = training.model = self._student(training, teacher)
         student.requires_grad_(True)
-        training.notes[f"{self.name} start"] = {name: digest(weight) for name, weight in student.named_parameters()}
+        training.state[f"{self.name} start"] = {name: digest(weight) for name, weight in student.named_parameters()}
         # Kernels for packed weights take what they were made for, and no autocast's.
         plain = not facts_after(training.before) & {"quantized", "inference_only", "half"}
-        teaching = training.notes[self.name] = distillation.Teaching(teacher, autocast=plain)
+        teaching = training.state[self.name] = distillation.Teaching(teacher, autocast=plain)
         if self.match == "hidden":
             teaching.match = distillation.Hidden(student, teacher)
         if self.match == "attention":
             teaching.match = distillation.Attention(student, teacher)
 
-    def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:
+    def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:
         """Ask the teacher about every batch."""
         from methods.training.objectives._shared import distillation
 
-        teaching: Teaching = training.notes[self.name]
+        teaching: Teaching = training.state[self.name]
 
         def taught(outputs: Any, batch: Batch) -> torch.Tensor:
             student, teacher = (training.task.logits(each, batch) for each in (outputs, teaching.outputs(batch)))
@@ -183,22 +184,20 @@ class Distill(Trainer):
 
     def on_end(self, training: Training) -> None:
         """Let the teacher go, and what was only for training."""
-        if (match := training.notes.pop(self.name).match) is not None:
+        if (match := training.state.pop(self.name).match) is not None:
             match.remove()
 
     def save(self, model: nn.Module, folder: Path) -> bool:
         """Pickle a student of blocks whose shape the configuration cannot tell."""
         return _structured.save(model, folder)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The teacher is bit-identical, the student as small as said, trained, and its gradient is the teacher's doing."""
         import torch
 
-        from bench.stage.loop import Training
         from methods.training.objectives._shared import distillation
 
-        assert isinstance(work, Training)
-        teaching: Teaching = work.notes[self.name]
+        teaching: Teaching = work.state[self.name]
         teacher = teaching.teacher
         same = take(teacher, None).digests == before.digests
         yield Claim("the teacher is bit-identical", same, f"{len(before.digests)} tensors")
@@ -248,7 +247,7 @@ class Distill(Trainer):
         count, layers = len(stack(teacher)), stack(work.model)
         prefix = next(plain(name) for name, module in work.model.named_modules() if module is layers)
         kept = [round(number * (count - 1) / max(1, len(layers) - 1)) for number in range(len(layers))]
-        start: dict[str, str] = work.notes.get(f"{self.name} start", {})
+        start: dict[str, str] = work.state.get(f"{self.name} start", {})
         wrong = 0
         for name, found in start.items():
             source = plain(name)
@@ -329,11 +328,11 @@ class Distill(Trainer):
             "each block came from the teacher's that it should", came, ", ".join(str(source[0]) for source in sources)
         )
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """No teacher is held any more, and the student is a plain model."""
         from methods.training.objectives._shared import distillation
 
-        held = self.name in work.notes
+        held = self.name in work.state
         yield Claim("the teacher is let go", not held, "held" if held else "gone")
         left = distillation.left(work.model)
         yield Claim("nothing of distillation is left in the student", not left, ", ".join(left) or "nothing")
@@ -358,7 +357,7 @@ class Distill(Trainer):
             distillation.keep_blocks(student, distillation.spread(count, kept))
             return student
         auto_class, options = training.task.model_options()
-        student, tokenizer = open_model(self.student, training.base).load(auto_class, options)
+        student, tokenizer = open_model(self.student, training.suite_folder).load(auto_class, options)
         if tokenizer.get_vocab() != training.tokenizer.get_vocab():
             raise ValueError(f"the student {self.student} has another tokenizer than the teacher")
         return student.to(training.device)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Criterion, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -33,11 +32,11 @@ class LabelSmoothing(Modifier):
     name = "label_smoothing"
     paper = "https://arxiv.org/abs/1512.00567"
     example = "full + label_smoothing(0.1)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     smoothing: Annotated[float, Gt(0), Lt(1)] = 0.1
 
-    def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:
+    def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:
         """Mix the uniform distribution in."""
         smoothing, task = self.smoothing, training.task
 
@@ -47,14 +46,12 @@ class LabelSmoothing(Modifier):
 
         return smoothed
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The loss asks the criterion, whose value and gradient on the probe batch are those computed here from logits."""
         import torch
 
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         criterion, asked = work.criterion, []
         work.criterion = lambda outputs, batch: asked.append(batch) or criterion(outputs, batch)  # type: ignore[func-returns-value]
         with torch.no_grad():

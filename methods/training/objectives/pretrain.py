@@ -13,7 +13,7 @@ from annotated_types import Gt, Le
 
 from bench.models.base import ENCODERS
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, marks
 from bench.tasks.base import Answers, Batch, Quality, Split, Task, first
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 NEXT_SENTENCE = frozenset({"bert", "ernie", "megatron-bert", "mobilebert"})
 """Model types with a head for next sentence prediction in transformers."""
@@ -61,7 +60,7 @@ class Pretrain(Trainer):
     name = "pretrain"
     paper = "https://arxiv.org/abs/1810.04805"
     example = 'pretrain("mlm") >> full'
-    whole = True
+    updates_all_weights = True
 
     objective: Literal["mlm", "clm", "nsp"]
     weights: Literal["given", "random"] = "given"
@@ -69,41 +68,41 @@ class Pretrain(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     @property
-    def anew(self) -> bool:  # type: ignore[override]
+    def reinitializes(self) -> bool:  # type: ignore[override]
         """Random weights are other values."""
         return self.weights == "random"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """The objective must suit the architecture, and every weight must be there to train."""
-        if place.task not in ("classification", "causal_lm"):
-            yield f"it takes its texts from classification and causal_lm tasks, and this one is {place.task}"
-        if place.structure.encoder_decoder:
-            yield f"a {place.model} model has an encoder and a decoder, and the objectives here are for one of the two"
+        if context.task not in ("classification", "causal_lm"):
+            yield f"it takes its texts from classification and causal_lm tasks, and this one is {context.task}"
+        if context.structure.encoder_decoder:
+            yield f"a {context.model} model has an encoder and a decoder, and the objectives here are for one of the two"
             return
-        encoder = place.model in ENCODERS
+        encoder = context.model in ENCODERS
         if self.objective == "clm" and encoder:
-            yield f'a {place.model} model reads in both directions and sees the next token; use pretrain("mlm")'
+            yield f'a {context.model} model reads in both directions and sees the next token; use pretrain("mlm")'
         if self.objective == "mlm" and not encoder:
-            yield f'a {place.model} model reads from the left alone and cannot fill gaps; use pretrain("clm")'
-        if self.objective == "nsp" and place.model not in NEXT_SENTENCE:
+            yield f'a {context.model} model reads from the left alone and cannot fill gaps; use pretrain("clm")'
+        if self.objective == "nsp" and context.model not in NEXT_SENTENCE:
             other = "mlm" if encoder else "clm"
-            yield f'transformers has no next sentence head for a {place.model} model; use pretrain("{other}")'
-        if self.objective == "nsp" and place.batch_size < 2:
+            yield f'transformers has no next sentence head for a {context.model} model; use pretrain("{other}")'
+        if self.objective == "nsp" and context.batch_size < 2:
             yield "the other text comes out of the same batch; raise budget.batch_size to 2 or more"
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "inference_only" in place.facts:
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        if "inference_only" in context.facts:
             yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        elif "quantized" in place.facts:
+        elif "quantized" in context.facts:
             yield "it trains every weight, and the weights are quantized here; put it first"
-        if self.weights == "random" and "sparse" in place.facts:
+        if self.weights == "random" and "sparse" in context.facts:
             yield "random weights would fill what was pruned; put the pruning behind it"
 
     def on_model(self, training: Training) -> None:
         """Put the objective and its head in the place of the task and its head, and unfreeze all that they reach."""
         from bench.models.architecture import body
 
-        given = training.notes[self.name] = _Given(training.model, training.task, _sample(training.model))
+        given = training.state[self.name] = _Given(training.model, training.task, _sample(training.model))
         if self.weights == "random":
             _draw_anew(training.model)
         if given.task.kind != "causal_lm":
@@ -116,24 +115,22 @@ class Pretrain(Trainer):
 
     def on_end(self, training: Training) -> None:
         """Take the objective and its head off: the task's model, whose body was trained, goes on."""
-        given: _Given = training.notes[self.name]
+        given: _Given = training.state[self.name]
         training.model, training.task = given.model, given.task
         training.__dict__.pop("probe", None)
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The model is of the task's class again."""
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
         wanted = work.task.model_options()[0].removeprefix("AutoModel")
-        found = type(base(work.model)).__name__
+        found = type(unwrapped(work.model)).__name__
         yield Claim("the objective's head is off", found.endswith(wanted), f"the model is a {found}")
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Batches, loss and outputs are the objective's, every weight that they reach moved, and random ones are new."""
-        from bench.models.architecture import base
-        from bench.stage.loop import Training
+        from bench.models.architecture import unwrapped
 
-        assert isinstance(work, Training)
         if isinstance(work.task, _Objective):
             originals = work.task.of.batches(
                 "train",
@@ -146,7 +143,7 @@ class Pretrain(Trainer):
                 work.tokenizer, itertools.islice(zip(work.batches(), originals, strict=False), 64)
             )
         live, by_hand, classes = _losses(self.objective, work)
-        wanted = 2 if self.objective == "nsp" else base(work.model).config.get_text_config().vocab_size
+        wanted = 2 if self.objective == "nsp" else unwrapped(work.model).config.get_text_config().vocab_size
         yield Claim(
             "the loss is the objective's",
             classes == wanted and math.isclose(live, by_hand, rel_tol=1e-4),
@@ -162,7 +159,7 @@ class Pretrain(Trainer):
         )
         still, moved = _own_weights.unmoved(before, work, reached)
         yield Claim("and moved: each matrix, and of each kind of vector some", not still, moved)
-        if self.weights == "random" and (given := work.notes.get(self.name)) is not None:
+        if self.weights == "random" and (given := work.state.get(self.name)) is not None:
             import torch
 
             likeness = float(torch.corrcoef(torch.stack([given.sample, _sample(given.model)]))[0, 1])
@@ -174,7 +171,7 @@ class Pretrain(Trainer):
         import torch
         import transformers
 
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
         began = {name: mark for name, mark in work.began.items() if isinstance(mark, torch.Tensor) and len(mark) >= 16}
         given = {name: before.projections[name] for name in began if name in before.projections}
@@ -188,7 +185,7 @@ class Pretrain(Trainer):
         )
         auto_class = _HEADS[self.objective] if work.task.kind != "causal_lm" else "AutoModelForCausalLM"
         with torch.random.fork_rng():
-            fresh = getattr(transformers, auto_class).from_config(base(work.model).config)
+            fresh = getattr(transformers, auto_class).from_config(unwrapped(work.model).config)
         usual = {name: tensor for name, tensor in marks(fresh).items() if isinstance(tensor, torch.Tensor)}
         sizes = [
             float(began[name].square().mean().sqrt() / usual[name].square().mean().sqrt())
@@ -224,12 +221,12 @@ def _sample(model: nn.Module) -> torch.Tensor:
 
 def _draw_anew(model: nn.Module) -> None:
     """Draw every weight as the architecture does it, in the shapes that are there."""
-    from bench.models.architecture import base
+    from bench.models.architecture import unwrapped
 
     for tensor in (*model.parameters(), *model.buffers()):
         # transformers' mark on what it has loaded, which it would not draw over
         tensor.__dict__.pop("_is_hf_initialized", None)
-    model.apply(base(model)._init_weights)
+    model.apply(unwrapped(model)._init_weights)
 
 
 def _with_head(model: nn.Module, auto_class: str) -> nn.Module:
@@ -237,11 +234,11 @@ def _with_head(model: nn.Module, auto_class: str) -> nn.Module:
     import torch
     import transformers
 
-    from bench.models.architecture import base, body
+    from bench.models.architecture import body, unwrapped
 
     there = next(body(model).parameters())
     with torch.device("meta"):  # the body that comes along is not needed
-        whole: Any = getattr(transformers, auto_class).from_config(base(model).config, dtype=there.dtype)
+        whole: Any = getattr(transformers, auto_class).from_config(unwrapped(model).config, dtype=there.dtype)
     for name, part in whole.named_children():
         if name == whole.base_model_prefix:
             setattr(whole, name, body(model))

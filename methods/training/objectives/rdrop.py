@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _dropout
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeLoss, Criterion, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -36,17 +35,17 @@ class RDrop(Modifier):
     name = "rdrop"
     paper = "https://arxiv.org/abs/2106.14448"
     example = "full + rdrop(1.0)"
-    across = frozenset({"devices"})
+    divisible_by = frozenset({"devices"})
 
     alpha: Annotated[float, Gt(0)] = 1.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Without dropout both predictions are the same, and their divergence is 0 whatever the weights."""
-        yield from _dropout.problems(place)
+        yield from _dropout.problems(context)
 
-    def on_criterion(self, training: Training, criterion: Criterion) -> Criterion:
+    def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:
         """Keep each pass' logits."""
-        kept: list[torch.Tensor] = training.notes.setdefault(self.name, [])
+        kept: list[torch.Tensor] = training.state.setdefault(self.name, [])
 
         def keeping(outputs: Any, batch: Batch) -> torch.Tensor:
             kept.append(training.task.logits(outputs, batch))
@@ -54,9 +53,9 @@ class RDrop(Modifier):
 
         return keeping
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Two passes, and what their predictions differ by."""
-        kept: list[torch.Tensor] = training.notes.setdefault(self.name, [])
+        kept: list[torch.Tensor] = training.state.setdefault(self.name, [])
 
         def twice(batch: Batch) -> torch.Tensor:
             kept.clear()
@@ -68,13 +67,10 @@ class RDrop(Modifier):
 
         return twice
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Two passes differ by dropout, and of known logits in their place the loss and its gradient are the formula's."""
         import torch
 
-        from bench.stage.loop import Training
-
-        assert isinstance(work, Training)
         own: list[torch.Tensor] = []
         given: list[torch.Tensor] = []
         criterion = work.criterion

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from bench.distributed.group import slices
-from bench.plan.context import Place
+from bench.distributed.group import batch_parts
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _gradients
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -36,7 +35,7 @@ class Accumulate(Modifier):
     name = "accumulate"
     paper = "https://arxiv.org/abs/1811.06965"
     example = "full + accumulate(4)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = 90  # everything else happens inside of each micro-batch
 
     k: Annotated[int, Ge(2)]
@@ -46,16 +45,16 @@ class Accumulate(Modifier):
         """One for each micro-batch."""
         return self.k
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Each micro-batch needs an item."""
-        parts = slices(place.stage.layout)
-        if self.k * parts > place.batch_size:
+        parts = batch_parts(context.stage.layout)
+        if self.k * parts > context.batch_size:
             among = f" for each of {parts} processes" if parts > 1 else ""
-            yield f"a batch of {place.batch_size} cannot be split into {self.k}{among}; raise budget.batch_size or lower k"
+            yield f"a batch of {context.batch_size} cannot be split into {self.k}{among}; raise budget.batch_size or lower k"
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Go through the batch in parts."""
-        training.notes[self.name] = compute
+        training.state[self.name] = compute
 
         def accumulated(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
             parts = batch.split(self.k)
@@ -71,22 +70,20 @@ class Accumulate(Modifier):
 
         return accumulated
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """One step makes k forward passes, and its loss and its gradient are the whole batch's."""
         import torch
 
         from bench.models.architecture import body
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         calls: list[None] = []
         # The body, for where the model is in pieces the head is called in one process alone.
         hook = body(work.model).register_forward_pre_hook(lambda module, args: calls.append(None))
         with evaluating(work.model):  # dropout would draw differently for parts and whole
             loss, parts = _taken(work, work.gradients)
             made = len(calls)
-            whole, at_once = _taken(work, work.notes.get(self.name, work.gradients))
+            whole, at_once = _taken(work, work.state.get(self.name, work.gradients))
         hook.remove()
         expected, once = min(self.k, work.probe.samples), len(calls) - made
         yield Claim(
@@ -96,7 +93,7 @@ class Accumulate(Modifier):
         )
         limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
         # Of several processes each tells of its slice.
-        loss, whole = (sum(each) / len(each) for each in zip(*work.group.everyone((loss, whole)), strict=True))
+        loss, whole = (sum(each) / len(each) for each in zip(*work.group.all_gather((loss, whole)), strict=True))
         yield Claim(
             "the loss that it tells is the whole batch's",
             abs(loss - whole) <= limit * max(1.0, abs(whole)),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Method, Modifier
 from bench.stage.evidence import Claim
 from methods import _compiler
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 _SHAPES = 8
@@ -28,7 +27,7 @@ _SHAPES = 8
 _PASSES = 3
 """Where CUDA graphs are recorded: the first runs as any other, the second records, the third shows that it did."""
 
-_SEVERAL = ("on_loss", "on_gradients", "on_batch")
+_SEVERAL = ("wrap_loss", "wrap_gradients", "transform_batch")
 """Hooks that can run the model more than once in a step, or change the batches' shapes."""
 
 _ONE_PASS = frozenset({"adalora", "mixed_precision", "neftune"})
@@ -54,11 +53,11 @@ class Compile(Modifier):
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Kernels are built by the machine's own compiler."""
-        yield from _compiler.problems(place, self.mode)
-        if _compiler.records(place.machine.device, self.mode):
-            for method in place.stage.methods:
+        yield from _compiler.problems(context, self.mode)
+        if _compiler.records(context.machine.device, self.mode):
+            for method in context.stage.methods:
                 if method.name not in _ONE_PASS and any(
                     getattr(type(method), hook) is not getattr(Method, hook) for hook in _SEVERAL
                 ):
@@ -81,7 +80,7 @@ class Compile(Modifier):
         began = time.perf_counter()
         # Caches that something else has filled would make the time say nothing.
         torch.compiler.reset()
-        training.notes[f"{self.name} recordings"] = recorded = _compiler.Recordings()
+        training.state[f"{self.name} recordings"] = recorded = _compiler.Recordings()
         with fresh_cache(), torch.random.fork_rng():
             training.model.compile(dynamic=True, mode=self.mode)
             for batch in batches:
@@ -90,27 +89,25 @@ class Compile(Modifier):
         if training.device.type == "cuda":
             torch.cuda.synchronize()
         training.figures["compile_seconds"] = time.perf_counter() - began
-        training.notes[self.name] = [(_graphs(), recorded.count)]
+        training.state[self.name] = [(_graphs(), recorded.count)]
 
-    def between_steps(self, training: Training) -> None:
+    def on_step_end(self, training: Training) -> None:
         """Count the graphs that there are after each step, and those of CUDA that were recorded."""
-        recorded = training.notes.get(f"{self.name} recordings")
-        training.notes.setdefault(self.name, []).append((_graphs(), recorded.count if recorded else 0))
+        recorded = training.state.get(f"{self.name} recordings")
+        training.state.setdefault(self.name, []).append((_graphs(), recorded.count if recorded else 0))
 
     def on_end(self, training: Training) -> None:
         """Take the compiled code off."""
         training.model._compiled_call_impl = None
-        if recorded := training.notes.get(f"{self.name} recordings"):
+        if recorded := training.state.get(f"{self.name} recordings"):
             recorded.close()
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The loss comes out of compiled graphs, all made before the first step, with the gradient of eager code."""
         import torch
 
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         with torch.random.fork_rng(), torch.compiler.set_stance("default"):
             names = _nodes(work.loss(work.probe))
         compiled = sum("CompiledFunction" in name for name in names)
@@ -135,7 +132,7 @@ class Compile(Modifier):
             "the gradient is that of eager code", error <= limit, f"relative difference {error:.1e}, at most {limit:g}"
         )
 
-        counts = work.notes.get(self.name) or [(0, 0)]
+        counts = work.state.get(self.name) or [(0, 0)]
         steps = len(work.losses)
         late, recorded_late = (last - first for first, last in zip(counts[0], counts[-1], strict=True))
         yield Claim(
@@ -144,9 +141,9 @@ class Compile(Modifier):
             f"{counts[0][0]} before it, {late} in {len(counts) - 1} of {steps} steps",
         )
         if _compiler.records(work.device.type, self.mode):
-            yield _compiler.recorded(work.notes.get(f"{self.name} recordings"), recorded_late)
+            yield _compiler.recorded(work.state.get(f"{self.name} recordings"), recorded_late)
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """No module runs compiled code."""
         left = [name for name, module in work.model.named_modules() if module._compiled_call_impl is not None]
         yield Claim("no compiled code is left", not left, f"{len(left)} modules have it")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _gradients
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,21 @@ class GradientCheckpointing(Modifier):
     name = "gradient_checkpointing"
     paper = "https://arxiv.org/abs/1604.06174"
     example = "full + gradient_checkpointing"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """What is handed to blocks through their key-value cache is lost."""
-        yield from known(place, "blocks")
-        if not place.structure.checkpoints and place.structure.stacks:
-            yield f"transformers has no gradient checkpointing for a {place.model} model; leave it out, and save memory with accumulate"
-        if place.stage.base.name == "prefix":
+        yield from known(context, "blocks")
+        if not context.structure.checkpoints and context.structure.stacks:
+            yield f"transformers has no gradient checkpointing for a {context.model} model; leave it out, and save memory with accumulate"
+        if context.stage.main.name == "prefix":
             yield "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without; leave gradient_checkpointing out, or use lora"
 
     def on_model(self, training: Training) -> None:
         """Turn it on."""
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
-        model = base(training.model)
+        model = unwrapped(training.model)
         # The name of old transformers, and the one that it has from 5.23 on.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
@@ -57,20 +56,18 @@ class GradientCheckpointing(Modifier):
 
     def on_end(self, training: Training) -> None:
         """Turn it off."""
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
-        model = base(training.model)
+        model = unwrapped(training.model)
         disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
         disable()
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The backward pass runs forward again through each block that it goes through, to the same gradient."""
         import torch
 
         from bench.models.architecture import blocks
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         ran: Counter[int] = Counter()
         through: set[int] = set()
         hooks = []
@@ -107,7 +104,7 @@ class GradientCheckpointing(Modifier):
             f"relative difference {error:.1e}, at most {limit:g}",
         )
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """No module is checkpointed."""
         left = list(_marked(work.model))
         yield Claim("no checkpoint is left", not left, f"{len(left)} modules have one")

@@ -15,10 +15,9 @@ from bench.stage.evidence import Claim, is_part, whole
 if TYPE_CHECKING:
     import torch
 
-    from bench.recipe.declarations import Split
+    from bench.recipe.declarations import Axis
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training, Update
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,12 @@ class GradientClip(Modifier):
     name = "gradient_clip"
     paper = "https://arxiv.org/abs/1211.5063"
     example = "full + gradient_clip(1.0)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = 0  # within mixed precision's update, whose fp16 gradients are scaled outside of it
 
     max_norm: Annotated[float, Gt(0)] = 1.0
 
-    def on_update(self, training: Training, update: Update) -> Update:
+    def wrap_update(self, training: Training, update: Update) -> Update:
         """Clip, then update."""
         import torch.distributed as dist
         from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
@@ -53,19 +52,17 @@ class GradientClip(Modifier):
             alone, parts = (
                 whole(get_total_norm(gradients)).square().to(training.device) for gradients in _gradients(training)
             )
-            for split in divided:
-                dist.all_reduce(parts, group=training.group.processes(split))
+            for axis in divided:
+                dist.all_reduce(parts, group=training.group.processes(axis))
             clip_grads_with_norm_(parameters, max_norm, (alone + parts).sqrt())
             update()
 
         divided = _divided(training)
         return together if divided else clipped
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Of a gradient of four times the norm a quarter reaches the optimizer, and all of one of half the norm."""
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         import torch
 
         # In fp16 what is clipped was rounded, and scaled, before.
@@ -139,9 +136,9 @@ class GradientClip(Modifier):
         return scale
 
 
-def _divided(training: Training) -> list[Split]:
+def _divided(training: Training) -> list[Axis]:
     """The ways in which the processes divide the weights, each with gradients of its own."""
-    return [split for split in training.group.layout if split in ("layers", "tensors")]
+    return [axis for axis in training.group.layout if axis in ("layers", "tensors")]
 
 
 def _gradients(training: Training) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -163,11 +160,11 @@ def _norm(training: Training) -> float:
         for number, parameter in enumerate(training.parameters)
         if parameter.grad is not None
     }
-    splits: list[Split] = [split for split in ("layers", "tensors") if split in training.group.layout]
-    everyone = training.group.everyone(own, *splits) if splits else [own]
+    axes: list[Axis] = [axis for axis in ("layers", "tensors") if axis in training.group.layout]
+    gathered = training.group.all_gather(own, *axes) if axes else [own]
     total = 0.0
-    for number in set().union(*everyone):
-        squares = [each[number][0] for each in everyone if number in each]
-        divided = any(each[number][1] for each in everyone if number in each)
+    for number in set().union(*gathered):
+        squares = [each[number][0] for each in gathered if number in each]
+        divided = any(each[number][1] for each in gathered if number in each)
         total += sum(squares) if divided else squares[0]
     return math.sqrt(total)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, ComputeLoss, Training, Update
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -39,17 +38,17 @@ class MixedPrecision(Modifier):
     name = "mixed_precision"
     paper = "https://arxiv.org/abs/1710.03740"
     example = 'full + mixed_precision("bf16")'
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = 10
 
     dtype: Literal["bf16", "fp16"] = "bf16"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """fp16 must see overflow in every gradient."""
-        if self.dtype == "fp16" and place.stage.layout.keys() & {"layers", "shards", "tensors"}:
+        if self.dtype == "fp16" and context.stage.layout.keys() & {"layers", "shards", "tensors"}:
             yield "in fp16, processes that each hold a part of the weights would not skip the same steps; use bf16"
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Compute the loss under autocast."""
         import torch
 
@@ -57,7 +56,7 @@ class MixedPrecision(Modifier):
         training.compute_dtype = dtype
         device = training.device.type
         if self.dtype == "fp16":
-            scaler = training.notes[self.name] = torch.amp.GradScaler(device)
+            scaler = training.state[self.name] = torch.amp.GradScaler(device)
             scaler.scale(torch.ones((), device=training.device))  # it makes its scale when it is first used
 
         def under_autocast(batch: Batch) -> torch.Tensor:
@@ -66,13 +65,13 @@ class MixedPrecision(Modifier):
 
         return under_autocast
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """For fp16, scale what is differentiated."""
         if self.dtype == "bf16":
             return compute
         import torch
 
-        scaler: Any = training.notes[self.name]
+        scaler: Any = training.state[self.name]
         one = torch.ones((), device=training.device)
 
         def scaled(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
@@ -80,11 +79,11 @@ class MixedPrecision(Modifier):
 
         return scaled
 
-    def on_update(self, training: Training, update: Update) -> Update:
+    def wrap_update(self, training: Training, update: Update) -> Update:
         """For fp16, unscale before the step, and skip it where a gradient overflowed."""
         if self.dtype == "bf16":
             return update
-        scaler: Any = training.notes[self.name]
+        scaler: Any = training.state[self.name]
         step = _Step(training.optimizer.param_groups, update)
 
         def unscaled() -> None:
@@ -94,7 +93,7 @@ class MixedPrecision(Modifier):
 
         return unscaled
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """A real activation has the dtype, while the trained weights stay float32."""
         import torch
 
@@ -122,7 +121,7 @@ class MixedPrecision(Modifier):
         if self.dtype == "fp16":
             yield from self._scaling(work)
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """In evaluation nothing is cast: layers give what their weights are held in, and logits are float32."""
         import torch
 
@@ -156,7 +155,7 @@ class MixedPrecision(Modifier):
     def _scaling(self, work: Any) -> Iterator[Claim]:
         import torch
 
-        scaler = work.notes.get(self.name)
+        scaler = work.state.get(self.name)
         scale = scaler.get_scale() if scaler else 1.0
         counted = scaler.state_dict()["_growth_tracker"] if scaler else 0
         sums = []

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from bench.plan.context import Place
-from bench.recipe.errors import Unfit
+from bench.plan.context import PlanContext
+from bench.recipe.errors import Refusal
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _bitsandbytes
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 _MOMENTUM = {"sgd": 0.9, "sgd_8bit": 0.9, "muon": 0.95}
 _ADAM = {"exp_avg", "exp_avg_sq"}
@@ -50,7 +49,7 @@ class Optimizer(Modifier):
     name = "optimizer"
     paper = "https://arxiv.org/abs/2110.02861"
     example = 'full + optimizer("adamw_8bit")'
-    across = frozenset({"devices", "layers", "replicas", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "tensors"})
     needs = ("bitsandbytes",)
 
     optimizer: Literal["sgd", "adam", "adamw", "adafactor", "lion", "muon", "sgd_8bit", "adamw_8bit", "lion_8bit"]
@@ -58,19 +57,19 @@ class Optimizer(Modifier):
     momentum: Annotated[float, Ge(0), Lt(1)] | None = None
     min_8bit_size: Annotated[int, Ge(1)] = 4096
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Momentum is for some, and Muon for what has matrices inside the blocks."""
         if self.momentum is not None and self.optimizer not in _MOMENTUM:
             yield f"{self.optimizer} takes no momentum; leave it out"
         if self.optimizer == "sgd_8bit" and self.momentum == 0:
             yield 'without momentum there is no state to keep in 8 bits; use optimizer("sgd", momentum=0.0)'
-        if self.optimizer in ("adafactor", "muon", *_STATES) and "tensors" in place.stage.layout:
+        if self.optimizer in ("adafactor", "muon", *_STATES) and "tensors" in context.stage.layout:
             yield f"{self.optimizer} works on whole weights, and here each process holds parts; use adamw, adam, sgd or lion"
-        trainer = place.stage.base.name
+        trainer = context.stage.main.name
         if self.optimizer == "muon" and trainer in ("head", "bitfit", "ia3", "prefix", "prompt"):
             yield f"muon updates matrices inside the blocks, and {trainer} trains none; use another optimizer"
 
-    def on_optimizer(self, training: Training) -> torch.optim.Optimizer:
+    def make_optimizer(self, training: Training) -> torch.optim.Optimizer:
         """Make it."""
 
         options = dict(training.optimizer_options)
@@ -86,7 +85,7 @@ class Optimizer(Modifier):
             options["min_8bit_size"] = self.min_8bit_size
             if not any(map(self._large, training.parameters)):
                 largest = max(parameter.numel() for parameter in training.parameters)
-                raise Unfit(
+                raise Refusal(
                     f"{self.name}: {self.optimizer} keeps the state of tensors of {self.min_8bit_size:,} elements and more "
                     f"in 8 bits, and the largest that {training.trainer.name} trains has {largest:,}; lower "
                     f'min_8bit_size, or use optimizer("{self.optimizer.removesuffix("_8bit")}")'
@@ -104,7 +103,7 @@ class Optimizer(Modifier):
                 if members := [parameter for parameter in group["params"] if (parameter in matrices) is inside]:
                     part.append({**group, "params": members})
         if not groups[0]:
-            raise Unfit(
+            raise Refusal(
                 f"{self.name}: muon updates matrices inside the blocks, and {training.trainer.name} trains none; "
                 "use another optimizer"
             )
@@ -117,13 +116,10 @@ class Optimizer(Modifier):
     def _momentum(self) -> float:
         return _MOMENTUM[self.optimizer] if self.momentum is None else self.momentum
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The optimizer at work is of the class and rate, keeps what the class keeps, and its step is the formula's."""
         import torch
 
-        from bench.stage.loop import Training
-
-        assert isinstance(work, Training)
         found = work.optimizer
         parts = getattr(found, "parts", [found])
         rest = sum(len(group["params"]) for group in found.param_groups) > len(_matrices(work))

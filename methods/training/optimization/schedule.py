@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Lt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim
 
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,15 @@ class Schedule(Modifier):
     paper = "https://arxiv.org/abs/1608.03983"
     example = 'full + schedule("linear", warmup=0.1)'
     needs = ("transformers.optimization",)
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     schedule: Literal["linear", "cosine", "constant"]
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It must change the rate of a step, and leave one that is not 0."""
-        trainer = place.stage.base
-        steps = max(1, round(place.steps * trainer.share)) if isinstance(trainer, Trainer) else place.steps
+        trainer = context.stage.main
+        steps = max(1, round(context.steps * trainer.share)) if isinstance(trainer, Trainer) else context.steps
         if self.schedule == "constant" and not self.warmup:
             yield "a constant rate with no warm-up is what there is without it; give `warmup` or leave it out"
         if self._warmup_steps(steps) >= steps:
@@ -68,24 +67,22 @@ class Schedule(Modifier):
         for group in groups:
             group["initial_lr"] = group["lr"]
             group["lr"] *= shares[0]
-        training.notes[self.name] = shares, [_rates(training)]
+        training.state[self.name] = shares, [_rates(training)]
 
     def on_step(self, training: Training) -> None:
         """Set the next step's rate."""
-        shares, _ = training.notes.get(self.name, ({}, []))
+        shares, _ = training.state.get(self.name, ({}, []))
         for group in training.optimizer.param_groups if shares else ():
             group["lr"] = group["initial_lr"] * shares[training.step + 1]
 
-    def between_steps(self, training: Training) -> None:
+    def on_step_end(self, training: Training) -> None:
         """Read the next step's rate off the optimizer."""
-        _, rates = training.notes.get(self.name, ({}, []))
+        _, rates = training.state.get(self.name, ({}, []))
         rates.append(_rates(training))
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The rates read off the optimizer, before each step and now, are those of the formula."""
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         done = len(work.losses)
         formula = [self._share(step, work.steps) for step in range(done + 1)]
         groups = work.optimizer.param_groups
@@ -95,7 +92,7 @@ class Schedule(Modifier):
             all(near),
             ", ".join(f"{group['lr']:.4g} of {group.get('initial_lr', math.nan):.4g}" for group in groups),
         )
-        _, rates = work.notes.get(self.name, ({}, []))
+        _, rates = work.state.get(self.name, ({}, []))
         # The full rate is the trainer's, or the optimizer's own where that is given.
         rated = [m for m in work.stage.modifiers if getattr(m, "optimizer", None) and getattr(m, "lr", None)]
         given = [float(getattr(m, "lr")) for m in rated]  # noqa: B009

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from bench.plan.context import Place
-from bench.recipe.errors import Unfit
+from bench.plan.context import PlanContext
+from bench.recipe.errors import Refusal
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 _START = 2
 """Steps before PowerSGD begins: the least that torch allows, since the first ones lay out the buffers."""
@@ -41,26 +40,26 @@ class CompressedGradients(Modifier):
     name = "compressed_gradients"
     paper = "https://arxiv.org/abs/1905.13727"
     example = 'full + data_parallel(2) + compressed_gradients("powersgd", rank=2)'
-    across = frozenset({"replicas"})
+    divisible_by = frozenset({"replicas"})
     for_several = True
     order = 81  # once the replicas are there
 
     to: Literal["bf16", "fp16", "powersgd"]
     rank: Annotated[int, Ge(1)] | None = None
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """Replicas must exchange gradients, and often enough."""
-        if "replicas" not in place.stage.layout:
+        if "replicas" not in context.stage.layout:
             yield f"only replicas exchange gradients; join it with them, as in `{self.example}`"
         if self.rank is not None and self.to != "powersgd":
             yield f"rank is the number of PowerSGD's columns; leave it out for {self.to}"
-        if self.to == "bf16" and place.machine.device == "cpu":
+        if self.to == "bf16" and context.machine.device == "cpu":
             yield "torch sends bf16 through NCCL alone, between GPUs; use fp16 here"
-        share = getattr(place.stage.base, "share", 1.0)
+        share = getattr(context.stage.main, "share", 1.0)
         if self.to == "powersgd":
-            if round(place.steps * share) <= _START:
+            if round(context.steps * share) <= _START:
                 yield f"PowerSGD begins after {_START} steps, and there are no more; raise budget.steps"
-            if any(getattr(other, "dtype", None) == "fp16" for other in place.stage.modifiers):
+            if any(getattr(other, "dtype", None) == "fp16" for other in context.stage.modifiers):
                 yield "a gradient that overflows in fp16 would stay in what PowerSGD carries over; use bf16"
 
     def on_model(self, training: Training) -> None:
@@ -72,7 +71,7 @@ class CompressedGradients(Modifier):
         group = training.group.processes("replicas")
         if self.to == "powersgd":
             if not any(self._factors(weight) for weight in training.model.parameters() if weight.requires_grad):
-                raise Unfit(
+                raise Refusal(
                     f"{self.name}: PowerSGD sends a matrix whole where {self._rank} columns would not save half of it, and "
                     f"so it does all that {training.trainer.name} trains; lower rank, or send fp16"
                 )
@@ -83,7 +82,7 @@ class CompressedGradients(Modifier):
                 min_compression_rate=_LEAST_RATE,
             )
             buckets: dict[int, list[torch.Tensor]] = {}
-            training.notes[self.name] = state, buckets
+            training.state[self.name] = state, buckets
             on_cpu = training.device.type == "cpu"
 
             def hook(state: Any, bucket: Any) -> Any:
@@ -97,14 +96,12 @@ class CompressedGradients(Modifier):
         else:
             replica.register_comm_hook(group, getattr(default_hooks, f"{self.to}_compress_hook"))
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The bytes that replicas exchange are those of the formula, and the gradient shows how it was sent."""
         import torch
 
         from bench.measure.wire import Wire
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         with Wire() as wire:
             work.gradients(work.probe, 1.0)
         found = sum(size * calls for (what, _, size), calls in wire.calls.items() if what == "all_reduce")
@@ -144,7 +141,7 @@ class CompressedGradients(Modifier):
             work.optimizer.zero_grad(set_to_none=True)
             return found
 
-        state, buckets = work.notes.get(self.name, (None, {}))
+        state, buckets = work.state.get(self.name, (None, {}))
         with evaluating(work.model):  # dropout would draw differently
             part, weight = work.group.part(work.probe, "replicas")
             replica, work.forward = work.forward, None

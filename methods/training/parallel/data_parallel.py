@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, ComputeLoss, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -37,7 +36,7 @@ class DataParallel(Modifier):
     name = "data_parallel"
     paper = "https://arxiv.org/abs/2006.15704"
     example = "full + data_parallel(2)"
-    split = "replicas"
+    axis = "replicas"
     order = 80  # inside of accumulate, whose micro-batches it divides; outside of what changes the loss
 
     n: Annotated[int, Ge(1)]
@@ -66,7 +65,7 @@ class DataParallel(Modifier):
             find_unused_parameters=_unused(training),
         )
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Tell whether gradients are to be exchanged in this loss's backward pass."""
         replica: Any = training.forward
 
@@ -85,7 +84,7 @@ class DataParallel(Modifier):
             return loss
         return of_shards if "shards" in training.group.layout else compute
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Take this process's slice."""
         if "layers" in training.group.layout:
             compute = _averaged(training, compute)
@@ -95,16 +94,14 @@ class DataParallel(Modifier):
         """Take it off; the model was never changed."""
         training.forward = None
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The processes have different items, exchange gradients once a step, and end with the same weights, bit for bit."""
         from bench.measure.wire import Wire
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield from divided.claims(work, self.name, "replicas")
         trained = [digest(parameter) for parameter in work.parameters]
-        everyone = work.group.everyone(trained, "replicas")
-        same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
+        gathered = work.group.all_gather(trained, "replicas")
+        same = sum(len(set(each)) == 1 for each in zip(*gathered, strict=True))
         yield Claim(
             "replicas agree bit for bit", same == len(trained) > 0, f"{same} of {len(trained)} trained tensors do"
         )
@@ -118,7 +115,7 @@ class DataParallel(Modifier):
             once = found - expected in (0, 4 * len(work.parameters))
             yield Claim("a step exchanges each gradient once", once, f"{found:,} of {expected:,} bytes")
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The model is called as it is."""
         yield Claim(
             "the loss calls the model itself",

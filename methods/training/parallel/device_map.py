@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.plan.dividing import at_work
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim, difference
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 _LOGITS = 1e-4
 """How far logits may be apart that are the same sums on another GPU."""
@@ -53,28 +52,28 @@ class DeviceMap(Modifier):
         """All of them, of the one process."""
         return self.n
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """One process has so many GPUs, and plain weights to move."""
-        if place.stage.layout:
-            dividing = " and ".join(modifier.name for modifier in place.stage.modifiers if modifier.split)
+        if context.stage.layout:
+            dividing = " and ".join(modifier.name for modifier in context.stage.modifiers if modifier.axis)
             yield f"one process holds all the GPUs, and {dividing} needs several processes; leave one of them out"
-        if place.machine.device != "cuda":
+        if context.machine.device != "cuda":
             yield f"it takes {self.n} GPUs, and stages run on the CPU here; leave it out"
         if self._used < 2:
             yield "balanced_low_0 leaves the first GPU free, and one alone is no placement; take n=3, or another strategy"
-        if "quantized" in place.facts:
+        if "quantized" in context.facts:
             yield "packed weights are not known to come through the moves between GPUs; quantize after training"
-        for method in at_work(place):
-            if method is not self and "devices" not in method.across:
+        for method in at_work(context):
+            if method is not self and "devices" not in method.divisible_by:
                 yield f"{method.name} is not known to be right on weights of several GPUs; leave one of them out"
 
     def on_model(self, training: Training) -> None:
         """Place the modules, and have accelerate send the activations after them."""
         from accelerate import dispatch_model
 
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
-        model = base(training.model)
+        model = unwrapped(training.model)
         places = self._map(model, _room(model, self.n))
         devices = {name: _gpu(number) for name, number in places.items()}
         first = _gpu(min(places.values()))
@@ -84,9 +83,9 @@ class DeviceMap(Modifier):
         """Take accelerate's hooks off, and bring the model back to one GPU."""
         from accelerate.hooks import remove_hook_from_submodules
 
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
-        model = base(training.model)
+        model = unwrapped(training.model)
         remove_hook_from_submodules(model)
         vars(model).pop("hf_device_map", None)
         for module in model.modules():
@@ -95,7 +94,7 @@ class DeviceMap(Modifier):
                 del module.forward
         training.model.to(training.device)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The weights lie on the GPUs by whole blocks in order, and each block computes where it lies."""
         import torch
 
@@ -119,9 +118,9 @@ class DeviceMap(Modifier):
             hook.remove()
         right = sum(devices == {device} for devices, device in zip(of_block, outputs, strict=True))
         yield Claim("each block computes where it lies", right == len(found), f"{right} of {len(found)}")
-        work.notes[f"{self.name} end"] = work.after.logits
+        work.state[f"{self.name} end"] = work.after.logits
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The model is a plain one on one GPU, and answers as it did on several."""
         hooked = [name for name, module in work.model.named_modules() if vars(module).keys() & _ACCELERATES]
         devices = {tensor.device for tensor in (*work.model.parameters(), *work.model.buffers())}
@@ -131,7 +130,7 @@ class DeviceMap(Modifier):
             f"{len(hooked)} modules have hooks, on {len(devices)} GPUs",
         )
         if len(devices) == 1:
-            error = difference(work.notes.get(f"{self.name} end"), work.probe_logits())
+            error = difference(work.state.get(f"{self.name} end"), work.probe_logits())
             yield Claim(
                 "on one GPU it answers as it did on several",
                 error < _LOGITS,
@@ -147,7 +146,7 @@ class DeviceMap(Modifier):
         """The number of the GPU for each module, by accelerate.
 
         Raises:
-            Unfit: some would be on no GPU, or some GPU has none.
+            Refusal: some would be on no GPU, or some GPU has none.
         """
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
@@ -163,10 +162,10 @@ class DeviceMap(Modifier):
             room = get_balanced_memory(model, room, no_split_module_classes=whole, low_zero=low)
         places: dict[str, Any] = infer_auto_device_map(model, room, no_split_module_classes=whole)
         if any(not isinstance(place, int) for place in places.values()):
-            raise Unfit(f"{self.name}: the model does not fit on {self.n} GPUs; take a larger n")
+            raise Refusal(f"{self.name}: the model does not fit on {self.n} GPUs; take a larger n")
         if (filled := len(set(places.values()))) < self._used:
             mend = f"take n={filled}" if filled > 1 and self.strategy != "balanced_low_0" else "leave it out"
-            raise Unfit(
+            raise Refusal(
                 f'{self.name}: "{self.strategy}" puts the whole model on {filled} of {self.n} GPUs; {mend}, or take another strategy'
             )
         return places

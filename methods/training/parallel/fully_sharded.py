@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim, whole
 from methods.training.parallel._shared import divided
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class FullySharded(Modifier):
     name = "fully_sharded"
     paper = "https://arxiv.org/abs/2304.11277"
     example = "full + fully_sharded(2)"
-    split = "shards"
+    axis = "shards"
     order = 80  # inside of accumulate, whose micro-batches it divides; outside of what changes the loss
 
     n: Annotated[int, Ge(1)]
@@ -48,11 +47,11 @@ class FullySharded(Modifier):
         """One for each shard."""
         return self.n
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It divides plain weights, and offloads from a GPU."""
-        if self.offload and place.machine.device == "cpu":
+        if self.offload and context.machine.device == "cpu":
             yield "offload moves shards from a GPU to the CPU's memory, and here they are there; leave it out"
-        if "quantized" in place.facts:
+        if "quantized" in context.facts:
             yield "packed weights cannot be divided by rows; train replicas of the model with data_parallel"
 
     def on_model(self, training: Training) -> None:
@@ -69,7 +68,7 @@ class FullySharded(Modifier):
             for module in (*blocks(training.model), training.model):
                 fully_shard(module, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Take this process's slice."""
         return divided.sliced(training, self.name, "shards", compute)
 
@@ -87,17 +86,15 @@ class FullySharded(Modifier):
         for module in training.model.modules():
             _unwrap(module)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The processes have different items, and hold an n-th each of weights, gradients and optimizer state."""
         from bench.measure.wire import Wire
         from bench.models.architecture import blocks
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield from divided.claims(work, self.name, "shards")
         assert work.after.digests  # of what is divided now, for a claim about what is gathered then
         weights = list(work.model.parameters())
-        rank = work.group.place("shards")
+        rank = work.group.local_rank("shards")
         right = sum(_is_shard(weight, self.n, rank) for weight in weights)
         yield Claim(
             f"weights are divided into {self.n}", right == len(weights), f"{right} of {len(weights)} tensors, by rows"
@@ -130,7 +127,7 @@ class FullySharded(Modifier):
             f"{gathered} gathers and {reduced} scatters in {len(passes)} passes through {units} parts",
         )
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The model is a plain one, and the same everywhere."""
         from torch.distributed.fsdp import FSDPModule
 
@@ -143,9 +140,9 @@ class FullySharded(Modifier):
             not left and not parts,
             f"{len(left)} modules and {len(parts)} weights are sharded",
         )
-        everyone = [] if parts else work.group.everyone([digest(parameter) for parameter in work.model.parameters()])
+        gathered = [] if parts else work.group.all_gather([digest(parameter) for parameter in work.model.parameters()])
         yield Claim(
-            "all processes gathered the same weights", len(set(map(tuple, everyone))) == 1, f"{len(everyone)} processes"
+            "all processes gathered the same weights", len(set(map(tuple, gathered))) == 1, f"{len(gathered)} processes"
         )
         if not left and not parts:
             yield divided.same_weights(work)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from bench.distributed.group import slices
+from bench.distributed.group import batch_parts
 from bench.models.names import plain
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, digest
 from methods._models import unknown
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class PipelineParallel(Modifier):
     name = "pipeline_parallel"
     paper = "https://arxiv.org/abs/1811.06965"
     example = "full + pipeline_parallel(2, microbatches=4)"
-    split = "layers"
+    axis = "layers"
     order = 70  # takes the place of a loss and its backward pass; replicas and micro-batches of a step are around it
 
     n: Annotated[int, Ge(1)]
@@ -63,62 +62,60 @@ class PipelineParallel(Modifier):
         """How many pieces of the model a process has."""
         return 2 if self.schedule == "interleaved" else 1
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be blocks and micro-batches enough, of a known model."""
-        yield from unknown(place, divided.MODELS)
-        if "quantized" in place.facts:
+        yield from unknown(context, divided.MODELS)
+        if "quantized" in context.facts:
             yield "packed weights cannot be sent from process to process; train replicas of the model with data_parallel"
         if self.schedule == "1f1b" and self.microbatches < self.n:
             yield f'1f1b takes at least as many microbatches as processes, {self.n}; raise microbatches, or use schedule="gpipe"'
         if self.schedule == "interleaved" and self.microbatches % self.n:
             yield f"interleaved takes a multiple of {self.n} microbatches, as many as processes; change microbatches"
-        parts = slices(place.stage.layout) * math.prod(modifier.passes for modifier in place.stage.modifiers)
-        if place.batch_size % parts:
+        parts = batch_parts(context.stage.layout) * math.prod(modifier.passes for modifier in context.stage.modifiers)
+        if context.batch_size % parts:
             yield (
-                f"a batch of {place.batch_size} cannot be divided into {parts} equal micro-batches; "
+                f"a batch of {context.batch_size} cannot be divided into {parts} equal micro-batches; "
                 f"make budget.batch_size a multiple of {parts}"
             )
-        replaced = isinstance(place.stage.base, Trainer) and place.stage.base.replaces
-        if not replaced and (blocks := place.blocks) and blocks < self.n * self._each:
+        replaced = isinstance(context.stage.main, Trainer) and context.stage.main.replaces_model
+        if not replaced and (blocks := context.blocks) and blocks < self.n * self._each:
             pieces = f"{self.n} processes, two pieces each," if self._each == 2 else f"{self.n} processes"
             yield f"{blocks} blocks cannot be divided among {pieces}; lower n"
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """Keep this process's pieces of the model, and have them compute together with the others'."""
         from methods.training.parallel._shared.pipeline import Pipeline
 
-        pipeline = training.notes[self.name] = Pipeline(training, self.microbatches, self.schedule, self._each)
+        pipeline = training.state[self.name] = Pipeline(training, self.microbatches, self.schedule, self._each)
         pipeline.part()
         return pipeline.gradients
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Each process holds and trains its blocks alone, sees all items in micro-batches, and sends what is between.
 
         Then each process holds the whole model again: what other methods claim is about that.
         """
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield divided.alive(work, "layers")
         yield from self._held(work)
         yield from self._exchange(work)
-        if pipeline := work.notes.get(self.name):
+        if pipeline := work.state.get(self.name):
             pipeline.gather()
         yield from self._gradient(work)
-        work.notes[f"{self.name} end"] = before.shapes
+        work.state[f"{self.name} end"] = before.shapes
 
     def _held(self, work: Training) -> Iterator[Claim]:
         """Who holds what, and has state in the optimizer for what."""
         names = {id(parameter): name for name, parameter in work.model.named_parameters()}
         held = {names[id(parameter)] for parameter in work.model.parameters() if parameter.numel()}
-        everyone = work.group.everyone(held, "layers")
-        found = {name: {at for at, theirs in enumerate(everyone) if name in theirs} for name in names.values()}
+        gathered = work.group.all_gather(held, "layers")
+        found = {name: {at for at, theirs in enumerate(gathered) if name in theirs} for name in names.values()}
         wanted = {names[key]: {piece % self.n for piece in pieces} for key, pieces in self._pieces(work.model).items()}
         right = sum(found[name] == wanted[name] for name in found)
         yield Claim(
             f"the weights are divided into {self.n * self._each} pieces, by blocks",
             right == len(found),
-            f"{right} of {len(found)} tensors are where they belong, {', '.join(str(len(each)) for each in everyone)} held",
+            f"{right} of {len(found)} tensors are where they belong, {', '.join(str(len(each)) for each in gathered)} held",
         )
         kept = {names[id(parameter)] for parameter in work.optimizer.state if id(parameter) in names}
         yield Claim(
@@ -147,33 +144,33 @@ class PipelineParallel(Modifier):
         hook.remove()
         work.optimizer.zero_grad(set_to_none=True)
 
-        everyone = work.group.everyone(seen, "layers")
-        rows = [row for each in work.group.everyone(seen) for part in each for row in part]
+        gathered = work.group.all_gather(seen, "layers")
+        rows = [row for each in work.group.all_gather(seen) for part in each for row in part]
         expected = sorted(work.probe.inputs["input_ids"].tolist() * self.n * self._each)
         sizes = {len(part) for part in seen}
         yield Claim(
             f"all processes work on the same micro-batches, {self.microbatches} at a time",
             sorted(rows) == expected
-            and all(sorted(each) == sorted(seen) for each in everyone)
+            and all(sorted(each) == sorted(seen) for each in gathered)
             and len(sizes) == 1
             and len(seen) % (self.microbatches * self._each) == 0,
-            f"{', '.join(str(len(each)) for each in everyone)} passes of {', '.join(map(str, sizes))} items",
+            f"{', '.join(str(len(each)) for each in gathered)} passes of {', '.join(map(str, sizes))} items",
         )
         pieces = self._pieces(work.model)
         trained = {id(parameter): parameter for parameter in work.model.parameters() if parameter.requires_grad}
         lowest = min(piece for key in trained for piece in pieces[key])
-        place, count = work.group.place("layers"), self.n * self._each
+        rank, count = work.group.local_rank("layers"), self.n * self._each
         most = max((order[:at].count("F") - order[:at].count("B") for at in range(len(order) + 1)), default=0)
-        formula = self._in_flight(place)
+        formula = self._in_flight(rank)
         yield Claim(
             f"activations are held of as many passes at once as {self.schedule} says",
             most == formula or (lowest > 0 and most < formula),  # nothing is held of what no gradient goes through
             f"{most} of {order.count('F')}, {formula} by the formula",
         )
-        ours = range(place, count, self.n) if self.n > 1 else ()
+        ours = range(rank, count, self.n) if self.n > 1 else ()
         crossings = sum((piece < count - 1) + (piece > lowest) for piece in ours)
         hidden = sum(numbers) // self._each * next(stack(work.model).parameters()).element_size()
-        twice = [trained[key] for key in trained if len(pieces[key]) > 1 and place in (0, self.n - 1) and self.n > 1]
+        twice = [trained[key] for key in trained if len(pieces[key]) > 1 and rank in (0, self.n - 1) and self.n > 1]
         wanted = crossings * hidden + sum(parameter.numel() * parameter.element_size() for parameter in twice)
         yield Claim(
             "hidden states go to the next piece and gradients to the one before",
@@ -201,9 +198,9 @@ class PipelineParallel(Modifier):
                 taken.append({id(p): p.grad for p in work.parameters if p.grad is not None})
         work.optimizer.zero_grad(set_to_none=True)
         ours, whole = taken
-        place = work.group.place("layers")
+        rank = work.group.local_rank("layers")
         pieces = self._pieces(work.model)
-        held = {key for key in whole if any(piece % self.n == place for piece in pieces[key])}
+        held = {key for key in whole if any(piece % self.n == rank for piece in pieces[key])}
         limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
         size = sum(float(whole[key].float().norm()) ** 2 for key in held) ** 0.5
         errors = {
@@ -216,7 +213,7 @@ class PipelineParallel(Modifier):
             held == ours.keys() and right == len(held) > 0,
             f"of {right} of {len(held)} tensors, relative difference {max(errors.values(), default=math.inf):.1e}, at most {limit:g}",
         )
-        said = work.group.everyone(losses[0])
+        said = work.group.all_gather(losses[0])
         told = sum(said) / len(said)
         yield Claim(
             "the mean of the losses that they tell is the whole batch's",
@@ -226,7 +223,7 @@ class PipelineParallel(Modifier):
 
     def _pieces(self, model: nn.Module) -> dict[int, set[int]]:
         """The pieces that each parameter, by its id, belongs in."""
-        from bench.models.architecture import after_blocks, base, stack
+        from bench.models.architecture import after_blocks, stack, unwrapped
 
         count = self.n * self._each
         layers = stack(model)
@@ -235,22 +232,22 @@ class PipelineParallel(Modifier):
         for number, block in enumerate(layers):
             piece = next(piece for piece in range(count) if number < len(layers) * (piece + 1) // count)
             found |= {id(parameter): {piece} for parameter in block.parameters()}
-        whole = base(model)
+        whole = unwrapped(model)
         if (head := whole.get_output_embeddings()) and head.weight is whole.get_input_embeddings().weight:
             found[id(head.weight)] = {0, count - 1}
         return found
 
-    def _in_flight(self, place: int) -> int:
-        """Of how many passes the process at `place` holds the activations at most."""
+    def _in_flight(self, rank: int) -> int:
+        """Of how many passes the process of `rank` holds the activations at most."""
         if self.schedule == "gpipe":
             return self.microbatches
         if self.schedule == "1f1b":
-            return min(self.microbatches, self.n - place)
-        return min(2 * self.microbatches, self.n + 2 * (self.n - 1 - place) + 1)
+            return min(self.microbatches, self.n - rank)
+        return min(2 * self.microbatches, self.n + 2 * (self.n - 1 - rank) + 1)
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The model is whole, and the same everywhere."""
-        shapes = work.notes.get(f"{self.name} end", {})
+        shapes = work.state.get(f"{self.name} end", {})
         parameters = list(work.model.named_parameters())
         # What the trainer has added has a name of its own.
         whole = [
@@ -266,7 +263,7 @@ class PipelineParallel(Modifier):
             len(whole) == len(parameters) and not left,
             f"{len(whole)} of {len(parameters)} weights are, {len(left)} stand-ins are left",
         )
-        everyone = work.group.everyone([digest(parameter) for _, parameter in parameters])
+        gathered = work.group.all_gather([digest(parameter) for _, parameter in parameters])
         yield Claim(
-            "all processes have the same weights", len(set(map(tuple, everyone))) == 1, f"{len(everyone)} processes"
+            "all processes have the same weights", len(set(map(tuple, gathered))) == 1, f"{len(gathered)} processes"
         )

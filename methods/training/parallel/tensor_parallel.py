@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 
 from bench.models.names import plain
-from bench.plan.context import Place
-from bench.recipe.errors import Unfit
+from bench.plan.context import PlanContext
+from bench.recipe.errors import Refusal
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, difference, digest, is_part, whole
 from methods import _peft
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 _LOGITS = 1e-4
 """How far logits may be apart that are the same sums in another order."""
@@ -48,7 +47,7 @@ class TensorParallel(Modifier):
     name = "tensor_parallel"
     paper = "https://arxiv.org/abs/1909.08053"
     example = "full + tensor_parallel(2)"
-    split = "tensors"
+    axis = "tensors"
     order = 70  # before replicas are made of what is left of the model
 
     n: Annotated[int, Ge(1)]
@@ -58,19 +57,19 @@ class TensorParallel(Modifier):
         """One for each part."""
         return self.n
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It divides plain layers of known models, at whole heads."""
-        yield from unknown(place, _parallel.MODELS)
-        if "quantized" in place.facts:
+        yield from unknown(context, _parallel.MODELS)
+        if "quantized" in context.facts:
             yield "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel"
-        if "factored" in place.facts:
+        if "factored" in context.facts:
             yield "layers that are products of two cannot be divided; use data_parallel"
-        if "reshaped" in place.facts or any(_replaces(stage.base) for stage in place.before):
+        if "reshaped" in context.facts or any(_replaces(stage.main) for stage in context.before):
             return  # the sizes are known when the model is there
         sizes = {
-            "attention heads": place.config.get("num_attention_heads"),
-            "heads of keys and values": place.config.get("num_key_value_heads"),
-            "features inside the feed-forward layers": place.config.get("intermediate_size"),
+            "attention heads": context.config.get("num_attention_heads"),
+            "heads of keys and values": context.config.get("num_key_value_heads"),
+            "features inside the feed-forward layers": context.config.get("intermediate_size"),
         }
         yield from _indivisible({what: size for what, size in sizes.items() if size}, self.n)
 
@@ -82,16 +81,16 @@ class TensorParallel(Modifier):
         for number, found in enumerate(attention(training.model)):
             sizes = {"attention heads": found.heads, "heads of keys and values": found.key_value_heads}
             for reason in _indivisible(sizes, self.n):
-                raise Unfit(f"{self.name}: block {number}: {reason}")
+                raise Refusal(f"{self.name}: block {number}: {reason}")
         pairs = _pairs(training.model)
         for _, narrowing in pairs:
             for reason in _indivisible({f"inputs of a layer, {narrowing},": narrowing.in_features}, self.n):
-                raise Unfit(f"{self.name}: {reason}")
+                raise Refusal(f"{self.name}: {reason}")
         assert training.group.mesh is not None
         mesh = training.group.mesh["tensors"]
         adapted = _adapted(training.model)
         parents = {child: module for module in training.model.modules() for child in module.children()}
-        handles = training.notes[f"{self.name} hooks"] = []
+        handles = training.state[f"{self.name} hooks"] = []
         for widening, narrowing in pairs:
             for layer, dim in _cuts(widening, narrowing):
                 tensors.divide(layer, mesh, dim)
@@ -101,21 +100,19 @@ class TensorParallel(Modifier):
 
     def on_start(self, training: Training) -> None:
         """Keep what the divided model answers before it learns, for it must be what the whole one answered."""
-        training.notes[f"{self.name} start"] = training.probe_logits()
+        training.state[f"{self.name} start"] = training.probe_logits()
 
     def on_end(self, training: Training) -> None:
         """Gather the weights, and make plain layers of the divided ones."""
         from methods.training.parallel._shared import tensors
 
-        for handle in training.notes.get(f"{self.name} hooks", []):
+        for handle in training.state.get(f"{self.name} hooks", []):
             handle.remove()
         tensors.join(training.model)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Each process holds its part of the layers, sees all items, exchanges activations, and agrees on the rest."""
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         yield _parallel.alive(work, "tensors")
         found = {name: tuple(parameter.shape) for name, parameter in _parameters(work.model).items()}
         # Of what else was put on, as bottlenecks, who did so says what it has.
@@ -133,7 +130,7 @@ class TensorParallel(Modifier):
             parts == {parameter for parameter, _ in divided} != set() and right == len(wanted),
             f"{right} of {len(wanted)} have the shape of the formula, {len(parts)} are parts",
         )
-        error = difference(work.notes.get(f"{self.name} start"), before.logits)
+        error = difference(work.state.get(f"{self.name} start"), before.logits)
         yield Claim(
             "divided, the model began with the answers that it came with",
             error < _LOGITS,
@@ -143,12 +140,12 @@ class TensorParallel(Modifier):
         yield _parallel.drawing(work, "tensors", alike=True)
         _parallel.remember(work, self.name, self._gradient(work))
         kept = [digest(parameter) for parameter in names if parameter not in parts]
-        everyone = work.group.everyone(kept, "tensors")
-        same = sum(len(set(each)) == 1 for each in zip(*everyone, strict=True))
+        gathered = work.group.all_gather(kept, "tensors")
+        same = sum(len(set(each)) == 1 for each in zip(*gathered, strict=True))
         yield Claim(
             "all agree bit for bit on what is whole", same == len(kept) > 0, f"{same} of {len(kept)} tensors do"
         )
-        work.notes[f"{self.name} end"] = whole, work.after.logits
+        work.state[f"{self.name} end"] = whole, work.after.logits
 
     def _gradient(self, work: Training) -> torch.Tensor:
         """The probe batch's gradient as one vector, of what is divided the parts of all processes together."""
@@ -215,11 +212,11 @@ class TensorParallel(Modifier):
         for hook in hooks:
             hook.remove()
         work.optimizer.zero_grad(set_to_none=True)
-        everyone = work.group.everyone(seen, "tensors")
+        gathered = work.group.all_gather(seen, "tensors")
         yield Claim(
             "all processes work on the same items",
-            bool(seen) and all(rows == seen for rows in everyone),
-            f"{', '.join(str(len(rows)) for rows in everyone)} items",
+            bool(seen) and all(rows == seen for rows in gathered),
+            f"{', '.join(str(len(rows)) for rows in gathered)} items",
         )
         calls = sum(wire.calls.values())
         found = sum(size * count for (what, _, size), count in wire.calls.items() if what == "all_reduce")
@@ -238,9 +235,9 @@ class TensorParallel(Modifier):
             f"{found:,} of {expected:,} bytes in {calls} all-reduces, {len(forward)} forward and {len(backward)} backward",
         )
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The model is a plain one, the same everywhere, and answers as the divided one did."""
-        shapes, logits = work.notes.get(f"{self.name} end", ({}, None))
+        shapes, logits = work.state.get(f"{self.name} end", ({}, None))
         parameters = _parameters(work.model)
         whole = [name for name, parameter in parameters.items() if tuple(parameter.shape) == shapes.get(name)]
         modules = list(work.model.modules())
@@ -251,9 +248,9 @@ class TensorParallel(Modifier):
             len(whole) == len(parameters) and not left,
             f"{len(whole)} of {len(parameters)} weights are, {left} layers and hooks are left",
         )
-        everyone = work.group.everyone([digest(parameter) for parameter in parameters.values()])
+        gathered = work.group.all_gather([digest(parameter) for parameter in parameters.values()])
         yield Claim(
-            "all processes gathered the same weights", len(set(map(tuple, everyone))) == 1, f"{len(everyone)} processes"
+            "all processes gathered the same weights", len(set(map(tuple, gathered))) == 1, f"{len(gathered)} processes"
         )
         error = difference(work.probe_logits(), logits)
         yield Claim("it answers as the divided one did", error < _LOGITS, f"relative difference of logits {error:.1e}")
@@ -262,7 +259,7 @@ class TensorParallel(Modifier):
 
 
 def _replaces(method: Any) -> bool:
-    return isinstance(method, Trainer) and method.replaces
+    return isinstance(method, Trainer) and method.replaces_model
 
 
 def _indivisible(sizes: dict[str, int], n: int) -> Iterator[str]:

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le
 
 from bench.machine.paths import PathError, find
 from bench.models.sources.directory import Directory
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 _USES = {
@@ -66,11 +65,11 @@ class Augment(Modifier):
     forward_model: str | None = None
     backward_model: str | None = None
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs items with texts and labels, its own options alone, and translators that are there."""
-        if place.task != "classification":
-            yield f"it changes texts and keeps their labels, and a {place.task} task's labels are its texts"
-        if place.stage.base.name == "pretrain":
+        if context.task != "classification":
+            yield f"it changes texts and keeps their labels, and a {context.task} task's labels are its texts"
+        if context.stage.main.name == "pretrain":
             yield "pretrain makes items of its own, whose labels are tokens or pairs; augment the training that comes after it"
         options = {name for uses in _USES.values() for name in uses if getattr(self, name) is not None}
         for name in sorted(options - _USES[self.how]):
@@ -79,7 +78,7 @@ class Augment(Modifier):
             for name, model in self._models():
                 if model is None:
                     yield f'back_translation needs a {name}, as in {name}="Helsinki-NLP/opus-mt-en-de"'
-                elif (folder := _folder(model, place.base)) is None:
+                elif (folder := _folder(model, context.suite_folder)) is None:
                     yield (
                         f"{name}: `{model}` is no directory, and the hub's local cache has no such model; "
                         f"fetch it first with `hf download {model}`"
@@ -87,16 +86,16 @@ class Augment(Modifier):
                 else:
                     yield from (f"{name}: {problem}" for problem in Directory(folder).problems())
 
-    def reads(self, base: Path) -> Mapping[str, str]:
+    def reads(self, suite_folder: Path) -> Mapping[str, str]:
         """The translators."""
-        folders = {name: _folder(model, base) for name, model in self._models() if model}
+        folders = {name: _folder(model, suite_folder) for name, model in self._models() if model}
         there = {name: Directory(folder) for name, folder in folders.items() if folder}
         return {f"{self.name} {name}": model.fingerprint() for name, model in there.items() if not model.problems()}
 
     def _models(self) -> list[tuple[str, str | None]]:
         return [("forward_model", self.forward_model), ("backward_model", self.backward_model)]
 
-    def on_batch(self, training: Training, batch: Batch) -> Batch:
+    def transform_batch(self, training: Training, batch: Batch) -> Batch:
         """Change some of the items."""
         # Seeded by what is asked for, so that no order of calls matters.
         rng = random.Random(f"{training.seed} {training.step} {batch.items}")
@@ -159,23 +158,20 @@ class Augment(Modifier):
         return dataclasses.replace(batch, inputs={**batch.inputs, "input_ids": ids})
 
     def _translated(self, training: Training, texts: list[str]) -> list[str]:
-        if self.name not in training.notes:
-            folders = [_folder(str(model), training.base) for _, model in self._models()]
-            training.notes[self.name] = _ThereAndBack(folders, training.device, training.budget.max_length)
-        back: list[str] = training.notes[self.name](texts)
+        if self.name not in training.state:
+            folders = [_folder(str(model), training.suite_folder) for _, model in self._models()]
+            training.state[self.name] = _ThereAndBack(folders, training.device, training.budget.max_length)
+        back: list[str] = training.state[self.name](texts)
         return back
 
     @property
     def _alpha(self) -> float:
         return self.alpha or 0.1
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Of a batch's items the share changes, in the way that is said and each step anew, and nothing beside their texts."""
         import torch
 
-        from bench.stage.loop import Training
-
-        assert isinstance(work, Training)
         batch, step, tokenizer = work.first_batch or work.probe, work.step, work.tokenizer
         # So many draws that 45 items are to change.
         draws = max(2, math.ceil(45 / (self.p * batch.samples)))
@@ -185,7 +181,7 @@ class Augment(Modifier):
         try:
             for work.step in [*range(draws), 0]:
                 listener.texts = []
-                found.append(self.on_batch(work, batch))
+                found.append(self.transform_batch(work, batch))
                 heard.append(listener.texts)
         finally:
             work.step, work.tokenizer = step, tokenizer
@@ -355,10 +351,10 @@ def _reencoded(training: Training, batch: Batch, changed: Mapping[int, str]) -> 
     return dataclasses.replace(new, items=batch.items).to(training.device)
 
 
-def _folder(model: str, base: Path) -> Path | None:
-    """Where `model` is: a directory seen from `base`, or one in the hub's cache."""
+def _folder(model: str, suite_folder: Path) -> Path | None:
+    """Where `model` is: a directory seen from `suite_folder`, or one in the hub's cache."""
     try:
-        path = find(model, base)
+        path = find(model, suite_folder)
     except PathError:
         return None
     if path.is_dir():

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,22 @@ class Dropout(Modifier):
     name = "dropout"
     paper = "https://jmlr.org/papers/v15/srivastava14a.html"
     example = "full + dropout(0.2)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     p: Annotated[float, Ge(0), Lt(1)]
 
     def on_model(self, training: Training) -> None:
         """Set it everywhere."""
-        training.notes[self.name] = old = list(_probabilities(training.model))
+        training.state[self.name] = old = list(_probabilities(training.model))
         for module, name, _ in old:
             setattr(module, name, self.p)
 
     def on_end(self, training: Training) -> None:
         """Put the old ones back."""
-        for module, name, p in training.notes.get(self.name, ()):
+        for module, name, p in training.state.get(self.name, ()):
             setattr(module, name, p)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Every dropout that runs in a training step's forward pass, in attention too, has the probability."""
         import torch
         from torch.overrides import TorchFunctionMode
@@ -70,9 +69,9 @@ class Dropout(Modifier):
             f"dropout drops with a probability of {self.p:g}", set(ran) == {self.p}, f"{len(ran)} ran, with {seen}"
         )
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """The old probabilities are back."""
-        old = work.notes.get(self.name, [])
+        old = work.state.get(self.name, [])
         left = [name for module, name, p in old if getattr(module, name) != p]
         yield Claim("the old probabilities are back", bool(old) and not left, f"{len(left)} of {len(old)} are not")
 

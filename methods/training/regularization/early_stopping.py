@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-    from bench.stage.work import Work
 
 
 @dataclass
@@ -46,18 +45,18 @@ class EarlyStopping(Modifier):
     patience: Annotated[int, Ge(1)] = 3
     every: Annotated[int, Ge(1)] = 10
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It lives by the validation loss."""
-        if "validation" not in place.splits:
+        if "validation" not in context.splits:
             yield "the task's validation split is empty, about a tenth of all items goes there; add more, or leave it out"
 
-    def between_steps(self, training: Training) -> None:
+    def on_step_end(self, training: Training) -> None:
         """Evaluate when it is time, and stop when patience is at its end."""
         import torch
 
         done = training.step + 1
         over = training.stop or done == training.steps
-        seen: _Seen = training.notes.setdefault(self.name, _Seen())
+        seen: _Seen = training.state.setdefault(self.name, _Seen())
         if done % self.every == 0 or over:
             loss = _validation_loss(training)
             if not seen.losses or loss < min(loss for _, loss in seen.losses):
@@ -74,12 +73,10 @@ class EarlyStopping(Modifier):
         values = [loss for _, loss in losses]
         return len(values) > self.patience and min(values[-self.patience :]) >= min(values[: -self.patience])
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """The weights' validation loss, computed anew, is the lowest of all, and training stopped when patience ended."""
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
-        seen: _Seen = work.notes.get(self.name, _Seen())
+        seen: _Seen = work.state.get(self.name, _Seen())
         lowest = min((loss for _, loss in seen.losses), default=math.nan)
         now, items = _loss_of_all(work)
         yield Claim(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Le
 
 from bench.models.names import plain
-from bench.plan.context import Place
-from bench.recipe.facts import standing
+from bench.plan.context import PlanContext
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Method, Modifier, Trainer
 from bench.stage.evidence import Claim, digest
 from methods import _dropout
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 _ALONE = {
@@ -46,24 +45,24 @@ class Ensemble(Modifier):
     paper = "https://arxiv.org/abs/1612.01474"
     example = "full + ensemble(3)"
     order = 80  # around one member's forward and backward pass, and inside of a micro-batch
-    gives = frozenset({"ensemble"})
+    adds = frozenset({"ensemble"})
 
     k: Annotated[int, Ge(2), Le(1000)] = 3
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """The others must reach every member, and something must make members differ."""
-        if place.task != "classification":
-            yield f"it averages the probabilities of a classifier's labels; it is not made for a {place.task} task"
-        for method in (place.stage.base, *place.stage.modifiers):
+        if context.task != "classification":
+            yield f"it averages the probabilities of a classifier's labels; it is not made for a {context.task} task"
+        for method in (context.stage.main, *context.stage.modifiers):
             if method.name in _ALONE:
                 yield f"{method.name} {_ALONE[method.name]} of one member only; leave one of the two out"
             elif method is not self and _overrides(method, "on_end"):
                 yield f"{method.name} changes the model that trains, and would change one member only; leave one of the two out"
-        for stage in standing(place.before):
-            for kept in (kept for method in stage.methods for kept in method.carries()):
+        for stage in stages_in_effect(context.before):
+            for kept in (kept for method in stage.methods for kept in method.maintained()):
                 if _overrides(kept, "on_model", "on_start", "on_step", "on_end"):
                     yield f"{kept.name} holds on to one model's weights in training, and here are several; leave one of the two out"
-        if place.trained and not place.stage.base.gives and not _dropout.present(place):
+        if context.trained and not context.stage.main.adds and not _dropout.present(context):
             yield (
                 "its members would all be the same: they start from one trained model, and without dropout nothing in "
                 "their training differs; put it on the first training"
@@ -81,14 +80,14 @@ class Ensemble(Modifier):
 
     def on_start(self, training: Training) -> None:
         """Note what each member begins with, for the evidence."""
-        training.notes[f"{self.name} start"] = [
+        training.state[f"{self.name} start"] = [
             {name: digest(p) for name, p in member.named_parameters() if p.requires_grad and p.dim() >= 2}
             for member in (training.model, *training.beside)
         ]
 
-    def on_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
+    def wrap_gradients(self, training: Training, compute: ComputeGradients) -> ComputeGradients:
         """One member after the other: each takes the model's place for its forward and backward pass."""
-        training.notes[self.name] = compute
+        training.state[self.name] = compute
 
         def of_all(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
             first = training.model
@@ -109,14 +108,12 @@ class Ensemble(Modifier):
 
         training.model = Together([training.model, *training.beside])
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Members differ in what trains, share what is frozen, and a step gives each the gradient it would have alone."""
         import torch
 
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         members = [work.model, *work.beside]
         weights = [[p for p in member.parameters() if p.requires_grad] for member in members]
         distinct = {tuple(digest(parameter) for parameter in of_one) for of_one in weights}
@@ -140,7 +137,7 @@ class Ensemble(Modifier):
         stepped = {id(parameter) for parameter, state in work.optimizer.state.items() if state}
         reached = sum(any(id(parameter) in stepped for parameter in of_one) for of_one in weights)
         yield Claim("the optimizer updates every member", reached == self.k, f"{reached} of {self.k}")
-        alone: ComputeGradients = work.notes.get(self.name, work.gradients)
+        alone: ComputeGradients = work.state.get(self.name, work.gradients)
         errors, losses = [], []
         with evaluating(work.model):  # dropout would draw differently
             told = float(work.gradients(work.probe, 1.0))
@@ -170,15 +167,15 @@ class Ensemble(Modifier):
 
         An adapter may begin with other values where it begins as nothing, some of it being zero.
         """
-        from bench.models.architecture import base
+        from bench.models.architecture import unwrapped
 
-        start: list[dict[str, str]] = work.notes.get(f"{self.name} start", [])
+        start: list[dict[str, str]] = work.state.get(f"{self.name} start", [])
         shared = set.intersection(*map(set, start)) if start else set()
-        prefix = f"{base(work.model).base_model_prefix}."
+        prefix = f"{unwrapped(work.model).base_model_prefix}."
         outside = {name for name in shared if not plain(name).startswith(prefix)}
-        trained = any(isinstance(stage.base, Trainer) for stage in standing(work.before))
-        ranges = work.notes.get("start range", {})
-        added = {name for name in shared - outside if plain(name) in ranges and "adapter" in work.trainer.gives}
+        trained = any(isinstance(stage.main, Trainer) for stage in stages_in_effect(work.before))
+        ranges = work.state.get("start range", {})
+        added = {name for name in shared - outside if plain(name) in ranges and "adapter" in work.trainer.adds}
         fixed = {name for name in added if ranges[plain(name)][0] == ranges[plain(name)][1]}
         new = (set() if trained else outside) | (added - fixed if fixed else set())
         alike = [name for name in new if len({of_one[name] for of_one in start}) < self.k]
@@ -217,7 +214,7 @@ class Ensemble(Modifier):
             f"{'none' if alone else 'some'} of them in passes of two members",
         )
 
-    def gone(self, work: Training) -> Iterator[Claim]:
+    def removal_evidence(self, work: Training) -> Iterator[Claim]:
         """What is left is all members, and its probabilities are the mean of theirs."""
         import torch
 
@@ -273,10 +270,10 @@ def _draw_anew(training: Training, member: nn.Module, generator: torch.Generator
     """
     import torch
 
-    from bench.models.architecture import base, head_parameters
+    from bench.models.architecture import head_parameters, unwrapped
     from bench.models.modes import evaluating
 
-    head = {id(parameter) for parameter in head_parameters(base(member)).values()}
+    head = {id(parameter) for parameter in head_parameters(unwrapped(member)).values()}
     new = [p for p in member.parameters() if p.requires_grad and p.dim() >= 2 and p.is_floating_point()]
 
     @torch.no_grad()
@@ -285,7 +282,7 @@ def _draw_anew(training: Training, member: nn.Module, generator: torch.Generator
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.copy_(parameter.flatten()[order.to(parameter.device)].view_as(parameter))
 
-    if "adapter" in training.trainer.gives:
+    if "adapter" in training.trainer.adds:
         adapter = [parameter for parameter in new if id(parameter) not in head]
         with evaluating(member), torch.no_grad():
             before, values = member(**training.probe.inputs).logits, [parameter.clone() for parameter in adapter]
@@ -293,7 +290,7 @@ def _draw_anew(training: Training, member: nn.Module, generator: torch.Generator
             if not torch.allclose(before, member(**training.probe.inputs).logits, atol=1e-5):
                 for parameter, value in zip(adapter, values, strict=True):
                     parameter.copy_(value)
-    if not any(isinstance(stage.base, Trainer) for stage in standing(training.before)):
+    if not any(isinstance(stage.main, Trainer) for stage in stages_in_effect(training.before)):
         shuffle([parameter for parameter in new if id(parameter) in head])
 
 

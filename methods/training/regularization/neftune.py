@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _embeddings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeLoss, Training
-    from bench.stage.work import Work
     from bench.tasks.base import Batch
 
 
@@ -35,16 +34,16 @@ class NEFTune(Modifier):
     name = "neftune"
     paper = "https://arxiv.org/abs/2310.05914"
     example = "full + neftune"
-    across = frozenset({"devices"})
+    divisible_by = frozenset({"devices"})
 
     alpha: Annotated[float, Gt(0)] = 5.0
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """The texts' embeddings go into one stack."""
-        if place.structure.encoder_decoder:
-            yield f"a {place.model} model embeds each text twice, for its encoder and its decoder, and the bound is for one; leave it out"
+        if context.structure.encoder_decoder:
+            yield f"a {context.model} model embeds each text twice, for its encoder and its decoder, and the bound is for one; leave it out"
 
-    def on_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
+    def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Add the noise in the forward pass."""
 
         def noisy(batch: Batch) -> torch.Tensor:
@@ -65,15 +64,13 @@ class NEFTune(Modifier):
         _, length, width = embedded.shape
         return self.alpha / math.sqrt(length * width)
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """In training the embeddings that go into the model are off by uniform noise within the bound, in evaluation not at all."""
         import torch
 
         from bench.models.architecture import embeddings
         from bench.models.modes import evaluating
-        from bench.stage.loop import Training
 
-        assert isinstance(work, Training)
         with torch.no_grad():
             with torch.random.fork_rng(), _embeddings.observed(work.model) as seen:
                 work.loss(work.probe)

@@ -31,12 +31,12 @@ class WeightDecay(Modifier):
     name = "weight_decay"
     paper = "https://arxiv.org/abs/1711.05101"
     example = "full + weight_decay(0.1)"
-    across = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
+    divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     order = -10  # before the optimizer is made of the groups
 
     weight_decay: Annotated[float, Ge(0)]
 
-    def on_optimizer(self, training: Training) -> None:
+    def make_optimizer(self, training: Training) -> None:
         """Part the groups in two."""
         training.optimizer_options["weight_decay"] = self.weight_decay
         parted = []
@@ -47,7 +47,7 @@ class WeightDecay(Modifier):
             parted += [{**group, "params": vectors, "weight_decay": 0.0}] if vectors else []
         training.groups = parted
 
-    def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
+    def evidence(self, before: Snapshot, work: Training) -> Iterator[Claim]:
         """Each trained matrix is in a group that decays, each vector in one that does not, and a step shows it."""
         groups = work.optimizer.param_groups  # type: ignore[attr-defined]
         decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
@@ -65,10 +65,8 @@ class WeightDecay(Modifier):
         """One step with decay and one without, of no gradient, differ by the decay of each weight alone."""
         import torch
 
-        from bench.stage.loop import Training
         from methods import _updates
 
-        assert isinstance(work, Training)
         # Adam divides what is in its gradient by the gradient's size, so of it there is no such formula.
         if any(getattr(modifier, "optimizer", None) == "adam" for modifier in work.stage.modifiers):
             return

@@ -198,8 +198,8 @@ def test_a_gpu_for_each_process(monkeypatch):
     (reason,) = refusals(monkeypatch, "full + data_parallel(4)", machine)
     assert "takes 4 GPUs, and this machine shows 2" in reason
     # Where others hold the stage, it is theirs to say.
-    assert refusals(monkeypatch, "full + data_parallel(4)", machine, lacks=lambda stage, machine: "") == ()
-    assert refusals(monkeypatch, "full", machine, lacks=lambda stage, machine: "rest") == ("full: rest",)
+    assert refusals(monkeypatch, "full + data_parallel(4)", machine, shortage=lambda stage, machine: "") == ()
+    assert refusals(monkeypatch, "full", machine, shortage=lambda stage, machine: "rest") == ("full: rest",)
     assert refusals(monkeypatch, "full + data_parallel(4)") == ()  # more than cores is allowed
 
 
@@ -218,9 +218,9 @@ def test_a_divided_node_knows_what_it_is_in_one_process(monkeypatch):
     }
     plan = make_plan(monkeypatch, recipes)
     paths = {cell.name: cell.path for cell in plan.cells}
-    assert [node.alone for node in paths["alone"]] == [None, None, None]
-    assert [node.alone for node in paths["divided"]] == [paths["alone"][0].id, None, None]
-    assert [node.alone for node in paths["sent"]] == [paths["alone"][0].id]
+    assert [node.single_process for node in paths["alone"]] == [None, None, None]
+    assert [node.single_process for node in paths["divided"]] == [paths["alone"][0].id, None, None]
+    assert [node.single_process for node in paths["sent"]] == [paths["alone"][0].id]
     assert paths["no counterpart"][0].alone not in plan.nodes
 
 
@@ -238,7 +238,7 @@ def test_the_mean_of_weighted_slices_is_the_batchs(monkeypatch):
     found = []
     for rank in range(4):
         group = Group(rank, layout={"replicas": 4})
-        monkeypatch.setattr(group, "place", lambda split, rank=rank: rank)
+        monkeypatch.setattr(group, "local_rank", lambda axis, rank=rank: rank)
         part, weight = group.part(whole, "replicas")
         assert part.items == (2 * rank, 2 * rank + 1)
         found.append(weight * float(sums[list(part.items)].sum()) / part.weight)
@@ -253,12 +253,12 @@ def test_slices_of_slices_are_weighted_too(monkeypatch):
     for rank in range(4):
         group = Group(rank, layout={"replicas": 2, "shards": 2})
         places = {"replicas": rank // 2, "shards": rank % 2}
-        monkeypatch.setattr(group, "place", places.__getitem__)
+        monkeypatch.setattr(group, "local_rank", places.__getitem__)
         half, outer = group.part(whole, "shards")
         part, inner = group.part(half, "replicas")
         found.append(outer * inner * float(sums[list(part.items)].sum()) / part.weight)
         items += part.items
-        numbers.append(group.slice)
+        numbers.append(group.batch_part)
     assert sorted(items) == list(range(8))
     assert sorted(numbers) == list(range(4))
     assert sum(found) / 4 == pytest.approx(float(sums.sum()) / whole.weight, rel=1e-6)
@@ -273,7 +273,7 @@ def test_slices_of_slices_are_weighted_too(monkeypatch):
     ],
 )
 def test_who_is_alive_on_several_machines(said, found):
-    group = SimpleNamespace(first=0, everyone=lambda value, split: said)
+    group = SimpleNamespace(first=0, all_gather=lambda value, split: said)
     work = SimpleNamespace(group=group, stage=parse("full + data_parallel(2)").stages[0])
     claim = alive(work, "replicas")
     assert (claim.holds, claim.seen) == (found == "2 are alive", found)
@@ -295,6 +295,6 @@ def test_the_interface_that_leads_to_a_machine():
 
 def test_a_process_alone_is_a_group():
     group = Group()
-    assert (group.size, group.slice) == (1, 0)
-    assert group.everyone("x") == ["x"]
+    assert (group.size, group.batch_part) == (1, 0)
+    assert group.all_gather("x") == ["x"]
     group.close()

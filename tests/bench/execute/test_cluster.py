@@ -222,11 +222,11 @@ def test_what_no_cluster_holds_is_refused(cluster, machines, tiny_bert, tmp_path
     assert (outcome.status, "it takes 3 CPUs on one machine" in outcome.reason) == ("refused", True)
     # And at planning.
     recipes = {"four": "full + data_parallel(4)", "eight": "full + data_parallel(8)"}
-    four, eight = make_plan(monkeypatch, recipes, lacks=cluster.lacks).cells
+    four, eight = make_plan(monkeypatch, recipes, shortage=cluster.shortage).cells
     assert four.refused == ()
     assert "data_parallel: it takes 1 CPU for each of 8 processes" in eight.refused[0]
     here = dataclasses.replace(HERE, device="cuda", gpus=8)
-    assert "1 CPU and 1 GPU for each of 4 processes" in cluster.lacks(parse(recipes["four"]).stages[0], here)
+    assert "1 CPU and 1 GPU for each of 4 processes" in cluster.shortage(parse(recipes["four"]).stages[0], here)
 
 
 @pytest.mark.slow

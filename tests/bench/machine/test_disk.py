@@ -26,7 +26,7 @@ def files_of_at_most(size):
 def test_a_file_is_whole_or_what_it_was(tmp_path):
     file = tmp_path / "report.html"
     file.write_text("before")
-    with pytest.raises(OSError, match=r"report\.html") as raised, files_of_at_most(10), disk.whole(file) as half:
+    with pytest.raises(OSError, match=r"report\.html") as raised, files_of_at_most(10), disk.atomic(file) as half:
         half.write_text("x" * 100)
     assert disk.full(raised.value)
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("report.html", "before")]

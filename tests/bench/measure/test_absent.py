@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.measure.absent import Absent, out_of_memory
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 
 NCCL = """NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled cuda error, NCCL version 2.27.5
 ncclUnhandledCudaError: Call to CUDA function failed.
@@ -68,8 +68,8 @@ def test_what_fails_is_absent_with_its_reason_and_the_rest_goes_on():
 
 
 def test_what_says_that_the_recipe_is_unfit_goes_on():
-    with pytest.raises(Unfit), Absent({})("quality"):
-        raise Unfit("this model is none")
+    with pytest.raises(Refusal), Absent({})("quality"):
+        raise Refusal("this model is none")
     with pytest.raises(RuntimeError), Absent({}, strict=True)("quality"):
         raise RuntimeError("one of several processes")
 

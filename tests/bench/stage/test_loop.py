@@ -168,7 +168,7 @@ def test_a_training_that_stops_early_is_looked_at(make):
         (lambda *_: torch.tensor(float("nan" if training.step else "1"))),
         lambda: None,
     )
-    training._overriding = lambda hook: [lambda it: setattr(it, "stop", it.step == 3)] * (hook == "between_steps")
+    training._overriding = lambda hook: [lambda it: setattr(it, "stop", it.step == 3)] * (hook == "on_step_end")
     with pytest.raises(Diverged, match="step 2 of 6"):
         training.run()
 

@@ -120,10 +120,10 @@ def test_no_tensor_without_numbers_is_left_where_a_hook_keeps_what_it_saw(tiny_b
             kept[:] = [output.logits]
 
         kept, hook = [], training.model.register_forward_hook(note)
-        training.notes["seen"] = kept, hook
+        training.state["seen"] = kept, hook
 
     def look(self, before, work):
-        kept, hook = work.notes["seen"]
+        kept, hook = work.state["seen"]
         hook.remove()
         seen.extend(map(type, kept))
         return iter(())

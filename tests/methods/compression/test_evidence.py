@@ -291,13 +291,13 @@ def test_layers_that_compute_in_another_type(tiny_bert, tmp_path):
 def test_activations_are_rounded_by_the_step_that_it_says(tiny_bert, tmp_path):
     done = work("torchao_int8_weight_only", tiny_bert, tmp_path)
     before = done.snapshot()
-    done.stage.base.apply(done)
+    done.stage.main.apply(done)
     name = "torchao_int8_weight_only"
     assert _quantized.activations(before, done, name, gone=None, kept=1e-3).holds
     assert not _quantized.activations(before, done, name, gone=3e-3, kept=1e-2).holds
     done = work("torch_int8_dynamic", tiny_bert, tmp_path)
     before = done.snapshot()
-    done.stage.base.apply(done)
+    done.stage.main.apply(done)
     assert not _quantized.activations(before, done, "torch_int8_dynamic", gone=None, kept=1e-3).holds
     assert not _quantized.activations(before, done, "torch_int8_dynamic", gone=1e-3, kept=2e-3).holds
 
@@ -305,7 +305,7 @@ def test_activations_are_rounded_by_the_step_that_it_says(tiny_bert, tmp_path):
 def plainly(done, name):
     """One layer rounded to the nearest, in the place of what made up for errors or was scaled."""
     layer = done.model.get_submodule(name)
-    weight = done.notes[done.stage.base.name][f"{name}.weight"]
+    weight = done.state[done.stage.main.name][f"{name}.weight"]
     plain = nn.Linear(layer.in_features, layer.out_features)
     plain.bias = layer.bias
     scale = packed.steps(weight, 4, 128)
@@ -353,7 +353,7 @@ def test_a_weight_that_is_kept_and_moved(text, tiny_bert, tmp_path):
 def test_zeros_in_the_wrong_rows(text, tiny_bert, tmp_path):
     def spoil(done):
         name, layer = list(block_linears(done.model).items())[3]
-        was = done.notes[done.stage.base.name][name]
+        was = done.state[done.stage.main.name][name]
         layer.weight.data.copy_(was * (layer.weight != 0).flip(0))
 
     found = refuted(text, tiny_bert, tmp_path, spoil)
@@ -363,7 +363,7 @@ def test_zeros_in_the_wrong_rows(text, tiny_bert, tmp_path):
 def test_two_of_four_along_the_wrong_dimension(tiny_bert, tmp_path):
     def spoil(done):
         name, layer = list(block_linears(done.model).items())[3]
-        was = done.notes["sparse_2_4"][name]
+        was = done.state["sparse_2_4"][name]
         columns = was.T.reshape(-1, 4)
         kept = torch.ones_like(columns).scatter_(1, columns.abs().topk(2, largest=False).indices, 0.0)
         layer.weight.data.copy_(was * kept.view(was.T.shape).T)
@@ -432,14 +432,14 @@ def whole(done):
     """One layer as it was, which would get smaller."""
     name = "bert.encoder.layer.1.output.dense"
     plain = nn.Linear(64, 32)
-    plain.weight.data.copy_(done.notes["low_rank"][name])
+    plain.weight.data.copy_(done.state["low_rank"][name])
     plain.bias = done.model.get_submodule(name)[1].bias
     done.model.set_submodule(name, plain)
 
 
 def other_end(done):
     name = "bert.encoder.layer.1.output.dense"
-    left, singular, right = torch.linalg.svd(done.notes["low_rank"][name], full_matrices=False)
+    left, singular, right = torch.linalg.svd(done.state["low_rank"][name], full_matrices=False)
     down, up = done.model.get_submodule(name)
     root = singular[-4:].sqrt()
     down.weight.data.copy_(root[:, None] * right[-4:])
@@ -512,10 +512,10 @@ def merging(tiny, folder, spoil=lambda done: None, **lora):
     done.model = peft.get_peft_model(done.model, config).eval()
     (stage,) = recipe.parse("lora >> merge").stages[1:]
     before = done.snapshot()
-    stage.base.apply(done)
+    stage.main.apply(done)
     with torch.no_grad():
         spoil(done)
-    return [claim.text for claim in stage.base.evidence(before, done) if not claim.holds]
+    return [claim.text for claim in stage.main.evidence(before, done) if not claim.holds]
 
 
 FOLDED = "each weight is what it was plus its update, once, for every adapter that there was"
@@ -524,11 +524,11 @@ PATH = "bert.encoder.layer.1.attention.self.query"
 
 def left_out(done):
     weight = done.model.get_submodule(PATH).weight
-    weight.copy_(done.notes["merge"][f"base_model.model.{PATH}"].get_base_layer().weight)
+    weight.copy_(done.state["merge"][f"base_model.model.{PATH}"].get_base_layer().weight)
 
 
 def doubled(done):
-    layer = done.notes["merge"][f"base_model.model.{PATH}"]
+    layer = done.state["merge"][f"base_model.model.{PATH}"]
     done.model.get_submodule(PATH).weight.add_(layer.get_delta_weight("default"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from tests.subjects import HERE
 
@@ -17,12 +17,12 @@ def model(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def place() -> Callable[..., Place]:
+def plan_context() -> Callable[..., PlanContext]:
     """Where the last stage of a recipe would run."""
 
-    def place(text: str, **keys: object) -> Place:
+    def plan_context(text: str, **keys: object) -> PlanContext:
         *before, stage = recipe.parse(text).stages
         values = {"machine": HERE, "task": "classification", "model": "bert", "batch_size": 16, "steps": 60} | keys
-        return Place(before=tuple(before), stage=stage, **values)
+        return PlanContext(before=tuple(before), stage=stage, **values)
 
-    return place
+    return plan_context

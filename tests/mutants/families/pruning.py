@@ -84,7 +84,7 @@ MUTANTS = [
     Mutant("magnitude", _MASKS, "(weight, weight.detach() != 0)", "(weight, weight.detach().abs() > 1e-3)", "magnitude(0.2) >> full", "the mask that is kept has more zeros"),
     Mutant("magnitude", _MASKS, "(weight, weight.detach() != 0)", "(weight, (weight.detach() != 0).flip(0))", "magnitude(0.5) >> full", "the mask that is kept is another"),
     Mutant("magnitude", _MASKS, "    return [(weight, weight.detach() != 0) for weight in weights]", "    return [(weight, weight.detach() != 0) for weight in weights[:-1]]", "magnitude(0.5) >> full", "the last layer's zeros are not kept"),
-    Mutant("magnitude", _MASKS, "restore(training.notes.get(self.name, []))", "training.step % 2 or restore(training.notes.get(self.name, []))", "magnitude(0.5) >> full", "zeros are put back at every other step"),
+    Mutant("magnitude", _MASKS, "restore(training.state.get(self.name, []))", "training.step % 2 or restore(training.state.get(self.name, []))", "magnitude(0.5) >> full", "zeros are put back at every other step"),
     # -- by activations
     _wanda(_SCORES, _SCORES.removesuffix(".sqrt()"), "squares for norms"),
     _wanda(_SCORES, f"{_SCORES}.sqrt()", "roots of norms"),

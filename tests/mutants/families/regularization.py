@@ -25,7 +25,7 @@ MUTANTS = [
     Mutant("dropout", _DROPOUT, "for module, name, _ in old:\n", "for module, name, _ in old[:-1]:\n", "full + dropout(0.3)", "the last one is left out"),
     Mutant("dropout", _DROPOUT, "for module, name, _ in old:\n", "for module, name, _ in [each for each in old if each[2]]:\n", "lora(r=2) + dropout(0.3)", "none where none was", model="llama"),
     Mutant("dropout", _DROPOUT, "            setattr(module, name, p)\n", "            setattr(module, name, self.p)\n", "full + dropout(0.3)", "the old probabilities do not come back"),
-    Mutant("dropout", _DROPOUT, "        for module, name, p in training.notes.get(self.name, ()):\n            setattr(module, name, p)\n", "        for module, name, p in training.notes.get(self.name, ()):\n            setattr(module, name, 0.1)\n", "full + dropout(0.3)", "all have BERT's afterwards", model="llama"),
+    Mutant("dropout", _DROPOUT, "        for module, name, p in training.state.get(self.name, ()):\n            setattr(module, name, p)\n", "        for module, name, p in training.state.get(self.name, ()):\n            setattr(module, name, 0.1)\n", "full + dropout(0.3)", "all have BERT's afterwards", model="llama"),
     Mutant("dropout", _DROPOUT, "setattr(module, name, self.p)", "setattr(module, name, 1 - self.p)", "full + dropout(0.3)", "the share that is kept"),
     # -- neftune
     Mutant("neftune", _NEFTUNE, "return self.alpha / math.sqrt(length * width)", "return self.alpha / math.sqrt(width)", "full + neftune", "the length is not in the bound"),
@@ -81,14 +81,14 @@ MUTANTS = [
     Mutant("qat_int8", _FAKING, "for layer in block_linears(training.model).values():\n            layer.__class__ = FakeInt8Linear", "for layer in list(block_linears(training.model).values())[:-1]:\n            layer.__class__ = FakeInt8Linear", "full + qat_int8", "one layer is left out"),
     Mutant("qat_int8", _FAKE, "rounded(self.weight), self.bias)", "rounded(self.weight) * 0.5 + rounded(self.weight).detach() * 0.5, self.bias)", "full + qat_int8", "half of the weights' gradient"),
     # -- gradual
-    Mutant("gradual", _GRADUAL, "            _masks.restore(training.notes.get(self.name, []))\n", "            pass\n", _PRUNE, "zeros regrow between prunings", keys=_STEPS),
+    Mutant("gradual", _GRADUAL, "            _masks.restore(training.state.get(self.name, []))\n", "            pass\n", _PRUNE, "zeros regrow between prunings", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "return self.target.amount * (1 - (1 - way) ** 3)", "return self.target.amount * way", _PRUNE, "a line for the cubic curve", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "return self.target.amount * (1 - (1 - way) ** 3)", "return self.target.amount * way**3", _PRUNE, "slow at first", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "return self.target.amount * (1 - (1 - way) ** 3)", "return self.target.amount", _PRUNE, "all at once", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "last = max(int(first) + 1, round(self.end * steps))", "last = steps", _PRUNE, "it prunes to the last step", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "(done % self.every and done != last)", "done != last", _PRUNE, "it prunes once, at the end", keys=_STEPS),
     Mutant("gradual", _GRADUAL, "first = self.begin * steps", "first = 0.0", "full + gradual(magnitude(0.5), begin=0.5, every=2)", "it begins at once", keys=_STEPS),
-    Mutant("gradual", _GRADUAL, "            training.notes[self.name] = _masks.masks(training)\n", "            training.notes.setdefault(self.name, _masks.masks(training))\n", _PRUNE, "the first masks are kept", keys=_STEPS),
+    Mutant("gradual", _GRADUAL, "            training.state[self.name] = _masks.masks(training)\n", "            training.state.setdefault(self.name, _masks.masks(training))\n", _PRUNE, "the first masks are kept", keys=_STEPS),
     Mutant("gradual", _MASKS, "            weight.mul_(mask)\n", "            weight.mul_(mask.any(1, keepdim=True))\n", _PRUNE, "only whole rows are put back", keys=_STEPS),
     Mutant("gradual", _MASKS, "for layer in layers(training.model).values() if layer.weight.requires_grad]", "for layer in list(layers(training.model).values())[1:] if layer.weight.requires_grad]", _PRUNE, "the first layer's zeros are not kept", keys=_STEPS),
 ]  # fmt: skip

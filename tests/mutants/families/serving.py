@@ -60,7 +60,7 @@ MUTANTS = [
     _half(_CAST, "parameter.data = (parameter.data.round(decimals=2) if parameter.dim() == 1 else parameter.data).to(dtype)", "biases rounded further", "full >> half"),
     _half('return torch.bfloat16 if self.dtype == "bf16" else torch.float16', 'return torch.float16 if self.dtype == "bf16" else torch.bfloat16', "the other type"),
     _half(_CAST, f"{_CAST}\n                for buffer in work.model.buffers():\n                    buffer.data = buffer.data.to(dtype) if buffer.is_floating_point() else buffer.data", "buffers too"),
-    _half("aside = work.notes[self.name] = {}", "aside = work.notes[self.name] = {}\n        work.model.register_forward_pre_hook(lambda module, args: module.float() and None)", "computes in 32 bits"),
+    _half("aside = work.state[self.name] = {}", "aside = work.state[self.name] = {}\n        work.model.register_forward_pre_hook(lambda module, args: module.float() and None)", "computes in 32 bits"),
     # -- without zeros
     _storage(_STORAGE, "if _zeros(layer.weight) >= self.threshold:\n                work", "if _zeros(layer.weight) > 0.91:\n                work", "few layers"),
     _storage(_STORAGE, "return float((weight == 0).float().mean())", "return float((weight == 0).float().mean()) - 0.42", "another threshold"),

@@ -44,13 +44,13 @@ MUTANTS = [
     Mutant(*_FFN, "for up, _ in feed_forward(work.model):", "for up, _ in feed_forward(work.model)[1:]:", "prune_ffn(0.5)", "the first block left out"),
     Mutant(*_FFN, "config.intermediate_size = up[0].out_features", "config.intermediate_size = up[0].in_features * 4", "prune_ffn(0.5)", "the configuration tells another width"),
     Mutant(
-        *_FFN, "base(work.model).config.intermediate_size = up[0].out_features",
-        "base(work.model).config.intermediate_size = up[0].out_features\n        up[0].weight.data = up[0].weight.data.flip(0)",
+        *_FFN, "unwrapped(work.model).config.intermediate_size = up[0].out_features",
+        "unwrapped(work.model).config.intermediate_size = up[0].out_features\n        up[0].weight.data = up[0].weight.data.flip(0)",
         "prune_ffn(0.5)", "the last block's neurons in another order",
     ),
     Mutant(
-        *_FFN, "base(work.model).config.intermediate_size = up[0].out_features",
-        "base(work.model).config.intermediate_size = up[0].out_features\n        up[0].bias.data.zero_()",
+        *_FFN, "unwrapped(work.model).config.intermediate_size = up[0].out_features",
+        "unwrapped(work.model).config.intermediate_size = up[0].out_features\n        up[0].bias.data.zero_()",
         "full >> prune_ffn(0.5)", "biases lost",
     ),
     # -- heads

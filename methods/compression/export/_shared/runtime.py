@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 
 if TYPE_CHECKING:
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 class Runtime(Transform):
     """A model in another runtime's files, which is what a user would ship, and what a server would open."""
 
-    gives = frozenset({"inference_only", "exported"})
+    adds = frozenset({"inference_only", "exported"})
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It exports the plain forward pass of a classifier."""
-        if place.machine.device != "cpu":
+        if context.machine.device != "cpu":
             yield 'it is measured on the CPU; run the suite with device = "cpu"'
-        if place.task != "classification":
-            yield f"it exports one forward pass, without the cache that a {place.task} task decodes with"
-        if "adapter" in place.facts:
-            yield f"there is an adapter on the weights; {place.fold(self)}"
-        if "quantized" in place.facts:
+        if context.task != "classification":
+            yield f"it exports one forward pass, without the cache that a {context.task} task decodes with"
+        if "adapter" in context.facts:
+            yield f"there is an adapter on the weights; {context.fold(self)}"
+        if "quantized" in context.facts:
             yield f'the weights are quantized for torch; quantize in the runtime instead, as in `{self.name}("int8")`'
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
@@ -27,16 +27,16 @@ class FourBits(Transform):
     """bitsandbytes' 4-bit layers, in the type of the method's name."""
 
     needs = ("bitsandbytes",)
-    gives = frozenset({"quantized"})
+    adds = frozenset({"quantized"})
     at_load = True
 
     double_quant: bool = True
     compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
 
-    def problems(self, place: Place) -> Iterator[str]:
+    def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights, and activations that no code casts to the type of a weight, which is no number's here."""
-        yield from _quantized.problems(place, self.name)
-        yield from _quantized.casting(place)
+        yield from _quantized.problems(context, self.name)
+        yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

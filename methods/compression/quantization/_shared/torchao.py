@@ -10,7 +10,7 @@ from torch import nn
 from torchao.quantization import quantize_
 
 from bench.models.architecture import as_linear, block_linears
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 from methods import _quantized
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ def apply(work: Work, name: str, config: Any, *, bfloat16: bool = False) -> None
     """Quantize the weights of the blocks' linear layers by torchao's `config`, and remember what they were.
 
     Raises:
-        Unfit: torchao cannot scale the rows of some layer.
+        Refusal: torchao cannot scale the rows of some layer.
     """
     as_linear(work.model)
     layers = block_linears(work.model)
     for path, layer in layers.items():
         if layer.in_features == 1:
-            raise Unfit(f"{name}: {path} has a single input: {_quantized.ONE_INPUT}")
+            raise Refusal(f"{name}: {path} has a single input: {_quantized.ONE_INPUT}")
     for path, layer in layers.items():
         _quantized.remember(work, name, path, layer)
         if bfloat16:

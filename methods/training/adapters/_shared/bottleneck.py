@@ -90,7 +90,7 @@ def save(model: nn.Module, folder: Path, size: int, placement: Placement, names:
         name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters() if name in names
     }
     save_file(tensors, folder / _WEIGHTS)
-    base = getattr(architecture.base(model).config, "_name_or_path", "")
+    base = getattr(architecture.unwrapped(model).config, "_name_or_path", "")
     config = {"method": "adapter", "base_model_name_or_path": base, "size": size, "placement": placement}
     (folder / _CONFIG).write_text(json.dumps(config))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.models.architecture import attention, base, config, stack
+from bench.models.architecture import attention, config, stack, unwrapped
 from bench.models.modes import evaluating
 from bench.stage.loop import Training
 from bench.tasks.base import Batch
@@ -47,7 +47,7 @@ def keep_blocks(model: nn.Module, kept: list[int]) -> None:
         for module in block.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = number
-    config = base(model).config
+    config = unwrapped(model).config
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[number] for number in kept]
@@ -123,10 +123,10 @@ class Attention:
             raise ValueError(f"the student's last block has {ours.heads} heads and the teacher's {theirs.heads}")
         self._modules: tuple[Any, Any] = (ours.module, theirs.module)
         self.inside = theirs.query
-        self._student = base(student)
+        self._student = unwrapped(student)
         self._before = self._student.config._attn_implementation
         _register()
-        for model in (self._student, base(teacher)):
+        for model in (self._student, unwrapped(teacher)):
             model.set_attn_implementation(KEEPING)
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -243,4 +243,4 @@ def left(student: nn.Module) -> list[str]:
     """What is still in a student of what was only for training."""
     found = [name for name, _ in student.named_modules() if PROJECTION in name]
     found += [f"a hook on block {number}" for number, block in enumerate(stack(student)) if block._forward_hooks]
-    return found + ["its attention"] * (base(student).config._attn_implementation == KEEPING)
+    return found + ["its attention"] * (unwrapped(student).config._attn_implementation == KEEPING)

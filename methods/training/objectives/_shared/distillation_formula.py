@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.models.architecture import base, stack
+from bench.models.architecture import stack, unwrapped
 from bench.stage.loop import Training
 from bench.tasks.base import Batch
 from methods.training.objectives._shared.distillation import KEEPING, PROJECTION
@@ -88,7 +88,7 @@ def maps(work: Training, teacher: nn.Module, batch: Batch) -> tuple[torch.Tensor
         for module in model.modules():
             module.__dict__.pop(KEEPING, None)
         other = copy.deepcopy(model).eval()
-        base(other).set_attn_implementation("eager")
+        unwrapped(other).set_attn_implementation("eager")
         found.append(other)
     student, taught = found
     ours = student(**batch.inputs, output_attentions=True).attentions[-1].double()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.recipe.declarations import Split
+    from bench.recipe.declarations import Axis
     from bench.stage.loop import ComputeGradients, Training
     from bench.tasks.base import Batch
 
@@ -25,23 +25,23 @@ MODELS = ("bert", "electra", "llama", "mistral", "qwen2", "roberta")
 norms of heads."""
 
 
-def sliced(training: Training, name: str, split: Split, compute: ComputeGradients) -> ComputeGradients:
+def sliced(training: Training, name: str, axis: Axis, compute: ComputeGradients) -> ComputeGradients:
     """For the method `name`: this process's slice alone, weighted so that the mean over all of them is the batch's."""
-    training.notes[name] = compute
+    training.state[name] = compute
 
     def gradients(batch: Batch, scale: float | torch.Tensor) -> torch.Tensor:
-        part, weight = training.group.part(batch, split)
+        part, weight = training.group.part(batch, axis)
         return compute(part, scale * weight) * weight
 
     return gradients
 
 
-def alive(work: Training, split: Split) -> Claim:
+def alive(work: Training, axis: Axis) -> Claim:
     """As many processes are alive as divide the stage so."""
-    n = work.stage.layout[split]
+    n = work.stage.layout[axis]
     here = work.group.first
     # Those of another machine can be looked for there alone, which they do themselves.
-    said = set(work.group.everyone((here, os.getpid()), split))
+    said = set(work.group.all_gather((here, os.getpid()), axis))
     found = sum(machine != here or _alive(pid) for machine, pid in said)
     return Claim(f"{n} processes train together", found == n, f"{found} are alive")
 
@@ -63,37 +63,37 @@ def items(model: nn.Module) -> Iterator[list[list[list[int]]]]:
         hook.remove()
 
 
-def claims(work: Training, name: str, split: Split) -> Iterator[Claim]:
+def claims(work: Training, name: str, axis: Axis) -> Iterator[Claim]:
     """The processes are alive, each works on its own items, and together on all of the batch, to its gradient."""
     import torch
 
     from bench.models.modes import evaluating
 
     group = work.group
-    yield alive(work, split)
+    yield alive(work, axis)
 
-    yield drawing(work, split, alike=False)
+    yield drawing(work, axis, alike=False)
     with evaluating(work.model):  # dropout would draw differently for slice and whole
         with items(work.model) as seen:
             told, ours = gradient(work, work.gradients)
         # All processes with the whole batch: where they exchange gradients, the mean of equal ones is the same.
-        loss, all_of_it = gradient(work, work.notes.get(name, work.gradients))
+        loss, all_of_it = gradient(work, work.state.get(name, work.gradients))
     # Where layers or blocks are divided too, a process's gradient is of its parts.
     if work.exact and work.stage.layout.keys() <= {"replicas", "shards"}:
         remember(work, name, ours)
-    everyone = [[row for rows in each for row in rows] for each in group.everyone(seen, "replicas", "shards")]
-    everything = sorted(row for rows in everyone for row in rows)
+    gathered = [[row for rows in each for row in rows] for each in group.all_gather(seen, "replicas", "shards")]
+    everything = sorted(row for rows in gathered for row in rows)
     expected = sorted(work.probe.inputs["input_ids"].tolist())
     if "layers" in work.stage.layout and everything:  # each piece of the model that a process has sees them once
         expected = sorted(expected * (len(everything) // len(expected)))
-    sizes = ", ".join(str(len(rows)) for rows in everyone)
+    sizes = ", ".join(str(len(rows)) for rows in gathered)
     yield Claim(
         "each process works on its own items, and all on each item once",
-        everything == expected and all(len(rows) * len(everyone) == len(expected) for rows in everyone),
+        everything == expected and all(len(rows) * len(gathered) == len(expected) for rows in gathered),
         f"{sizes} of {len(expected)} items",
     )
     limit = 1e-4 if work.compute_dtype == torch.float32 else 3e-2
-    of_slices, of_batch = (sum(each) / len(each) for each in zip(*group.everyone((told, loss)), strict=True))
+    of_slices, of_batch = (sum(each) / len(each) for each in zip(*group.all_gather((told, loss)), strict=True))
     yield Claim(
         "the mean of the losses that they tell is the whole batch's",
         abs(of_slices - of_batch) <= limit * max(1.0, abs(of_batch)),
@@ -106,23 +106,23 @@ def claims(work: Training, name: str, split: Split) -> Iterator[Claim]:
         )
 
 
-def drawing(work: Training, split: Split, *, alike: bool) -> Claim:
-    """Whether the processes of `split` draw the same random numbers, as they must where they work on the same items."""
+def drawing(work: Training, axis: Axis, *, alike: bool) -> Claim:
+    """Whether the processes of `axis` draw the same random numbers, as they must where they work on the same items."""
     import torch
 
     state = torch.cuda.get_rng_state() if work.device.type == "cuda" else torch.get_rng_state()
-    everyone = work.group.everyone(digest(state), split)
-    distinct = len(set(everyone))
+    gathered = work.group.all_gather(digest(state), axis)
+    distinct = len(set(gathered))
     return Claim(
         "the processes drop the same" if alike else "each process drops what its own random numbers say",
-        distinct == (1 if alike else len(everyone)),
-        f"{distinct} states of the random numbers in {len(everyone)} processes",
+        distinct == (1 if alike else len(gathered)),
+        f"{distinct} states of the random numbers in {len(gathered)} processes",
     )
 
 
 def remember(work: Training, name: str, ours: torch.Tensor) -> None:
     """Put the gradient of a step aside, for :func:`whole_gradient`."""
-    work.notes[f"{name} gradient"] = ours.cpu()
+    work.state[f"{name} gradient"] = ours.cpu()
 
 
 def whole_gradient(work: Training, name: str) -> Iterator[Claim]:
@@ -131,7 +131,7 @@ def whole_gradient(work: Training, name: str) -> Iterator[Claim]:
 
     from bench.models.modes import evaluating
 
-    ours: torch.Tensor | None = work.notes.get(f"{name} gradient")
+    ours: torch.Tensor | None = work.state.get(f"{name} gradient")
     # In fp16 a gradient is scaled by what has changed since.
     if ours is None or work.compute_dtype == torch.float16:
         return

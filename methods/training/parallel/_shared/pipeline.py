@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from bench.models.architecture import body, config, stack
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 from bench.stage.loop import Training
 from bench.tasks.base import Batch
 
@@ -103,22 +103,22 @@ class Pipeline:
         self._training, self._microbatches, self._kind = training, microbatches, schedule
         self._group = training.group.processes("layers")
         self.processes: int = self._group.size()
-        self.place = training.group.place("layers")
+        self.rank = training.group.local_rank("layers")
         model = training.model
         self.count = self.processes * each
         everywhere = [Piece(model, number, self.count, self._compute) for number in range(self.count)]
-        self.pieces = everywhere[self.place :: self.processes]
+        self.pieces = everywhere[self.rank :: self.processes]
         self._owners = {
             id(p): [piece.number % self.processes for piece in everywhere if id(p) in piece.held]
             for p in model.parameters()
         }
         if homeless := [name for name, p in model.named_parameters() if not self._owners[id(p)]]:
-            raise Unfit(
+            raise Refusal(
                 f"pipeline_parallel: {homeless[0]} is neither before, nor in, nor after the blocks of this model"
             )
         trained = {owner for p in model.parameters() if p.requires_grad for owner in self._owners[id(p)]}
         if idle := set(range(self.processes)) - trained:
-            raise Unfit(
+            raise Refusal(
                 f"pipeline_parallel: process {min(idle)} would hold nothing that {training.trainer.name} trains; lower n"
             )
         held = set().union(*(piece.held for piece in self.pieces))
@@ -140,7 +140,7 @@ class Pipeline:
             parameter.data = parameter.data.new_empty((0, *parameter.shape[1:]))
         for parameter in self._shared:
             # It belongs to the norm of all gradients once.
-            parameter.counted_elsewhere = self.place > 0  # type: ignore[attr-defined]
+            parameter.counted_elsewhere = self.rank > 0  # type: ignore[attr-defined]
 
     def gather(self) -> None:
         """Hold the whole model in each process again; all must ask for it."""
@@ -167,7 +167,7 @@ class Pipeline:
         training = self._training
         self._batches = batch.split(self._microbatches)
         if len(self._batches) < self._microbatches or len({part.samples for part in self._batches}) > 1:
-            raise Unfit(
+            raise Refusal(
                 f"pipeline_parallel: a batch of {batch.samples} items cannot be divided into {self._microbatches} equal micro-batches; "
                 "lower budget.batch_size or microbatches"
             )
@@ -239,7 +239,7 @@ class Pipeline:
 
     def _exchange(self) -> None:
         """Add up the gradients that the first and the last process have of what both hold."""
-        other = dist.get_global_rank(self._group, self.processes - 1 - self.place)
+        other = dist.get_global_rank(self._group, self.processes - 1 - self.rank)
         for parameter in self._shared:
             assert parameter.grad is not None
             theirs = torch.empty_like(parameter.grad)

@@ -14,7 +14,7 @@ from bench.models import architecture
 from bench.models.sources.directory import Directory
 from bench.suite.suite import SuiteError, of
 from bench.tasks.alike import comparable
-from bench.tasks.base import TaskError, place, split_of
+from bench.tasks.base import TaskError, hash_fraction, split_of
 from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import PASSAGE, LanguageModelling, OwnText, divide, passages
 from bench.tasks.registry import open_task
@@ -90,7 +90,9 @@ class TestData:
             return next(passages("".join(f"line {n} of the preface of edition {edition}\n" for n in range(99))))
 
         # As a text of its own, in other white space, it is in training.
-        edition = next(number for number in range(99) if split_of(place(comparable(preface(number)))) == "train")
+        edition = next(
+            number for number in range(99) if split_of(hash_fraction(comparable(preface(number)))) == "train"
+        )
         alone = preface(edition).replace(" ", "  ") + "\n"
         books = [preface(edition) + f"and then book {number} begins\n" * 30 for number in range(60)]
         for texts in (books, [*books[::-1], alone]):
@@ -142,8 +144,8 @@ class TestData:
         assert Texts(some()).problems() == []
 
     def test_an_encoder_is_unfit(self):
-        assert "reads in both directions" in Texts([]).unfit("bert")
-        assert Texts([]).unfit("llama") == ""
+        assert "reads in both directions" in Texts([]).model_problem("bert")
+        assert Texts([]).model_problem("llama") == ""
 
 
 class TestBatches:
@@ -294,7 +296,7 @@ class TestEvaluate:
         model.eval()
         task = Texts(some(120))
         ran, shapes = [], []
-        inner = architecture.base(model)
+        inner = architecture.unwrapped(model)
         inner.model.layers[0].register_forward_hook(lambda *_: ran.append(1))
         inner.get_output_embeddings().register_forward_hook(lambda *call: shapes.append(call[-1].shape))
         whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)

@@ -113,7 +113,7 @@ def test_cuda_graphs_recorded_inside_the_clock_are_found_out(second, holds, tmp_
                 pass
 
     latency.measure(latency.Pass(run), now=iter(range(10**6)).__next__, samples=40)
-    (claim,) = (claim for claim in method.served(model) if "CUDA graphs" in claim.text)
+    (claim,) = (claim for claim in method.serving_evidence(model) if "CUDA graphs" in claim.text)
     assert claim.holds is holds, claim
 
 

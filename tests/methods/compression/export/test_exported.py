@@ -165,6 +165,6 @@ def test_ranges_are_found_on_training_items_without_their_padding(tiny_bert, tmp
         for batch in itertools.islice(done.batches(shuffle=False), 2)
         for number in range(batch.samples)
     ][:24]
-    done.stage.base.apply(done)
+    done.stage.main.apply(done)
     assert [item["input_ids"][0].tolist() for item in seen] == [ids.tolist() for ids in expected]
     assert all(item["attention_mask"].all() for item in seen)

@@ -84,6 +84,6 @@ def test_without_compression_the_evidence_fails(gpu, monkeypatch, tiny_bert, tmp
     monkeypatch.setattr(SemiStructuredLinear, "compressed_on", "cuda")
     done = work('sparse_2_4(storage="compressed")', tiny_bert, tmp_path)
     before = done.snapshot()
-    done.stage.base.apply(done)
-    false = [claim.text for claim in done.stage.base.evidence(before, done) if not claim.holds]
+    done.stage.main.apply(done)
+    false = [claim.text for claim in done.stage.main.evidence(before, done) if not claim.holds]
     assert false == ["the layers whose shape the kernels take are stored compressed"]

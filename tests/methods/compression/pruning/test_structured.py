@@ -112,7 +112,7 @@ def test_similarity_drops_the_block_that_changes_its_input_least(tiny_llama, tmp
         block.self_attn.o_proj.weight.zero_()
         block.mlp.down_proj.weight.zero_()
     other = blocks(done.model)[1 - idle].mlp.down_proj.weight.clone()
-    done.stage.base.apply(done)
+    done.stage.main.apply(done)
     assert torch.equal(blocks(done.model)[0].mlp.down_proj.weight, other)
 
 
@@ -154,7 +154,7 @@ def test_what_is_shipped_answers_the_same(text, kind, tiny_bert, tiny_llama, tmp
     _, done = applied(text, path, tmp_path, task=task)
     folder = tmp_path / "shipped"
     folder.mkdir()
-    size.on_disk(done.model, folder, [done.stage.base.save])
+    size.on_disk(done.model, folder, [done.stage.main.save])
     pickles = [file for file in folder.iterdir() if file.suffix in (".pt", ".bin")]
     again = torch.load(pickles[0], weights_only=False) if pickles else type(done.model).from_pretrained(folder)
     assert torch.equal(logits(again.eval(), done), logits(done.model, done))

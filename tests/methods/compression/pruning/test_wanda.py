@@ -60,7 +60,7 @@ def test_padding_does_not_count(tiny_bert, tmp_path):
 
     padded = work("wanda(0.5, samples=16)", tiny_bert, tmp_path)
     padded.task.batches = longer
-    padded.stage.base.apply(padded)
+    padded.stage.main.apply(padded)
     for ours, theirs in zip(block_linears(short.model).values(), block_linears(padded.model).values(), strict=True):
         assert torch.equal(ours.weight == 0, theirs.weight == 0)
 

@@ -68,7 +68,7 @@ def test_a_pickle_and_what_is_shipped_give_back_what_it_was(fixture, text, reque
     torch.save(done.model, tmp_path / "model.pt")
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     assert torch.equal(logits(loaded, done), seen)
-    assert done.stage.base.save(done.model, tmp_path)
+    assert done.stage.main.save(done.model, tmp_path)
     state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
     for layer in block_linears(loaded).values():
         layer.weight = nn.Parameter(torch.zeros(layer.weight.shape))

@@ -15,9 +15,7 @@ def ranks(training):
 def test_the_budget_falls_as_in_the_paper_whatever_the_steps(model, tmp_path, steps, monkeypatch):
     training = prepared("adalora(init_r=6, target_r=2)", model, tmp_path, steps=steps)
     seen = []
-    monkeypatch.setattr(
-        type(training.trainer), "between_steps", lambda self, training: seen.append(sum(ranks(training)))
-    )
+    monkeypatch.setattr(type(training.trainer), "on_step_end", lambda self, training: seen.append(sum(ranks(training))))
     training.run()
     # All ranks for 15 % of the steps, the last half with those that are left, and the cube of what is to come between.
     final = steps // 2
@@ -94,7 +92,7 @@ def test_ranks_that_were_not_pruned_are_found_out(tiny_bert, tmp_path):
         ("adalora + early_stopping", 60, "its ranks reach their target on a schedule"),
     ],
 )
-def test_refusals(text, steps, reason, place):
-    at = place(text, steps=steps)
-    (problem,) = at.stage.base.problems(at)
+def test_refusals(text, steps, reason, plan_context):
+    at = plan_context(text, steps=steps)
+    (problem,) = at.stage.main.problems(at)
     assert problem.startswith(reason)

@@ -149,7 +149,7 @@ def test_another_start_than_the_principal_directions_is_found_out(tiny_bert, tmp
     before = training.snapshot()
     training.prepare()
     layer = layers(training)[0]
-    up, down = training.notes["lora"]["bert.encoder.layer.0.attention.self.query"]
+    up, down = training.state["lora"]["bert.encoder.layer.0.attention.self.query"]
     with torch.no_grad():  # the sum stays the pretrained weight
         layer.base_layer.weight += up @ down  # half of what was taken out
         for part in (up, layer.lora_B["default"].weight):

@@ -61,8 +61,8 @@ def test_a_base_that_moved_is_found_out(given, tmp_path):
     assert "the base's weights are bit-identical" in false
 
 
-def test_a_decoder_that_classifies_is_refused(place):
-    at = place("prompt(3)", model="llama", structure=Structure(needs_ids=True))
-    (problem,) = at.stage.base.problems(at)
+def test_a_decoder_that_classifies_is_refused(plan_context):
+    at = plan_context("prompt(3)", model="llama", structure=Structure(needs_ids=True))
+    (problem,) = at.stage.main.problems(at)
     assert "from which it cannot tell the last token from the padding; use prefix" in problem
-    assert not list(at.stage.base.problems(dataclasses.replace(at, task="causal_lm")))
+    assert not list(at.stage.main.problems(dataclasses.replace(at, task="causal_lm")))

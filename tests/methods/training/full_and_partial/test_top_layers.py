@@ -82,7 +82,7 @@ def test_a_block_that_stays_is_found_out(tiny_bert, tmp_path):
         ("nf4 >> top_layers(1)", "it trains weights, and the weights are quantized here"),
     ],
 )
-def test_refusals(text, reason, place):
-    at = place(text, config={"num_hidden_layers": 2})
-    (problem,) = at.stage.base.problems(at)
+def test_refusals(text, reason, plan_context):
+    at = plan_context(text, config={"num_hidden_layers": 2})
+    (problem,) = at.stage.main.problems(at)
     assert problem.startswith(reason)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.models.architecture import body
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.stage.work import Work
 from bench.tasks.base import Batch
@@ -110,19 +110,19 @@ def test_gradient_reaches_the_body_and_nothing_stays_on_it(model, tmp_path):
     pickle.dumps(training.model)
 
 
-def problems(text, **place):
+def problems(text, **context):
     (stage,) = recipe.parse(text).stages
-    where = {"task": "classification", "model": "bert", "batch_size": 8, "steps": 10} | place
+    where = {"task": "classification", "model": "bert", "batch_size": 8, "steps": 10} | context
     return [
         problem
         for method in stage.modifiers
         if method.name == "contrastive"
-        for problem in method.problems(Place((), stage, HERE, **where))
+        for problem in method.problems(PlanContext((), stage, HERE, **where))
     ]
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "says"),
+    ("text", "context", "says"),
     [
         ('full + contrastive("supcon") + accumulate(2)', {}, "leave out accumulate"),
         ('full + contrastive("simcse") + accumulate(2)', {}, "micro-batches"),
@@ -140,8 +140,8 @@ def problems(text, **place):
         ('pretrain("mlm") + contrastive("supcon")', {}, "on the training after"),
     ],
 )
-def test_what_it_cannot_see_is_refused(text, place, says):
-    (problem,) = problems(text, **place)
+def test_what_it_cannot_see_is_refused(text, context, says):
+    (problem,) = problems(text, **context)
     assert says in problem
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.models.sources.directory import Directory
-from bench.recipe.facts import standing
+from bench.recipe.facts import stages_in_effect
 from bench.recipe.recipe import parse
 from bench.stage import checkpoint
 from bench.tasks.base import Batch
@@ -78,11 +78,11 @@ def test_the_loss_is_the_formula(tiny_bert, tmp_path, monkeypatch):
     finish = Training.finish
 
     def look(self):
-        if "distill" in self.notes:
+        if "distill" in self.state:
             self.model.eval()
             with torch.no_grad():
                 loss = float(self.loss(self.probe))
-                student, teacher = (m(**self.probe.inputs).logits for m in (self.model, self.notes["distill"].teacher))
+                student, teacher = (m(**self.probe.inputs).logits for m in (self.model, self.state["distill"].teacher))
                 p, q = (teacher / 3).softmax(-1), (student / 3).softmax(-1)
                 soft = 9 * float((p * (p / q).log()).sum(-1).mean())
                 hard = float(torch.nn.functional.cross_entropy(student, self.probe.labels))
@@ -133,15 +133,15 @@ def test_a_named_student_of_another_width(before, tiny_bert, tmp_path):
     assert student.config.hidden_size == 16
 
 
-def test_a_student_with_another_tokenizer_is_refused(tiny_bert, tmp_path, place):
+def test_a_student_with_another_tokenizer_is_refused(tiny_bert, tmp_path, plan_context):
     narrow(tmp_path / "same", tiny_bert)
     narrow(tmp_path / "other", tiny_bert)
     file = tmp_path / "other" / "tokenizer.json"
     file.write_text(file.read_text().replace('"##a"', '"##aa"'))
     said = {}
     for name in ("same", "other"):
-        where = place(f'full >> distill(student="{name}")', base=tmp_path, given=Directory(tiny_bert))
-        said[name] = list(where.stage.base.problems(where))
+        where = plan_context(f'full >> distill(student="{name}")', suite_folder=tmp_path, given=Directory(tiny_bert))
+        said[name] = list(where.stage.main.problems(where))
     assert not said["same"]
     assert "another tokenizer" in said["other"][0]
     (status, reason, _) = jobs.run('full >> distill(student="other")', tiny_bert, tmp_path)
@@ -151,7 +151,7 @@ def test_a_student_with_another_tokenizer_is_refused(tiny_bert, tmp_path, place)
 
 def test_a_students_weights_are_in_a_nodes_identity(tiny_bert, tmp_path):
     narrow(tmp_path / "narrow", tiny_bert)
-    method = parse('distill(student="narrow")').stages[0].base
+    method = parse('distill(student="narrow")').stages[0].main
     before = method.reads(tmp_path)
     config = tmp_path / "narrow" / "config.json"
     config.write_text(config.read_text() + " ")
@@ -161,7 +161,7 @@ def test_a_students_weights_are_in_a_nodes_identity(tiny_bert, tmp_path):
 
 def test_what_was_before_the_student_is_forgotten():
     stages = parse("full >> magnitude(0.5) >> distill >> full").stages
-    assert [stage.base.name for stage in standing(stages)] == ["distill", "full"]
+    assert [stage.main.name for stage in stages_in_effect(stages)] == ["distill", "full"]
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ def test_a_pruned_teachers_zeros_do_not_bind_the_student(tiny_bert, tmp_path):
     assert status == "ok", reason
 
 
-def test_a_student_of_the_teachers_blocks_has_their_shapes(place):
+def test_a_student_of_the_teachers_blocks_has_their_shapes(plan_context):
     for student, shapes in (("", {"reshaped", "factored"}), ('student="other"', set())):
-        where = place(f"full >> prune_ffn(0.5) >> low_rank(4) >> distill({student}) >> full")
+        where = plan_context(f"full >> prune_ffn(0.5) >> low_rank(4) >> distill({student}) >> full")
         assert where.facts == shapes
 
 
@@ -211,7 +211,7 @@ def test_a_teacher_that_moved_is_seen(tiny_bert, tmp_path, monkeypatch):
 
     def spoil(self, training):
         with torch.no_grad():
-            next(training.notes["distill"].teacher.parameters()).add_(1e-3)
+            next(training.state["distill"].teacher.parameters()).add_(1e-3)
 
     monkeypatch.setattr(Distill, "on_step", spoil)
     status, reason, _ = jobs.run("full >> distill(layers=1)", tiny_bert, tmp_path)

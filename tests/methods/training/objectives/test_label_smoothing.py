@@ -67,5 +67,5 @@ def test_another_share_is_found_out(model, tmp_path):
     training.prepare()
     text = "a share of 0.1 goes to all classes"
     assert claims(training)[text][0]
-    training.criterion = training.stage.modifiers[0].on_criterion(training, training.criterion)  # twice
+    training.criterion = training.stage.modifiers[0].wrap_criterion(training, training.criterion)  # twice
     assert not claims(training)[text][0]

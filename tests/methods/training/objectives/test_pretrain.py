@@ -9,7 +9,7 @@ import torch
 from bench.machine import machine
 from bench.models.architecture import body
 from bench.models.registry import open_model
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.stage.loop import Training
 from bench.suite.suite import Budget
@@ -311,9 +311,9 @@ class TestEvidence:
         assert not (tmp_path / "checkpoints/node0.pt").exists()
 
 
-def place(text, *, task="classification", model="bert", batch_size=8):
+def plan_context(text, *, task="classification", model="bert", batch_size=8):
     stages = recipe.parse(text).stages
-    return Place(
+    return PlanContext(
         before=stages[:-1], stage=stages[-1], machine=machine.look("cpu", 1), task=task, model=model,
         batch_size=batch_size, steps=6,
     )  # fmt: skip
@@ -334,8 +334,8 @@ def place(text, *, task="classification", model="bert", batch_size=8):
     ],
 )
 def test_what_cannot_be_is_refused(text, options, reason):
-    where = place(text, **options)
-    (problem,) = where.stage.base.problems(where)
+    where = plan_context(text, **options)
+    (problem,) = where.stage.main.problems(where)
     assert reason in problem
 
 
@@ -351,8 +351,8 @@ def test_what_cannot_be_is_refused(text, options, reason):
     ],
 )
 def test_what_can_be_is_not(text, options):
-    where = place(text, **options)
-    assert not list(where.stage.base.problems(where))
+    where = plan_context(text, **options)
+    assert not list(where.stage.main.problems(where))
 
 
 def test_evaluation_of_an_objective_is_its_mean_loss(make):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from methods.training.objectives.rdrop import RDrop, divergence
 from tests import jobs
@@ -51,8 +51,8 @@ def test_without_dropout_it_is_the_plain_loss_and_planning_says_so(tiny_llama, t
 
 def problems(text, model="llama", config=()):
     (stage,) = recipe.parse(text).stages
-    place = Place((), stage, HERE, "classification", model, 8, 10, dict(config))
-    return list(RDrop(alpha=1.0).problems(place))
+    context = PlanContext((), stage, HERE, "classification", model, 8, 10, dict(config))
+    return list(RDrop(alpha=1.0).problems(context))
 
 
 def test_planning_knows_where_dropout_is():

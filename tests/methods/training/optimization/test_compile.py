@@ -23,7 +23,7 @@ def test_losses_are_those_of_eager_code_and_no_graph_is_made_after_the_first_ste
     for training in (plain, compiled):
         training.run()
     torch.testing.assert_close(torch.stack(compiled.losses), torch.stack(plain.losses), rtol=1e-4, atol=1e-5)
-    graphs = compiled.notes["compile"]
+    graphs = compiled.state["compile"]
     assert len(graphs) == 1 + 6
     assert graphs[0] == graphs[-1] > (0, 0)
     compiled.finish()
@@ -41,9 +41,9 @@ def test_code_that_is_not_compiled_is_found_out(tiny_bert, tmp_path):
             return [claim.holds for claim in compile.evidence(None, training)]
 
     assert held() == [True, True, True]
-    assert not all(claim.holds for claim in compile.gone(training))
-    graphs, recorded = training.notes["compile"][-1]
-    training.notes["compile"][-1] = graphs + 1, recorded  # a graph that a step waited for
+    assert not all(claim.holds for claim in compile.removal_evidence(training))
+    graphs, recorded = training.state["compile"][-1]
+    training.state["compile"][-1] = graphs + 1, recorded  # a graph that a step waited for
     assert held() == [True, True, False]
     training.model._compiled_call_impl = None
     assert held() == [False, True, False]
@@ -65,10 +65,10 @@ def test_batches_of_all_lengths_are_gone_through_first(tiny_bert, tmp_path):
         ('full + compile("reduce-overhead")', "/usr/bin/c++", 'mode "reduce-overhead" is CUDA graphs'),
     ],
 )
-def test_refusals(text, found, reason, place, monkeypatch):
+def test_refusals(text, found, reason, plan_context, monkeypatch):
     monkeypatch.setenv("CXX", "no-such")
     monkeypatch.setattr(shutil, "which", lambda name: found)
-    at = place(text, machine=CPU)
+    at = plan_context(text, machine=CPU)
     (problem,) = at.stage.modifiers[0].problems(at)
     assert problem.startswith(reason)
 
@@ -81,8 +81,8 @@ GPU = dataclasses.replace(CPU, device="cuda", gpus=1)
     "unsafe",
     ["accumulate(2)", "rdrop(0.5)", 'adversarial("fgm")', 'contrastive("simcse")', 'augment("eda")', "ensemble(2)"],
 )
-def test_cuda_graphs_are_refused_where_a_step_runs_several_passes_or_shapes_are_not_known(mode, unsafe, place):
-    at = place(f'full + compile("{mode}") + {unsafe}', machine=GPU)
+def test_cuda_graphs_are_refused_where_a_step_runs_several_passes_or_shapes_are_not_known(mode, unsafe, plan_context):
+    at = plan_context(f'full + compile("{mode}") + {unsafe}', machine=GPU)
     (compile,) = (method for method in at.stage.modifiers if method.name == "compile")
     (problem,) = compile.problems(at)
     assert problem.startswith(
@@ -100,8 +100,8 @@ def test_cuda_graphs_are_refused_where_a_step_runs_several_passes_or_shapes_are_
         "full + compile + accumulate(2)",
     ],
 )
-def test_cuda_graphs_are_recorded_where_a_step_is_one_pass(text, place):
-    at = place(text, machine=GPU)
+def test_cuda_graphs_are_recorded_where_a_step_is_one_pass(text, plan_context):
+    at = plan_context(text, machine=GPU)
     (compile,) = (method for method in at.stage.modifiers if method.name == "compile")
     assert not [*compile.problems(at)]
 
@@ -136,7 +136,7 @@ def test_the_graphs_of_all_shapes_are_recorded_before_the_clock(passes, holds, t
     training.run()
     (compile,) = training.stage.modifiers
     found = [claim for claim in compile.evidence(None, training) if "CUDA graphs" in claim.text]
-    assert [claim.holds for claim in found] == [holds], (found, training.notes["compile"])
+    assert [claim.holds for claim in found] == [holds], (found, training.state["compile"])
     if holds:
         assert found[0].seen == f"{len(every)} graphs, 0 of them inside the clock"
 

@@ -184,7 +184,7 @@ def test_a_trainer_of_no_matrix_inside_the_blocks_is_refused_with_muon(tiny_llam
 
 
 def test_without_its_hook_8_bits_end_invalid(tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.setattr(Optimizer, "on_optimizer", jobs.nothing("on_optimizer"))
+    monkeypatch.setattr(Optimizer, "make_optimizer", jobs.nothing("make_optimizer"))
     assert jobs.run('full + optimizer("adamw_8bit", min_8bit_size=1)', tiny_bert, tmp_path)[0] == "invalid"
 
 
@@ -224,10 +224,10 @@ def test_state_of_32_bits_in_the_place_of_8_is_seen(tiny_bert, tmp_path):
         ('head + optimizer("muon")', "muon updates matrices inside the blocks, and head trains none"),
     ],
 )
-def test_refusals(text, reason, place):
+def test_refusals(text, reason, plan_context):
     (stage,) = recipe.parse(text).stages
     (modifier,) = stage.modifiers
-    (problem,) = modifier.problems(place(text))
+    (problem,) = modifier.problems(plan_context(text))
     assert problem.startswith(reason)
 
 

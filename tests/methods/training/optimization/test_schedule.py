@@ -92,7 +92,7 @@ def test_a_schedule_steps_also_where_fp16_leaves_a_step_out(tiny_bert, tmp_path)
         ('full + schedule("linear", warmup=0.95)', 10, "all of the training's 10 steps would be warm-up"),
     ],
 )
-def test_refusals(text, steps, reason, place):
+def test_refusals(text, steps, reason, plan_context):
     (stage,) = recipe.parse(text).stages
-    (problem,) = stage.modifiers[0].problems(place(text, steps=steps))
+    (problem,) = stage.modifiers[0].problems(plan_context(text, steps=steps))
     assert problem.startswith(reason)

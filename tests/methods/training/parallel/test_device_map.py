@@ -16,7 +16,7 @@ from bench.measure.memory import storage_bytes
 from bench.models.architecture import blocks
 from bench.models.registry import open_model
 from bench.recipe import recipe
-from bench.recipe.errors import Unfit
+from bench.recipe.errors import Refusal
 from bench.stage.loop import Training
 from bench.stage.stage import seed_everything
 from bench.stage.work import Work
@@ -135,11 +135,11 @@ def test_strategies():
 
 def test_what_only_the_model_shows():
     model = bert()
-    with pytest.raises(Unfit, match='device_map: "sequential" puts the whole model on 1 of 2 GPUs; leave it out'):
+    with pytest.raises(Refusal, match='device_map: "sequential" puts the whole model on 1 of 2 GPUs; leave it out'):
         DeviceMap("sequential")._map(model, room(2))
-    with pytest.raises(Unfit, match="on 2 of 4 GPUs; take n=2"):
+    with pytest.raises(Refusal, match="on 2 of 4 GPUs; take n=2"):
         DeviceMap("sequential", n=4)._map(model, room(4, storage_bytes(model) * 2 // 3))
-    with pytest.raises(Unfit, match="the model does not fit on 2 GPUs; take a larger n"):
+    with pytest.raises(Refusal, match="the model does not fit on 2 GPUs; take a larger n"):
         DeviceMap()._map(model, room(2, storage_bytes(model) // 4))
 
 
@@ -169,17 +169,17 @@ def trained(text, model_dir, folder, device):
         "machine": dataclasses.replace(one.machine, device=device),
     }  # fmt: skip
     for number, stage in enumerate(stages[:-1]):
-        stage.base.apply(Work(stage=stage, before=stages[:number], **common))
+        stage.main.apply(Work(stage=stage, before=stages[:number], **common))
     training = Training(stage=stages[-1], before=stages[:-1], clock=WallClock(), **common)
     before = training.snapshot()
     training.prepare()
     seed_everything(2)
     training.run()
     claims = [(method.name, claim) for method in stages[-1].methods for claim in method.evidence(before, training)]
-    claims += [(kept.name, claim) for kept in training.carried for claim in kept.keeps(before, training)]
+    claims += [(kept.name, claim) for kept in training.carried for claim in kept.retention_evidence(before, training)]
     training.optimizer.zero_grad(set_to_none=True)
     training.finish()
-    claims += [(method.name, claim) for method in training.methods for claim in method.gone(training)]
+    claims += [(method.name, claim) for method in training.methods for claim in method.removal_evidence(training)]
     return [float(loss) for loss in training.losses], claims, training.model
 
 

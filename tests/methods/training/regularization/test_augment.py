@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.models.architecture import embeddings
-from bench.plan.context import Place
+from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from methods.training.regularization.augment import Augment
 from tests import jobs
@@ -55,7 +55,7 @@ def rows(batch):
 def changed(training, batch):
     """The batch as the training's loop would change it."""
     (augment,) = training.stage.modifiers
-    return augment.on_batch(training, batch)
+    return augment.transform_batch(training, batch)
 
 
 # -- EDA
@@ -210,10 +210,12 @@ def test_back_translation_is_proven(tiny_bert, tmp_path, translator):
 # -- planning
 
 
-def problems(text, task="classification", base=None):
+def problems(text, task="classification", suite_folder=None):
     (stage,) = recipe.parse(text).stages
-    place = Place((), stage, HERE, task, "bert", 8, 10, **({"base": base} if base else {}))
-    return list(stage.modifiers[0].problems(place))
+    context = PlanContext(
+        (), stage, HERE, task, "bert", 8, 10, **({"suite_folder": suite_folder} if suite_folder else {})
+    )
+    return list(stage.modifiers[0].problems(context))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_translators_that_are_not_there_are_refused(translator):
 def test_a_directory_is_seen_from_the_suites_folder_and_its_content_is_part_of_the_result(translator):
     method = Augment(how="back_translation", forward_model=translator.name, backward_model=str(translator))
     text = f"full + {method}"
-    assert problems(text, base=translator.parent) == []
+    assert problems(text, suite_folder=translator.parent) == []
     reads = method.reads(translator.parent)
     assert len(reads) == 2
     assert len(set(reads.values())) == 1

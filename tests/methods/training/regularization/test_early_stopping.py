@@ -58,7 +58,7 @@ def test_it_stops_when_patience_ends_and_goes_back_to_the_best(
 def test_the_score_is_the_tasks_mean_loss_over_the_validation_split(model, tmp_path):
     training = prepared("full + early_stopping", model, tmp_path, steps=3)
     training.run()
-    ((step, loss),) = training.notes["early_stopping"].losses
+    ((step, loss),) = training.state["early_stopping"].losses
     task, tokenizer = training.task, training.tokenizer
     labels = torch.tensor(task.targets("validation"))
     training.model.eval()
