@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from bench.recipe.recipe import Recipe, parse
     from bench.recipe.registry import RegistryError
     from bench.recipe.registry import by_attribute as methods
-    from bench.record.record import RecordError
-    from bench.record.record import frame as read_records
+    from bench.record.errors import RecordError
+    from bench.record.frame import frame as read_records
     from bench.suite.suite import Suite, SuiteError
 else:
     # Every worker and command imports this package first: nothing is loaded until it is asked for.
@@ -41,7 +41,7 @@ else:
         "MachineError": ("bench.machine.machine", "MachineError"),
         "Recipe": ("bench.recipe.recipe", "Recipe"),
         "RecipeError": ("bench.recipe.errors", "RecipeError"),
-        "RecordError": ("bench.record.record", "RecordError"),
+        "RecordError": ("bench.record.errors", "RecordError"),
         "RegistryError": ("bench.recipe.registry", "RegistryError"),
         "Result": ("bench.execute.run", "Result"),
         "Suite": ("bench.suite.suite", "Suite"),
@@ -49,7 +49,7 @@ else:
         "compare": ("bench.compare", None),  # a room that can be called
         "methods": ("bench.recipe.registry", "by_attribute"),
         "parse": ("bench.recipe.recipe", "parse"),
-        "read_records": ("bench.record.record", "frame"),
+        "read_records": ("bench.record.frame", "frame"),
         "run": ("bench.execute.suites", "run"),
     }
 

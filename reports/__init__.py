@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Protocol, TextIO
 
 from bench.compare.compare import Comparison, Comparisons
 from bench.machine import disk
+from bench.record.errors import RecordError
+from bench.record.reading import Records, read
 
 FORMATS = ("table", "md", "html", "json", "csv")
 """What :func:`render` knows. :func:`write` also knows ``svg``: the figures alone."""
 
 
-def comparisons(folder: str | PathLike[str]) -> Sequence[Comparison]:
-    """What the records in `folder` compare; each is made when it is asked for.
+class Page(Protocol):
+    """A report being written. It is given each comparison once, as making one takes time and all take much memory."""
+
+    def add(self, comparison: Comparison) -> str:
+        """The text that comes next, if it is known yet."""
+
+    def end(self) -> str:
+        """The rest."""
+
+
+def comparisons(records: Records) -> Comparisons:
+    """What `records` compare; each is made when it is asked for.
 
     Raises:
         RecordError: there are none that can be read.
     """
-    from bench.record import record
-
-    records = record.read(Path(folder))
     if records.warnings and not records.runs:
-        raise record.RecordError(f"{records.file}: there is no whole record of a run in it; {records.warnings[0]}")
+        raise RecordError(f"{records.file}: there is no whole record of a run in it; {records.warnings[0]}")
     return Comparisons(records)
 
 
@@ -33,7 +45,7 @@ def render(folder: str | PathLike[str], format: str) -> str:
     Raises:
         ValueError: there is no such format.
     """
-    return render_comparisons(comparisons(folder), format)
+    return "".join(pieces(folder, format))
 
 
 def pieces(folder: str | PathLike[str], format: str) -> Iterable[str]:
@@ -42,8 +54,8 @@ def pieces(folder: str | PathLike[str], format: str) -> Iterable[str]:
     Raises:
         ValueError: there is no such format.
     """
-    _renderer(format)
-    return _pieces(comparisons(folder), format)
+    page = _page(format)
+    return _pieces(page, comparisons(read(folder)))
 
 
 def render_comparisons(found: Sequence[Comparison], format: str) -> str:
@@ -52,55 +64,74 @@ def render_comparisons(found: Sequence[Comparison], format: str) -> str:
     Raises:
         ValueError: there is no such format.
     """
-    return _renderer(format)(found)
+    return "".join(_pieces(_page(format), found))
 
 
-def write(folder: str | PathLike[str], formats: Iterable[str], out: str | PathLike[str]) -> list[Path]:
-    """Write reports of the records in `folder` into the folder `out`, and say where: ``report.html`` and so
-    on.
+def _pieces(page: Callable[[Sequence[Comparison]], Page], found: Sequence[Comparison]) -> Iterator[str]:
+    begun = page(found)
+    for comparison in found:
+        yield begun.add(comparison)
+    yield begun.end()
+
+
+def write(
+    source: str | PathLike[str] | Records, formats: Iterable[str], out: str | PathLike[str], *others: Page
+) -> list[Path]:
+    """Write reports of the records in `source` into the folder `out`, and say where: ``report.html`` and so on.
+
+    `source` is a results folder, or its records where they were read already. `others` are given each comparison too.
 
     Raises:
         ValueError: there is no such format; nothing is written then.
     """
-    wanted = list(dict.fromkeys(formats))
-    for format in wanted:
-        if format != "svg":
-            _renderer(format)
-    found = comparisons(folder)
+    from reports.figures import Svg
+
     target = Path(out)
+    wanted = {format: None if format == "svg" else _page(format) for format in formats}
+    found = comparisons(source if isinstance(source, Records) else read(source))
     target.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    for format in wanted:
-        if format == "svg":
-            from reports import figures
-
-            written += figures.write_svg(found, target)
-        else:
-            path = target / f"report.{'txt' if format == 'table' else format}"
-            # The renderers' own line ends: no second carriage return in CSV on Windows.
-            with disk.atomic(path) as half, half.open("w", encoding="utf-8", errors="replace", newline="") as file:
-                file.writelines(_pieces(found, format))
-            written.append(path)
-    return written
-
-
-def _pieces(found: Sequence[Comparison], format: str) -> Iterable[str]:
-    from reports import export
-
-    bit_by_bit = {"csv": export.csv_pieces, "json": export.json_pieces}
-    return bit_by_bit[format](found) if format in bit_by_bit else [render_comparisons(found, format)]
+    svg = Svg(target)
+    with contextlib.ExitStack() as stack:
+        begun: list[tuple[Page, Callable[[str], object]]] = [(page, lambda text: None) for page in others]
+        for format, page in wanted.items():
+            if page is None:
+                begun.append((svg, lambda text: None))
+            else:
+                half = stack.enter_context(disk.atomic(_file(target, format)))
+                # The renderers' own line ends: no second carriage return in CSV on Windows.
+                file = stack.enter_context(half.open("w", encoding="utf-8", errors="replace", newline=""))
+                begun.append((page(found), functools.partial(_put, file)))
+        for comparison in found:
+            for each, put in begun:
+                put(each.add(comparison))
+        for each, put in begun:
+            put(each.end())
+    return [path for format, page in wanted.items() for path in ([_file(target, format)] if page else svg.written)]
 
 
-def _renderer(format: str) -> Callable[[Sequence[Comparison]], str]:
+def _put(file: TextIO, text: str) -> None:
+    try:
+        file.write(text)
+    except OSError as error:
+        error.filename = file.name.removesuffix(".part")
+        raise
+
+
+def _file(folder: Path, format: str) -> Path:
+    return folder / f"report.{'txt' if format == 'table' else format}"
+
+
+def _page(format: str) -> Callable[[Sequence[Comparison]], Page]:
+    """What begins a page in `format` of the comparisons that it will be given."""
     from reports import export, html, markdown, table
 
-    renderers = {
-        "table": table.render,
-        "md": markdown.render,
-        "html": html.render,
-        "json": export.to_json,
-        "csv": export.to_csv,
+    known: dict[str, Callable[[Sequence[Comparison]], Page]] = {
+        "table": table.Page,
+        "md": markdown.Page,
+        "html": html.Page,
+        "json": export.Json,
+        "csv": export.Csv,
     }
-    if format not in renderers:
-        raise ValueError(f"unknown format `{format}`; known: {', '.join(renderers)}, and svg as files")
-    return renderers[format]
+    if format not in known:
+        raise ValueError(f"unknown format `{format}`; known: {', '.join(known)}, and svg as files")
+    return known[format]

@@ -5,34 +5,38 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.compare.compare import Comparison, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Row
 from bench.metrics.metric import Metric
+from reports import sentences, words
 
 SCHEMA = 1
 """Version of both; counts up when a key changes its meaning or goes."""
 
 
-def to_json(comparisons: Iterable[Comparison]) -> str:
-    """One object: ``recipes`` of all comparisons, each with its ``model`` and ``task``; and the
-    ``comparisons``."""
-    return "".join(json_pieces(comparisons))
+class Json:
+    """One object: ``recipes`` of all comparisons, each with its ``model`` and ``task``; and the ``comparisons``."""
 
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._about: list[str] = []
+        self._before = f'{{"schema": {SCHEMA},\n"recipes": [\n'
 
-def json_pieces(comparisons: Iterable[Comparison]) -> Iterator[str]:
-    """The same, bit by bit."""
-    # A line a recipe: as readable as indents with ten recipes, and a fifth of the memory with ten thousand.
-    yield f'{{"schema": {SCHEMA},\n"recipes": ['
-    before, about = "\n", []
-    for comparison in comparisons:
-        about.append(_line(_about(comparison)))
-        for row in comparison.rows:
-            yield before + _line(_recipe(comparison, row))
-            before = ",\n"
-    lines = ",\n".join(about)
-    yield f'\n],\n"comparisons": [\n{lines}\n]}}\n'
+    def add(self, comparison: Comparison) -> str:
+        """Its recipes."""
+        # A line a recipe: as readable as indents with ten recipes, and a fifth of the memory with ten thousand.
+        self._about.append(_line(_about(comparison)))
+        text = self._before + ",\n".join(_line(_recipe(comparison, row)) for row in comparison.rows)
+        self._before = ",\n"
+        return text
+
+    def end(self) -> str:
+        """The comparisons."""
+        begin = "" if self._about else self._before.removesuffix("\n")
+        lines = ",\n".join(self._about)
+        return f'{begin}\n],\n"comparisons": [\n{lines}\n]}}\n'
 
 
 def _about(comparison: Comparison) -> dict[str, Any]:
@@ -42,8 +46,8 @@ def _about(comparison: Comparison) -> dict[str, Any]:
         "task": comparison.task,
         "baseline": comparison.baseline,
         "primary": comparison.primary.name if comparison.primary else None,
-        "headline": headline(comparison),
-        "warnings": list(comparison.warnings),
+        "headline": sentences.headline(comparison),
+        "warnings": sentences.warnings(comparison),
         "run": comparison.run,
         "started": comparison.started,
         "version": comparison.version,
@@ -71,7 +75,7 @@ def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:
         "status": row.status,
         "seeds": list(row.seeds),
         "seeds_ok": list(row.succeeded),
-        "reasons": row.reasons,
+        "reasons": words.reasons(row),
         "metrics": {metric.name: _metric(row, metric) for metric in comparison.metrics if metric.name in row.figures},
         "processes": [{name: figure.value for name, figure in figures.items()} for figures in row.processes],
     }
@@ -112,31 +116,38 @@ def _harmless(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def to_csv(comparisons: Iterable[Comparison]) -> str:
+class Csv:
     """One line for each recipe and metric, and one without a metric for a recipe that gave no figure."""
-    return "".join(csv_pieces(comparisons))
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._before = _csv([_COLUMNS])
+
+    def add(self, comparison: Comparison) -> str:
+        """Its lines."""
+        text, self._before = self._before, ""
+        return text + "".join(_csv(_lines(comparison, row)) for row in comparison.rows)
+
+    def end(self) -> str:
+        """The head, where there is nothing else."""
+        return self._before
 
 
-def csv_pieces(comparisons: Iterable[Comparison]) -> Iterator[str]:
-    """The same, bit by bit."""
-    yield _csv([_COLUMNS])
-    for comparison in comparisons:
-        for row in comparison.rows:
-            recipe = [
-                comparison.title,
-                comparison.model,
-                comparison.task,
-                row.name,
-                row.recipe,
-                row.is_baseline,
-                row.status,
-                len(row.seeds),
-                len(row.succeeded),
-                "; ".join(row.reasons),
-            ]
-            measured = [metric for metric in comparison.metrics if metric.name in row.figures]
-            empty = [*recipe, *[""] * (len(_COLUMNS) - len(recipe))]
-            yield _csv([[*recipe, *_values(row, metric)] for metric in measured] or [empty])
+def _lines(comparison: Comparison, row: Row) -> list[list[object]]:
+    recipe: list[object] = [
+        comparison.title,
+        comparison.model,
+        comparison.task,
+        row.name,
+        row.recipe,
+        row.is_baseline,
+        row.status,
+        len(row.seeds),
+        len(row.succeeded),
+        "; ".join(words.reasons(row)),
+    ]
+    measured = [metric for metric in comparison.metrics if metric.name in row.figures]
+    empty = [*recipe, *[""] * (len(_COLUMNS) - len(recipe))]
+    return [[*recipe, *_values(row, metric)] for metric in measured] or [empty]
 
 
 def _csv(rows: Iterable[Iterable[object]]) -> str:

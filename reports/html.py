@@ -9,68 +9,80 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from bench.compare.compare import Comparison, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Row
 from bench.metrics.metric import Metric
-from reports import figures, words
+from reports import figures, sentences, words
 
 _ROW = 9_000
 """About the bytes of a recipe, with all that the page says of it."""
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
+class Page:
     """The page, of at most :data:`words.MOST` bytes: of each comparison as many recipes, the best first, as there is room for."""
-    import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["sentence"] = sentence
-    section = environment.get_template("section.html.j2")
-    titles = words.titles(comparisons)
-    several, titled = len(comparisons) > 1, len(titles) > 1
-    pages: list[dict[str, Any]] = []
-    # The runtime has no `</script` in it (a test looks), so it may stand in the page as it is.
-    runtime = Markup(figures.runtime()) if comparisons else Markup("")
-    room = words.MOST - len(runtime.encode()) - 60_000  # for the style and all else around
-    left_out = 0
-    for number, comparison in enumerate(comparisons):
-        page = {"id": f"c{number}", "title": comparison.title, "place": words.place(comparison)}
-        beside = 200 + len(str(page).encode(errors="replace"))  # its line among the links at the top
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        import jinja2
 
-        def text(shown: Comparison, whole: Comparison = comparison, id_: str = page["id"]) -> str:
-            about = _page(id_, shown, whole)
-            return str(section.render(page=about, words=words, embedded=embedded, several=several, titled=titled))
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("reports"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        self._templates.filters["sentence"] = sentence
+        self._titles = words.titles(comparisons)
+        self._number = len(comparisons)
+        # The runtime has no `</script` in it (a test looks), so it may stand in the page as it is.
+        self._runtime = Markup(figures.runtime()) if comparisons else Markup("")
+        self._room = words.MOST - len(self._runtime.encode()) - 60_000  # for the style and all else around
+        self._sections: list[dict[str, Any]] = []
+        self._left_out = 0
 
-        found = words.fitting(text, comparison, room // (len(comparisons) - number) - beside, _ROW)
+    def add(self, comparison: Comparison) -> str:
+        """Nothing yet: the links at the top are to all sections."""
+        number = len(self._sections) + self._left_out
+        about = {"id": f"c{number}", "title": comparison.title, "place": words.place(comparison)}
+        beside = 200 + len(str(about).encode(errors="replace"))  # its line among the links at the top
+        template = self._templates.get_template("section.html.j2")
+
+        def text(shown: Comparison) -> str:
+            page = _page(about["id"], shown, comparison)
+            several, titled = self._number > 1, len(self._titles) > 1
+            return template.render(page=page, words=words, embedded=embedded, several=several, titled=titled)
+
+        found = words.fitting(text, comparison, self._room // (self._number - number) - beside, _ROW)
         if found is None:
-            left_out += 1
+            self._left_out += 1
         else:
-            room -= found[1] + beside
-            pages.append({**page, "section": Markup(found[0])})
-    return environment.get_template("report.html.j2").render(
-        title=titles[0] if titles else "methodbench",
-        titles=titles,
-        pages=pages,
-        left_out=left_out,
-        words=words,
-        runtime=runtime,
-    )
+            self._room -= found[1] + beside
+            self._sections.append({**about, "section": Markup(found[0])})
+        return ""
+
+    def end(self) -> str:
+        """All of it."""
+        return self._templates.get_template("report.html.j2").render(
+            title=self._titles[0] if self._titles else "methodbench",
+            titles=self._titles,
+            pages=self._sections,
+            left_out=self._left_out,
+            words=words,
+            runtime=self._runtime,
+        )
 
 
 def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
-    sentences = headline(whole)
+    answer, *more = sentences.headline(whole)
     chains = {id(row) for row in words.chains(shown)}
     return {
         "id": id_,
         "it": shown,
         "recipes": len(whole.rows),
         "hidden": len(whole.rows) - len(shown.rows),
-        "answer": sentences[0],
-        "more": sentences[1:],
+        "answer": answer,
+        "more": more,
+        "warnings": sentences.warnings(whole),
         "when": _day(whole.started),
         "settings": words.settings(whole.environment),
         "without_result": words.without_result(shown),

@@ -6,30 +6,42 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from bench.compare.compare import Comparison, Figure, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Figure, Row
 from bench.metrics.metric import Metric
-from reports import words
+from reports import sentences, words
 
 _ROW = 1_200
 """About the bytes of a recipe, with all that the tables say of it."""
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
+class Page:
     """All comparisons, one after the other; as many recipes of each as :data:`words.MOST` bytes have room for."""
-    room = words.MOST - 5_000
-    parts, left_out = [], 0
-    for number, comparison in enumerate(comparisons):
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._room = words.MOST - 5_000
+        self._waiting = len(comparisons)
+        self._parts: list[str] = []
+        self._left_out = 0
+
+    def add(self, comparison: Comparison) -> str:
+        """Nothing yet: what is left out is said at the end."""
         text = functools.partial(_comparison, whole=comparison)
-        found = words.fitting(text, comparison, room // (len(comparisons) - number), _ROW)
+        found = words.fitting(text, comparison, self._room // self._waiting, _ROW)
+        self._waiting -= 1
         if found is None:
-            left_out += 1
+            self._left_out += 1
         else:
-            room -= found[1]
-            parts.append(found[0])
-    if left_out:
-        parts.append(f"{left_out:,} more comparisons are not here: {_code(words.ALL)} has all.")
-    parts = parts or ["Nothing is recorded here."]
-    return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
+            self._room -= found[1]
+            self._parts.append(found[0])
+        return ""
+
+    def end(self) -> str:
+        """All of it."""
+        if self._left_out:
+            self._parts.append(f"{self._left_out:,} more comparisons are not here: {_code(words.ALL)} has all.")
+        parts = self._parts or ["Nothing is recorded here."]
+        return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
 
 
 def _comparison(comparison: Comparison, whole: Comparison) -> str:
@@ -42,9 +54,9 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     parts = [f"# {_plain(comparison.title)}", _plain(" · ".join(part for part in about if part))]
     if data := words.data(comparison):
         parts.append(_plain(data))
-    parts.append("\n".join(f"- {_sentence(text)}" for text in headline(whole)))
-    if comparison.warnings:
-        parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in comparison.warnings))
+    parts.append("\n".join(f"- {_sentence(text)}" for text in sentences.headline(whole)))
+    if warnings := sentences.warnings(whole):
+        parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in warnings))
     parts += ["## Ranking", _table(comparison, comparison.mains)]
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {_code(words.ALL)} has all.")
@@ -70,7 +82,7 @@ def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
     rows = [
         [
             f"{row.name}{' (baseline)' if row.is_baseline else ''}",
-            row.status_text,
+            words.status(row),
             *(_figure(row, metric) for metric in metrics),
         ]
         for row in comparison.rows
@@ -112,11 +124,11 @@ def _parts(
 def _without_result(comparison: Comparison) -> list[str]:
     parts = []
     for row in words.without_result(comparison):
-        parts.append(f"### {_plain(row.name)}: {row.status_text}")
+        parts.append(f"### {_plain(row.name)}: {words.status(row)}")
         parts.append(f"Recipe: {_code(row.recipe)}")
         for ending, seeds in row.failures:
             stage = f" in {_code(ending.stage)}" if ending.stage else ""
-            reason = _plain(ending.reason or "no reason recorded")
+            reason = _plain(words.reason(ending) or "no reason recorded")
             parts.append(f"- {words.of_seeds(seeds)}: **{ending.status}**{stage}: {reason}")
             if ending.log:
                 parts.append(_fence(words.tail(ending.log)))

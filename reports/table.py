@@ -4,46 +4,72 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from os import PathLike
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.compare.compare import Change, Comparison, Row, headline
+from bench.compare.compare import Comparison
+from bench.compare.rows import Change, Row
 from bench.metrics.metric import Metric
-from reports import words
+from reports import sentences, words
 
 WIDTH = 80
 _ROWS, _COMPARISONS = 200, 30
 """Of more, nobody reads the table in a terminal."""
 
 
-def terminal(folder: str | PathLike[str]) -> None:
-    """Print the comparisons in `folder` to the terminal, in colour where it has some."""
-    from reports import comparisons
+class Terminal:
+    """The terminal, in colour where it has some. What it is given is printed when it is asked to."""
 
-    console = Console(highlight=False)
-    found = comparisons(folder)
-    for number in range(min(_COMPARISONS, len(found))):
-        console.print(renderable(found[number]))
-    if len(found) > _COMPARISONS:
-        console.print(f"{len(found) - _COMPARISONS:,} more comparisons are in the records; `{words.ALL}` has all.")
+    def __init__(self) -> None:
+        self._shown: list[RenderableType] = []
+        self._hidden = 0
+
+    def add(self, comparison: Comparison) -> str:
+        """No text."""
+        if len(self._shown) < _COMPARISONS:
+            self._shown.append(renderable(comparison))
+        else:
+            self._hidden += 1
+        return ""
+
+    def end(self) -> str:
+        """No text."""
+        return ""
+
+    def print(self) -> None:
+        """Print the comparisons."""
+        console = Console(highlight=False)
+        for each in self._shown:
+            console.print(each)
+        if self._hidden:
+            console.print(f"{self._hidden:,} more comparisons are in the records; `{words.ALL}` has all.")
 
 
 _MARKS = {"better": ("✓", "green"), "worse": ("✗", "red"), "tie": ("=", "dim"), "unclear": ("?", "yellow")}
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
+class Page:
     """The comparisons as plain text of 80 columns."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._empty = not comparisons
+
+    def add(self, comparison: Comparison) -> str:
+        """Its table."""
+        return _plain(renderable(comparison))
+
+    def end(self) -> str:
+        """That there is nothing, where there is nothing."""
+        return _plain("Nothing is recorded here.") if self._empty else ""
+
+
+def _plain(shown: RenderableType) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    for comparison in comparisons:
-        console.print(renderable(comparison))
-    if not comparisons:
-        console.print("Nothing is recorded here.")
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(shown)
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
 def renderable(comparison: Comparison) -> RenderableType:
@@ -75,7 +101,7 @@ def renderable(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((comparison.title, "bold"), f"  {comparison.model} · {comparison.task}"),
         "",
-        *(Text(sentence.replace("`", "")) for sentence in headline(comparison)[:2]),
+        *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:2]),
         "",
         table,
         "",
@@ -91,9 +117,9 @@ def renderable(comparison: Comparison) -> RenderableType:
         parts.append(f"{hidden:,} more recipes are in the records; {escape(words.ALL)} has all.")
     for row in shown:
         if not row.ok:
-            why = "; ".join(row.reasons) or "no reason recorded"
-            parts.append(f"[red]{escape(row.status_text)}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
-    parts += [Text(f"⚠ {warning.replace('`', '')}", style="yellow") for warning in comparison.warnings]
+            why = "; ".join(words.reasons(row)) or "no reason recorded"
+            parts.append(f"[red]{escape(words.status(row))}[/] [bold]{escape(row.name)}[/]: {escape(why)}")
+    parts += [Text(f"⚠ {warning.replace('`', '')}", style="yellow") for warning in sentences.warnings(comparison)]
     return Group(*parts, "")
 
 

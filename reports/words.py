@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.compare.compare import Change, Comparison, Comparisons, Figure, Row
+from bench.compare.compare import Comparison, Comparisons
+from bench.compare.rows import NOT_RUN, Change, Ending, Figure, Row
 from bench.metrics.metric import Metric
 from bench.tasks.alike import said
 
@@ -73,7 +74,29 @@ def of_seeds(numbers: Sequence[int]) -> str:
 
 def spelled(change: Change) -> str:
     """A change with its interval: ``0.43× (0.41 to 0.45)``."""
-    return f"{change} ({change.range})" if change.range else str(change)
+    return f"{change} ({between(change)})" if change.ends else str(change)
+
+
+def between(change: Change) -> str:
+    """The interval of a change: ``0.41 to 0.45``; empty where there is none or it has no width."""
+    return " to ".join(change.ends or ())
+
+
+def status(row: Row) -> str:
+    """A row's status, with counts where seeds differ: ``oom (2 of 3 seeds ok)``."""
+    if row.ok or not row.succeeded:
+        return row.status
+    return f"{row.status} ({len(row.succeeded)} of {len(row.endings)} seeds ok)"
+
+
+def reason(ending: Ending) -> str:
+    """Why a seed did not end ok; empty where nothing is known of it."""
+    return ending.reason or ("no record of it in this folder" if ending.status == NOT_RUN else "")
+
+
+def reasons(row: Row) -> list[str]:
+    """Why seeds did not end ok, each reason once."""
+    return list(dict.fromkeys(found for ending in row.endings if ending.status != "ok" and (found := reason(ending))))
 
 
 def tail(log: str) -> str:

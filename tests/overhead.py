@@ -304,12 +304,12 @@ def reports(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]
 
 def suite(options: argparse.Namespace) -> Iterator[tuple[str, str, str, bool]]:
     """What sharing prefixes saves, and what is spent outside of stages, from the records of a whole run."""
-    from bench.record import record
+    from bench.record.reading import read
 
     if not (options.records / "records.jsonl").exists():
         print(f"(no records in {options.records}: run `nox -s bench` first for the two figures of a whole suite)")
         return
-    records = record.read(options.records)
+    records = read(options.records)
     run = records.runs[-1]
     stage = {id_: node["seconds"]["total"] for id_, node in records.nodes.items() if node["run"] == run["run"]}
     whole = records.ends[run["run"]]["seconds"]

@@ -40,6 +40,13 @@ class Listed(StrEnum):
     suites = "suites"
 
 
+class Described(StrEnum):
+    """What has a JSON Schema."""
+
+    suite = "suite"
+    record = "record"
+
+
 class Format(StrEnum):
     """What a report can be."""
 
@@ -91,7 +98,7 @@ def main() -> None:
     from bench.machine.machine import MachineError
     from bench.recipe.errors import RecipeError
     from bench.recipe.registry import RegistryError
-    from bench.record.record import RecordError, Unwritten
+    from bench.record.errors import RecordError, Unwritten
 
     users_mistakes: tuple[type[Exception], ...] = (MachineError, RecipeError, RecordError, RegistryError)
     output.open_streams()
@@ -170,7 +177,7 @@ def plan_(
 
     from bench.execute.suites import prepare
     from bench.plan import plan
-    from bench.record import record as records
+    from bench.record import reading
     from bench.stage import checkpoint
     from bench.tasks.alike import said
 
@@ -181,7 +188,7 @@ def plan_(
     )  # fmt: skip
     whole, names, folder = asked.plan, asked.names, asked.folder
     chosen = whole.select(names)
-    recorded = records.read(folder).ok if (folder / records.FILE).exists() else set()
+    recorded = reading.read(folder).ok if (folder / reading.FILE).exists() else set()
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
@@ -236,11 +243,12 @@ def run_(
         _say(f"\nInterrupted. {end}", error=True)
         raise typer.Exit(130) from None
     from reports import write
-    from reports.table import terminal
+    from reports.table import Terminal
 
+    shown = Terminal()
     # First: what is printed may have no reader any more.
-    written = write(result.folder, ["html", "md"], result.folder)
-    terminal(result.folder)
+    written = write(result.records.read_on(), ["html", "md"], result.folder, shown)
+    shown.print()
     for path in written:
         _say(f"wrote {path}")
     for text in result.beside:
@@ -283,11 +291,13 @@ def doctor() -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a suite file, for editors."""
-    from bench.suite.suite import json_schema
+def schema(what: Annotated[Described, typer.Argument()] = Described.suite) -> None:
+    """Print the JSON Schema of a suite file, for editors, or of a line of records."""
+    from bench.record import format
+    from bench.suite import suite
 
-    print(json.dumps(json_schema(), indent=2))
+    described = suite.json_schema() if what is Described.suite else format.json_schema()
+    print(json.dumps(described, indent=2))
 
 
 def _given(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from bench.record.schema import Status
 from bench.stage.job import Job, Progress
-
-Status = Literal["ok", "oom", "failed", "timeout", "invalid", "diverged", "refused"]
 
 
 @dataclass(frozen=True)

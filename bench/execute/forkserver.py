@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.execute import worker
-from bench.execute.base import Outcome, Status
+from bench.execute.base import Outcome
 from bench.execute.imports import NOTHING, Imports
+from bench.record.schema import Status
 from bench.stage.job import Job, Progress
 
 LOG_TAIL = 10_000

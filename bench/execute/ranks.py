@@ -20,9 +20,9 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from bench.execute import worker
-from bench.execute.base import Status
 from bench.execute.forkserver import died, kernel_kills
 from bench.recipe.declarations import Axis
+from bench.record.schema import Status
 from bench.stage.job import Job, Progress, Share, threads_each
 
 GRACE = 2.0

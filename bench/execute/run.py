@@ -22,7 +22,9 @@ from bench.machine import disk, machine
 from bench.plan import plan
 from bench.plan.plan import Cell, Node, Plan
 from bench.record import pyperf_file
-from bench.record.record import Records, Store
+from bench.record.reading import Records
+from bench.record.schema import Inference, Trust
+from bench.record.store import Store
 from bench.stage import checkpoint
 from bench.stage.job import Job, Progress
 from bench.suite.suite import Measure
@@ -46,12 +48,16 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: every node that ran with its status, and the cells that were refused, planned or under way."""
+    """How a run ended: every node that ran with its status, and the cells that were refused, planned or under way.
+
+    ``records`` is what the folder held before the run; they read on to what it holds now.
+    """
 
     statuses: Mapping[str, str]
     refused: tuple[Cell, ...]
     folder: Path
     """Where the records are."""
+    records: Records
     asked: int
     """How many cells were asked for."""
     beside: tuple[str, ...] = ()
@@ -149,7 +155,7 @@ def run(
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
-    return Result(statuses, tuple(refused), store.folder, len(asked), tuple(dict.fromkeys(beside)))
+    return Result(statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)))
 
 
 def _pairing(of: Node | Cell) -> tuple[str, str, int]:
@@ -173,13 +179,8 @@ def _marked(outcome: Outcome) -> dict[str, Any]:
     """What was measured; where another job ran beside it, timings are not of a quiet machine, whatever its load said."""
     measured = dict(outcome.measured)
     if outcome.beside and "trust" in measured:
-        measured["trust"] = {what: _crowded(found) for what, found in measured["trust"].items()}
+        measured["trust"] = Trust(**measured["trust"]).crowded().written()
     return measured
-
-
-def _crowded(found: Mapping[str, Any]) -> dict[str, Any]:
-    said = [reason for reason in (found.get("reason"), "another stage ran beside it") if reason]
-    return {**found, "contended": True, "reason": "; ".join(said)}
 
 
 def _measured(
@@ -278,31 +279,22 @@ def _unmeasured(measured: Mapping[str, Any], measure: Measure) -> list[str]:
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, lists joined, tables merged, seconds of the same name added."""
+    """What two processes of a node measured: parts as they say, lists joined, seconds added, other tables put together."""
     merged = dict(first)
     for key, value in second.items():
-        if isinstance(value, list):
-            merged[key] = [*merged.get(key, []), *value]
-        elif isinstance(value, Mapping) and key == "seconds":
-            merged[key] = {
-                **merged.get(key, {}),
-                **{name: merged.get(key, {}).get(name, 0.0) + s for name, s in value.items()},
-            }
-        elif isinstance(value, Mapping) and key == "trust":
-            # What one of the processes says against a timing stands, whatever the others say.
-            ours = merged.get(key, {})
-            quiet = {what: found for what, found in value.items() if not ours.get(what, {}).get("contended")}
-            merged[key] = {**ours, **quiet}
-        elif isinstance(value, Mapping) and key == "inference":
-            ours = merged.get(key, {})
-            merged[key] = {name: _most(ours.get(name), value.get(name)) for name in {**ours, **value}}
+        if key not in first:
+            merged[key] = value
+        elif isinstance(value, list):
+            merged[key] = [*first[key], *value]
+        elif key == "trust":
+            merged[key] = Trust(**first[key]).merged(Trust(**value)).written()
+        elif key == "inference":
+            merged[key] = Inference(**first[key]).merged(Inference(**value)).written()
+        elif key == "seconds":
+            merged[key] = {name: first[key].get(name, 0.0) + value.get(name, 0.0) for name in {**first[key], **value}}
         else:
-            merged[key] = {**merged.get(key, {}), **value}
+            merged[key] = {**first[key], **value}
     return merged
-
-
-def _most(*values: float | None) -> float | None:
-    return max((value for value in values if value is not None), default=None)
 
 
 def _tidy(chosen: Plan, store: Store, recorded: set[str]) -> None:
@@ -317,7 +309,7 @@ def _record_refusals(whole: Plan, names: set[str], store: Store, records: Record
         last = cell.path[-1]
         reason = "; ".join(cell.refused)
         before = records.nodes.get(last.id)
-        if cell.refused and cell.name in names and (before is None or before.get("reason") != reason):
+        if cell.refused and cell.name in names and (before is None or before.reason != reason):
             store.append({**_node_line(run_id, last, whole), "status": "refused", "reason": reason, "log": ""})
 
 

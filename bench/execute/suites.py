@@ -115,7 +115,7 @@ def run(
         raise MachineError(f"executor: unknown executor `{executor}`; there are: local, ray")
     from bench.execute import run as engine
     from bench.execute.watch import watcher
-    from bench.record.record import Store
+    from bench.record.store import Store
 
     with contextlib.ExitStack() as until:
         ray = until.enter_context(contextlib.closing(cluster(checkpoints))) if executor == "ray" else None

@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.execute.base import Status
 from bench.machine import disk, output
 from bench.recipe import recipe
+from bench.record.schema import Status
 from bench.stage.job import Job, Progress
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Records of older schemas, as the newest has them. The history is in :data:`bench.record.record.SCHEMA`."""
+"""Records of older schemas, as the newest has them. The history is in :data:`bench.record.schema.SCHEMA`."""
 
 from __future__ import annotations
 

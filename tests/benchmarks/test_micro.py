@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.recipe import recipe
-from bench.record.record import Store
+from bench.record.store import Store
 from bench.tasks.registry import open_task
 from bench.testing import jobs
 from tests.subjects import make_plan

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.record.record import STATUSES
+from bench.record.schema import STATUSES
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")

@@ -7,8 +7,10 @@ import pytest
 
 import reports
 from bench.compare.compare import compare
-from bench.record.record import FILE, RecordError, frame, read
-from reports import figures
+from bench.record.errors import RecordError
+from bench.record.frame import frame
+from bench.record.reading import FILE, read
+from reports import figures, sentences
 from tests import synthetic
 
 WRONG = [None, "", -1, 0, [], {}, [[]], {"x": 1}, float("inf"), 1e308, -1e308, True, "x", 2**70, 1e-310]
@@ -70,7 +72,7 @@ def everything(monkeypatch):
 
     def everything(folder, draw):
         monkeypatch.setattr(figures, "drawings", drawings if draw else lambda comparison: [])
-        found = reports.comparisons(folder)
+        found = reports.comparisons(read(folder))
         for format in reports.FORMATS:
             reports.render_comparisons(found, format)
         frame(folder)
@@ -113,7 +115,7 @@ def test_a_damaged_line_is_left_out_and_named(tmp_path):
     synthetic.write(found, tmp_path)
     (comparison,) = compare(read(tmp_path))
     assert {row.name: row.status for row in comparison.rows} == {"full": "ok", "int8": "not run"}
-    (warning,) = [text for text in comparison.warnings if "left out" in text]
+    (warning,) = [text for text in sentences.warnings(comparison) if "left out" in text]
     assert (
         f"{FILE}:3: this line is left out: it is damaged inside, at latency.0.values.2: input should be greater"
         in warning

@@ -6,18 +6,26 @@ import json
 import pytest
 
 from bench.compare.compare import compare
-from reports import export
+from reports import render_comparisons
 from tests import synthetic
 
 
+def to_json(found):
+    return render_comparisons(found, "json")
+
+
+def to_csv(found):
+    return render_comparisons(found, "csv")
+
+
 def recipes(**options):
-    found = json.loads(export.to_json(compare(synthetic.records(**options))))
+    found = json.loads(to_json(compare(synthetic.records(**options))))
     return {recipe["name"]: recipe for recipe in found["recipes"]}
 
 
 def test_json_is_one_object_with_the_recipes_of_all_comparisons():
     subjects = [("minilm", "a"), ("minilm", "b")]
-    found = json.loads(export.to_json(compare(synthetic.records(subjects=subjects))))
+    found = json.loads(to_json(compare(synthetic.records(subjects=subjects))))
     assert len(found["recipes"]) == 30
     assert {(r["model"], r["task"]) for r in found["recipes"]} == set(subjects)
     assert [c["task"] for c in found["comparisons"]] == ["a", "b"]
@@ -39,7 +47,7 @@ def test_a_metric_has_its_value_unit_direction_and_interval():
 
 
 def test_each_process_has_what_it_held():
-    found = json.loads(export.to_json(compare(synthetic.divided())))["recipes"]
+    found = json.loads(to_json(compare(synthetic.divided())))["recipes"]
     assert [each["weight_bytes"] for each in found[1]["processes"]] == [3_000_000, 2_000_000]
     assert found[0]["processes"] == []
 
@@ -64,23 +72,23 @@ def test_contention_is_said():
 
 
 def test_empty_json_is_still_an_object():
-    assert json.loads(export.to_json([])) == {"schema": 1, "comparisons": [], "recipes": []}
+    assert json.loads(to_json([])) == {"schema": 1, "comparisons": [], "recipes": []}
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
 def test_no_cell_of_csv_is_a_formula(name):
     (comparison,) = compare(synthetic.records())
     renamed = dataclasses.replace(comparison, title=name)
-    table = list(csv.DictReader(io.StringIO(export.to_csv([renamed]), newline="")))
+    table = list(csv.DictReader(io.StringIO(to_csv([renamed]), newline="")))
     assert {row["title"] for row in table} == {f"'{name}"}
     assert any(row["value"].startswith("-") for row in table) or min(float(row["value"] or 0) for row in table) >= 0
 
 
 def test_csv_says_the_same_as_json():
     found = compare(synthetic.records())
-    table = list(csv.DictReader(io.StringIO(export.to_csv(found), newline="")))
+    table = list(csv.DictReader(io.StringIO(to_csv(found), newline="")))
     by_key = {(row["name"], row["metric"]): row for row in table}
-    for recipe in json.loads(export.to_json(found))["recipes"]:
+    for recipe in json.loads(to_json(found))["recipes"]:
         for name, metric in recipe["metrics"].items():
             row = by_key[recipe["name"], name]
             assert float(row["value"]) == metric["value"]

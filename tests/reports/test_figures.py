@@ -5,7 +5,7 @@ import pytest
 
 from bench.compare.compare import compare
 from bench.metrics.registry import metrics
-from reports import figures
+from reports import curves, figures
 from tests import synthetic
 from tests.synthetic import Method
 
@@ -145,7 +145,7 @@ def test_a_curve_is_the_mean_over_seeds():
 
 
 def test_long_curves_are_thinned_by_means():
-    thinned = figures._thinned([float(i) for i in range(1, 1201)])
+    thinned = curves._thinned([float(i) for i in range(1, 1201)])
     assert len(thinned) <= 60
     assert all(step == pytest.approx(loss) for step, loss in thinned)
 
@@ -163,6 +163,8 @@ def test_equal_values_still_have_an_axis():
 
 
 def test_svg_files_are_written(comparison, tmp_path):
-    written = figures.write_svg([comparison], tmp_path)
+    svg = figures.Svg(tmp_path)
+    svg.add(comparison)
+    written = svg.written
     assert [path.name for path in written] == [f"figure-{n}.svg" for n in range(1, 7)]
     assert written[0].read_text(encoding="utf-8").startswith("<svg")

@@ -6,7 +6,7 @@ import pytest
 
 from bench.compare.compare import compare
 from bench.metrics.registry import metrics
-from reports import figures, html, words
+from reports import figures, html, render_comparisons, words
 from tests import synthetic
 from tests.synthetic import Method
 
@@ -44,16 +44,20 @@ class Page(HTMLParser):
         return [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
 
 
+def rendered(found):
+    return render_comparisons(found, "html")
+
+
 @pytest.fixture(scope="module")
 def page():
-    return Page(html.render(compare(synthetic.records(contended=("ia3",)))))
+    return Page(rendered(compare(synthetic.records(contended=("ia3",)))))
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Without the 0.9 MB runtime, whose making takes a second or two."""
     monkeypatch.setattr(figures, "runtime", lambda: "/* runtime */")
-    return lambda *found, **options: Page(html.render(compare(synthetic.records(*found, **options))))
+    return lambda *found, **options: Page(rendered(compare(synthetic.records(*found, **options))))
 
 
 def test_what_became_of_the_texts_is_said(page):
@@ -114,7 +118,7 @@ def test_nothing_that_is_recorded_becomes_markup(quick):
         if node.get("trust", {}).get("latency"):
             node["trust"]["latency"] = {"contended": True, "reason": EVIL}
     records.runs[0]["environment"] = {EVIL: EVIL}
-    page = Page(html.render(compare(records)))
+    page = Page(rendered(compare(records)))
     clean = quick(methods, seeds=(0, 1))
     assert [tag for tag, _ in page.elements if tag in ("script", "img")] == [
         tag for tag, _ in clean.elements if tag in ("script", "img")
@@ -185,7 +189,7 @@ def test_a_failed_claim_says_what_was_seen(quick):
     bad = records.nodes["minilm/stdlib-topics/1/lora"]
     bad["status"] = "invalid"
     bad["evidence"][1] |= {"holds": False, "seen": "3 of 101 changed"}
-    text = Page(html.render(compare(records))).text
+    text = Page(rendered(compare(records))).text
     assert "✗ failed 1 of 3 lora : every other weight is bit-identical 3 of 101 changed" in text
 
 
@@ -204,7 +208,7 @@ def test_several_comparisons_share_one_page_and_one_runtime(quick):
 
 
 def test_a_folder_without_comparisons_still_gives_a_page():
-    assert "Nothing is recorded here yet." in Page(html.render([])).text
+    assert "Nothing is recorded here yet." in Page(rendered([])).text
 
 
 def test_nothing_measured_is_a_page_too(quick):
@@ -227,12 +231,12 @@ def test_embedded_json_reads_back():
 
 
 def test_the_quality_after_each_stage_of_a_chain_is_there():
-    text = html.render(compare(synthetic.compressed({"int8": 0.5})))
+    text = rendered(compare(synthetic.compressed({"int8": 0.5})))
     assert text.count("<h4>Quality after each stage</h4>") == 1
 
 
 def test_what_each_process_held_is_there():
-    text = html.render(compare(synthetic.divided()))
+    text = rendered(compare(synthetic.divided()))
     assert text.count("<h4>What each process held and sent</h4>") == 1
     part = text[text.index("<h4>What each process held and sent</h4>") :]
     assert part.index("<td>0</td>") < part.index("3.00 MB") < part.index("<td>1</td>") < part.index("2.00 MB")
@@ -261,5 +265,5 @@ def test_a_name_without_a_space_pushes_nothing_sideways(quick):
                 seen.append(data)
 
     seen = []
-    Finder().feed(html.render(compare(synthetic.records(methods, title=name))))
+    Finder().feed(rendered(compare(synthetic.records(methods, title=name))))
     assert len(seen) > 10

@@ -1,13 +1,17 @@
 import re
 
 from bench.compare.compare import compare
-from reports import markdown
+from reports import render_comparisons
 from tests import synthetic
 from tests.synthetic import Method
 
 
+def rendered(found):
+    return render_comparisons(found, "md")
+
+
 def render(*arguments, **options):
-    return markdown.render(compare(synthetic.records(*arguments, **options)))
+    return rendered(compare(synthetic.records(*arguments, **options)))
 
 
 def cells(line):
@@ -59,7 +63,7 @@ def test_what_became_of_the_texts_is_a_line():
     assert line in render().splitlines()
     old = synthetic.records()
     del old.runs[0]["data"]
-    assert "Data:" not in markdown.render(compare(old))
+    assert "Data:" not in rendered(compare(old))
 
 
 def test_metrics_evidence_and_environment_are_there():
@@ -70,22 +74,22 @@ def test_metrics_evidence_and_environment_are_there():
 
 
 def test_nothing_recorded_is_said():
-    assert "Nothing is recorded here." in markdown.render([])
+    assert "Nothing is recorded here." in rendered([])
 
 
 def test_the_quality_after_each_stage_of_a_chain_is_there():
-    text = markdown.render(compare(synthetic.compressed({"int8": 0.5})))
+    text = rendered(compare(synthetic.compressed({"int8": 0.5})))
     part = text[text.index("## Quality after each stage") :]
     assert "| recipe | stage | Accuracy | Macro F1 | Agreement | KL divergence | Won | Lost |" in part
     assert "| int8 | int8 | " in part
-    assert "Quality after each stage" not in markdown.render(compare(synthetic.records({"full": Method("full")})))
+    assert "Quality after each stage" not in rendered(compare(synthetic.records({"full": Method("full")})))
 
 
 def test_what_each_process_held_is_there():
-    text = markdown.render(compare(synthetic.divided()))
+    text = rendered(compare(synthetic.divided()))
     part = text[text.index("## What each process held and sent") :]
     assert "| recipe | process | " in part
     assert [line.split(" | ")[:2] for line in part.splitlines()[4:6]] == [["| pipeline", "0"], ["| pipeline", "1"]]
     assert "3.00 MB" in part.splitlines()[4]
     assert "2.00 MB" in part.splitlines()[5]
-    assert "What each process" not in markdown.render(compare(synthetic.records({"full": Method("full")})))
+    assert "What each process" not in rendered(compare(synthetic.records({"full": Method("full")})))

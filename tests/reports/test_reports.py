@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 import reports
+from bench.compare import compare
 from bench.compare.compare import Comparisons
+from bench.record import reading
+from bench.record.store import Store
 from reports import figures, words
+from reports.table import Terminal
 from tests import synthetic
 
 
@@ -51,10 +55,25 @@ def test_a_torn_line_is_reported_and_the_rest_is_read(folder):
 
 
 def test_the_terminal_is_written_to(folder, capsys):
-    from reports.table import terminal
-
-    terminal(folder)
+    terminal = Terminal()
+    reports.write(folder, [], folder, terminal)
+    terminal.print()
     assert "int8" in capsys.readouterr().out
+
+
+def test_a_command_reads_records_and_makes_comparisons_once(folder, tmp_path, monkeypatch):
+    made, lines = [], []
+    comparison, line = compare._comparison, reading.line
+    monkeypatch.setattr(compare, "_comparison", lambda *given: made.append(given) or comparison(*given))
+    monkeypatch.setattr(reading, "line", lambda record: lines.append(record) or line(record))
+    monkeypatch.setattr(figures, "runtime", lambda: "")
+    terminal = Terminal()
+    records = reading.read(folder)
+    Store(folder).append({**records.runs[0], "title": "another"})
+    reports.write(records.read_on(), ["html", "md", "csv", "json", "table", "svg"], tmp_path / "out", terminal)
+    assert len(lines) == (folder / "records.jsonl").read_bytes().count(b"\n")
+    assert len(made) == 2
+    assert "another" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 def test_reports_import_no_torch(folder):

@@ -1,11 +1,15 @@
 from bench.compare.compare import compare
-from reports import table
+from reports import render_comparisons
 from tests import synthetic
 from tests.synthetic import Method
 
 
+def rendered(found):
+    return render_comparisons(found, "table")
+
+
 def render(*arguments, **options):
-    return table.render(compare(synthetic.records(*arguments, **options)))
+    return rendered(compare(synthetic.records(*arguments, **options)))
 
 
 def line(text, name):
@@ -55,13 +59,13 @@ def test_without_quality_the_column_is_left_out():
     records = synthetic.records()
     for node in records.nodes.values():
         node["quality"] = None
-    text = table.render(compare(records))
+    text = rendered(compare(records))
     assert "accuracy" not in text
     assert "0.31× ✓" in line(text, "qlora")
 
 
 def test_of_compression_it_shows_what_was_lost_and_gained_in_80_columns():
-    text = table.render(compare(synthetic.compressed({"int8": 0.5, "half": 1.5})))
+    text = rendered(compare(synthetic.compressed({"int8": 0.5, "half": 1.5})))
     assert max(map(len, text.splitlines())) <= 80
     head = next(line for line in text.splitlines() if line.startswith("recipe"))
     assert head.split() == ["recipe", "status", "accuracy", "gence", "latency", "gain", "size"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.compare import change, compare
+from bench.compare.compare import compare
+from bench.compare.rows import change
 from bench.metrics.registry import metrics
-from bench.record.record import read
+from bench.record.reading import read
 
 SUITES = Path(__file__).parents[2] / "suites"
 
@@ -45,7 +46,7 @@ def verdict(ours, theirs, metric="bits_per_byte"):
     """What the interval that the report shows says of `ours` beside `theirs`."""
     found = change(metrics()[metric], ours, theirs)
     assert found is not None
-    print(f"{metric}: {ours.name} beside {theirs.name}: {found} ({found.range}, {found.covers}), {found.verdict}")
+    print(f"{metric}: {ours.name} beside {theirs.name}: {found} ({found.ends}, {found.covers}), {found.verdict}")
     return found.verdict
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.compare import change, compare
+from bench.compare.compare import compare
+from bench.compare.rows import change
 from bench.metrics.registry import metrics
 from bench.models.sources.tiny_llama import CONFIG
 from bench.recipe.recipe import parse
-from bench.record.record import read
+from bench.record.reading import read
 from bench.suite import suite
 from bench.testing import jobs
 
@@ -157,7 +158,7 @@ def verdict(metric, ours, theirs):
     """What the interval that the report shows says of `ours` beside `theirs`."""
     found = change(metrics()[metric], ours, theirs)
     assert found is not None
-    print(f"{metric}: {ours.name} beside {theirs.name}: {found} ({found.range}, {found.covers}), {found.verdict}")
+    print(f"{metric}: {ours.name} beside {theirs.name}: {found} ({found.ends}, {found.covers}), {found.verdict}")
     return found.verdict
 
 

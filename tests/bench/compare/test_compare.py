@@ -5,9 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.compare import compare
-from bench.compare.compare import front, headline
+from bench.compare.answer import Best, answer
+from bench.compare.doubts import Busy, MoreUnread, NoBaseline
+from bench.compare.front import front
 from bench.metrics.metric import Metric, Summary, last_training
 from bench.metrics.registry import metrics
+from reports import words
+from reports.sentences import headline, warnings
 from tests import synthetic
 from tests.synthetic import Method
 
@@ -134,9 +138,9 @@ def test_counted_figures_are_exact_with_one_seed():
 
 def test_a_recipe_is_ok_only_if_every_node_of_every_seed_is():
     found = rows(synthetic.records())
-    assert found["full"].status_text == "ok"
-    assert found["adamw, lr too high"].status_text == "diverged (2 of 3 seeds ok)"
-    assert found["ensemble of 8"].status_text == "oom"
+    assert words.status(found["full"]) == "ok"
+    assert words.status(found["adamw, lr too high"]) == "diverged (2 of 3 seeds ok)"
+    assert words.status(found["ensemble of 8"]) == "oom"
     assert found["ensemble of 8"].figures == {}
     assert "MemoryError" in found["ensemble of 8"].endings[0].log
 
@@ -145,7 +149,7 @@ def test_a_failed_first_stage_fails_what_comes_after_it():
     records = synthetic.records()
     node(records, 1, "full").update(status="failed", reason="no space left", log="…")
     int8 = rows(records)["int8"]
-    assert int8.status_text == "failed (2 of 3 seeds ok)"
+    assert words.status(int8) == "failed (2 of 3 seeds ok)"
     assert int8.succeeded == (0, 2)
     assert int8.endings[1].stage == "full"
     assert set(int8.figures["accuracy"].by_seed) == {0, 2}
@@ -161,7 +165,7 @@ def test_what_was_never_recorded_is_not_run():
 def test_a_refused_recipe_keeps_its_reason():
     row = rows(synthetic.records())["two GPUs"]
     assert (row.status, row.figures) == ("refused", {})
-    assert "this machine has 0" in row.reasons[0]
+    assert "this machine has 0" in words.reasons(row)[0]
 
 
 def test_an_invalid_recipe_gives_no_figure_but_its_evidence():
@@ -191,7 +195,7 @@ def test_a_baseline_without_a_result_is_said():
     comparison = only(records)
     assert comparison.rows[0].name == "full"
     assert comparison.rows[1].changes == {}
-    assert any("`full` is oom" in warning for warning in comparison.warnings)
+    assert any("`full` is oom" in warning for warning in warnings(comparison))
 
 
 def test_contended_timings_are_marked_and_nothing_else():
@@ -246,11 +250,11 @@ def test_a_contended_baseline_marks_every_ratio_to_it():
 @pytest.mark.parametrize("key", ["cpu", "device", "threads", "python"])
 def test_different_environments_are_never_pooled_silently(key):
     records = synthetic.records(TWO)
-    assert not only(records).warnings
+    assert not warnings(only(records))
     other = node(records, 1, "full")
     machine = {**synthetic.ENVIRONMENT["machine"], key: "something else"}
     other["environment"] = {**synthetic.ENVIRONMENT, "machine": machine}
-    (warning,) = only(records).warnings
+    (warning,) = warnings(only(records))
     assert key in warning
     assert "something else" in warning
 
@@ -259,13 +263,13 @@ def test_different_versions_are_never_pooled_silently():
     records = synthetic.records(TWO)
     machine = {**synthetic.ENVIRONMENT["machine"], "versions": {"torch": "2.14.0"}}
     node(records, 1, "full")["environment"] = {"machine": machine}
-    assert any("torch is 2.13.0+cpu and 2.14.0" in warning for warning in only(records).warnings)
+    assert any("torch is 2.13.0+cpu and 2.14.0" in warning for warning in warnings(only(records)))
 
 
 def test_what_may_differ_between_nodes_of_a_run_is_no_warning():
     records = synthetic.records(TWO)
     node(records, 1, "full")["environment"] = {**synthetic.ENVIRONMENT, "load": [9.0, 1.0, 1.0], "date": "later"}
-    assert not only(records).warnings
+    assert not warnings(only(records))
 
 
 def test_the_latest_run_of_each_title_is_compared():
@@ -288,7 +292,7 @@ def test_each_model_and_task_is_its_own_comparison():
 def test_damaged_records_are_passed_on_as_warnings():
     records = synthetic.records(TWO)
     records.warnings.append("records.jsonl:7: this line is left out")
-    assert "records.jsonl:7: this line is left out" in only(records).warnings
+    assert "records.jsonl:7: this line is left out" in warnings(only(records))
 
 
 def test_no_runs_no_comparisons():
@@ -430,6 +434,25 @@ def test_backticks_in_names_do_not_break_sentences():
     assert all(sentence.count("`") % 2 == 0 for sentence in text)
 
 
+# -- facts -------------------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_facts():
+    records = synthetic.records(TWO)
+    set_accuracy(records, "full", {0: 0.75, 1: 0.70, 2: 0.80})
+    set_accuracy(records, "lora(r=8)", {0: 0.65, 1: 0.59, 2: 0.71})
+    (best, *_) = answer(only(records))
+    assert isinstance(best, Best)
+    assert (best.row.name, best.metric.name, best.others, best.ties, best.unclear) == ("full", "accuracy", 1, (), False)
+
+
+def test_doubts_are_facts():
+    records = synthetic.records(TWO, contended=("full",))
+    records.warnings += [f"line {number}" for number in range(23)]
+    records.runs[0]["baseline"] = "nobody"
+    assert list(only(records).doubts)[20:] == [MoreUnread(3), NoBaseline("nobody"), Busy(("full",))]
+
+
 # -- the Pareto front --------------------------------------------------------------------------------------
 
 
@@ -483,8 +506,8 @@ def test_what_could_not_be_measured_is_said_with_its_reason_and_the_rest_is_ther
         each["absent"] = {"step_flops": "out of memory: tried `69 GB`"}
     node["absent"]["latency_8x64"] = "timeout: 60 s"
     comparison = only(records)
-    assert "Not measured: FLOPs a step of `lora r=8` and `ia3`: out of memory: tried '69 GB'." in comparison.warnings
-    assert "Not measured: Latency 8×64 of `lora r=8`: timeout: 60 s." in comparison.warnings
+    assert "Not measured: FLOPs a step of `lora r=8` and `ia3`: out of memory: tried '69 GB'." in warnings(comparison)
+    assert "Not measured: Latency 8×64 of `lora r=8`: timeout: 60 s." in warnings(comparison)
     row = rows(records)["lora r=8"]
     assert row.ok
     assert row.figures["accuracy"]
@@ -495,7 +518,7 @@ def test_what_ran_on_another_card_than_the_baseline_is_said():
     for node in records.nodes.values():
         other = node["recipe"] == "ia3" and node["seed"] == 1
         node["gpus"] = [{"name": "H100", "uuid": f"card-{node['seed'] + 5 * other}"}]
-    (said,) = [text for text in only(records).warnings if "card" in text]
+    (said,) = [text for text in warnings(only(records)) if "card" in text]
     assert said.startswith("Not on the card of the baseline `full` for each seed: `ia3`.")
 
 
@@ -531,4 +554,4 @@ def test_a_metric_says_of_itself_where_it_is_shown(monkeypatch):
 def test_a_recorded_figure_without_a_metric_is_named():
     records = synthetic.records(TWO)
     node(records, 0, "full")["quality"]["metrics"]["novel"] = 0.5
-    assert any("no metric of that name is registered here: `novel`" in text for text in only(records).warnings)
+    assert any("no metric of that name is registered here: `novel`" in text for text in warnings(only(records)))

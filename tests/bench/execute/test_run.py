@@ -17,9 +17,11 @@ from bench.execute.base import Outcome
 from bench.execute.run import run
 from bench.execute.slots import slots
 from bench.machine import disk
-from bench.record.record import RecordError, Store
+from bench.record.errors import RecordError
+from bench.record.store import Store
 from bench.stage import checkpoint
 from bench.testing.fake import Fake
+from reports import words
 from tests.subjects import HERE, NoTask, make_plan
 
 RECIPES = {"int8": "full >> torch_int8_dynamic", "sparse": "full >> magnitude(0.5)", "full": "full", "bad": "merge"}
@@ -121,7 +123,7 @@ def test_a_refusal_under_way_is_as_good_as_a_planned_one(start):
     assert {row.name: row.status for row in comparison.rows} == {
         "full": "ok", "int8": "ok", "sparse": "refused", "after": "refused", "bad": "refused",
     }  # fmt: skip
-    assert next(row.reasons for row in comparison.rows if row.name == "after") == ["because of its sizes"]
+    assert next(words.reasons(row) for row in comparison.rows if row.name == "after") == ["because of its sizes"]
 
 
 def test_what_is_refused_hides_no_failure(start):
@@ -378,7 +380,7 @@ KILLED = """
     import pytest
     from bench.execute.base import Outcome
     from bench.testing.fake import Fake
-    from bench.record.record import Store
+    from bench.record.store import Store
     from bench.execute.run import run
     from tests.bench.test_run import RECIPES, Silent
     from tests.subjects import make_plan

@@ -20,8 +20,13 @@ import numpy
 import pytest
 
 import bench
-from bench.record import record
-from bench.record.record import RecordError, Store, read
+from bench.record import schema
+from bench.record import store as writing
+from bench.record.errors import RecordError
+from bench.record.frame import frame
+from bench.record.line import encoded
+from bench.record.reading import FILE, read
+from bench.record.store import Store
 
 
 def node(id_="n1", **more):
@@ -103,6 +108,19 @@ def test_every_line_is_one_write_and_synced(tmp_path, monkeypatch):
     assert writes == [len(line) for line in lines(store)]
 
 
+def test_reading_on_gives_what_reading_anew_gives(tmp_path):
+    store = Store(tmp_path)
+    records = store.read()
+    for id_, status, cut in [("a", "ok", 5), ("a", "oom", 0), ("b", "ok", 0), ("a", "ok", 1), ("c", "failed", 9)]:
+        store.append(node(id_, status=status))
+        os.truncate(store.file, store.file.stat().st_size - cut)
+        assert list(records.read_on().nodes) == list(read(tmp_path).nodes)
+        assert records.nodes == read(tmp_path).nodes
+        assert records.warnings == read(tmp_path).warnings
+    assert records.ok == {"a", "b"}
+    assert len(records.warnings) == 2
+
+
 # -- damage
 
 
@@ -155,7 +173,7 @@ def test_a_newer_schema_is_refused_with_the_line_and_the_mend(tmp_path):
     store.append(node("a"))
     with store.file.open("ab") as file:
         file.write(b'{"schema": 3, "kind": "something new"}\n')
-    for reading in (read, record.frame, lambda folder: Store(folder).read()):
+    for reading in (read, frame, lambda folder: Store(folder).read()):
         with pytest.raises(RecordError, match=r"records\.jsonl:2: .*schema 3.*up to 2.*upgrade"):
             reading(tmp_path)
 
@@ -175,7 +193,7 @@ def test_a_real_limit_on_the_file_spoils_nothing(tmp_path):
     """The kernel takes a part of the line and then refuses: EFBIG, as ENOSPC does on a full disk."""
     code = f"""
         import resource, signal
-        from bench.record.record import RecordError; from bench.record.record import Store
+        from bench.record.errors import RecordError; from bench.record.store import Store
         store = Store({str(tmp_path)!r})
         line = {node()!r}
         store.append(line)
@@ -203,7 +221,7 @@ def test_dev_full_really_is_full(tmp_path):
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
         with pytest.raises(OSError, match="No space left"):
-            record._write(fd, b"x")
+            writing._write(fd, b"x")
     finally:
         os.close(fd)
 
@@ -358,7 +376,7 @@ HOLD = """
 import signal, subprocess, sys, time
 # Who starts the tests in the background has them ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from bench.record.record import Store
+from bench.record.store import Store
 with Store(sys.argv[1]).lock(lambda text: print(text, flush=True)):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     print("held", child.pid, flush=True)
@@ -417,7 +435,7 @@ def test_ctrl_c_ends_the_wait(tmp_path):
 def test_a_forked_child_does_not_hold_the_lock_on(tmp_path):
     code = """
         import os, signal, sys, time
-        from bench.record.record import Store
+        from bench.record.store import Store
         store = Store(sys.argv[1])
         with store.lock(sys.exit):
             child = os.fork()
@@ -513,14 +531,14 @@ def test_figures_of_the_frame_are_those_worked_out_by_hand(tmp_path):
     )
 
 
-@pytest.mark.parametrize("status", sorted(set(record.STATUSES) - {"ok"}))
+@pytest.mark.parametrize("status", sorted(set(schema.STATUSES) - {"ok"}))
 def test_what_did_not_end_ok_has_no_figures_nor_has_what_rests_on_it(tmp_path, status):
     store = Store(tmp_path)
     chain(store)
     store.append(node("a", status=status, reason="because", training=training([9.0, 1.0], [5, 100])))
-    table = record.frame(tmp_path).set_index("id")
+    table = frame(tmp_path).set_index("id")
     assert (table.loc["a", "status"], table.loc["a", "reason"]) == (status, "because")
-    figures = table[list(record.frame(tmp_path).attrs["units"])]
+    figures = table[list(frame(tmp_path).attrs["units"])]
     assert figures.isna().all(axis=None)
 
 
@@ -531,7 +549,7 @@ def test_a_missing_stage_or_a_circle_gives_no_figures(tmp_path):
     store.append(node("y", parent="x"))
     records = read(tmp_path)
     assert [records.path(id_) for id_ in "bxy?"] == [[], [], [], []]
-    assert record.frame(tmp_path)["accuracy"].isna().all()
+    assert frame(tmp_path)["accuracy"].isna().all()
 
 
 def test_the_frame_warns_of_what_it_leaves_out(tmp_path):
@@ -539,7 +557,7 @@ def test_the_frame_warns_of_what_it_leaves_out(tmp_path):
     store.append(node("a"))
     os.truncate(store.file, store.file.stat().st_size - 5)
     with pytest.warns(UserWarning, match=r"records\.jsonl:1: this line is left out"):
-        table = record.frame(tmp_path)
+        table = frame(tmp_path)
     assert len(table) == 0
     assert {"id", "status", "accuracy", "train_tokens_per_second"} <= set(table.columns)
 
@@ -559,7 +577,7 @@ def big(folder, count):
         "quality": quality,
         "environment": {**environment(), "versions": {f"package {i}": "1.0" for i in range(10)}},
     }
-    text = record._encode({"schema": 2, **node("ID", **more)})
+    text = encoded({"schema": 2, **node("ID", **more)})
     assert 5_000 < len(text) < 8_000
     folder.mkdir()
     with (folder / "records.jsonl").open("wb") as file:
@@ -570,7 +588,7 @@ def test_ten_thousand_records_take_little_memory_and_linear_time(tmp_path):
     big(tmp_path / "small", 2_000)
     big(tmp_path / "large", 10_000)
     code = (
-        "import sys, time; from bench.record.record import read; start = time.process_time()\n"
+        "import sys, time; from bench.record.reading import read; start = time.process_time()\n"
         "count = len(read(sys.argv[1]).nodes); seconds = time.process_time() - start\n"
         # Not ru_maxrss, which begins with what the parent had at the fork.
         "status = dict(line.split(':') for line in open('/proc/self/status'))\n"
@@ -599,7 +617,7 @@ def test_importing_is_light_and_the_public_names_are_there():
     code = (
         "import sys, bench\n"
         "assert not [name for name in sys.modules if name.startswith('bench.')]\n"
-        "import bench.record.record, bench.machine.machine, bench.cli.doctor\n"
+        "import bench.record.store, bench.machine.machine, bench.cli.doctor\n"
         "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'psutil', 'pynvml'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "assert str(bench.parse('full')) == 'full' and bench.Recipe\n"
@@ -617,16 +635,16 @@ def test_importing_is_light_and_the_public_names_are_there():
 
 def test_a_reserve_is_there_for_the_record_of_a_full_disk(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    real = record._write
+    real = writing._write
 
     def write(fd, data):
         if (tmp_path / ".reserve").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(fd, data)
 
-    monkeypatch.setattr(record, "_write", write)
+    monkeypatch.setattr(writing, "_write", write)
     with store.lock(print):
-        assert (tmp_path / ".reserve").stat().st_size == record.RESERVE
+        assert (tmp_path / ".reserve").stat().st_size == writing.RESERVE
         store.append(node())
     assert list(read(tmp_path).nodes) == ["n1"]
     with store.lock(print):
@@ -635,7 +653,7 @@ def test_a_reserve_is_there_for_the_record_of_a_full_disk(tmp_path, monkeypatch)
 
 
 def test_records_that_are_a_pipe_are_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / record.FILE)
+    os.mkfifo(tmp_path / FILE)
     with pytest.raises(RecordError, match="it is a pipe or a device"):
         read(tmp_path)
     with pytest.raises(RecordError, match="it is a pipe or a device"):
@@ -645,5 +663,5 @@ def test_records_that_are_a_pipe_are_not_waited_for(tmp_path):
 def test_the_frame_warns_of_a_figure_that_no_metric_is_registered_for(tmp_path):
     Store(tmp_path).append(node(quality={"metrics": {"accuracy": 0.5, "novel": 0.7}}))
     with pytest.warns(UserWarning, match="`novel` is recorded and no metric of that name is registered here"):
-        table = record.frame(tmp_path)
+        table = frame(tmp_path)
     assert list(table["accuracy"]) == [0.5]

@@ -11,7 +11,7 @@ from bench.stage import checkpoint
 from bench.suite.suite import SuiteError, of
 from bench.tasks.registry import open_task
 from bench.testing import jobs
-from reports import markdown
+from reports import render_comparisons
 from tests import synthetic
 from tests.subjects import HERE
 
@@ -86,7 +86,7 @@ def test_recipes_are_compared_by_it_and_the_report_has_it():
     seen = lora.changes["forgetting"]
     assert (seen.kind, seen.covers, seen.verdict) == ("difference", "seeds", "better")
     assert seen.value == pytest.approx(-0.505)
-    text = markdown.render(compare(found))
+    text = render_comparisons(compare(found), "md")
     assert "Forgetting" in text
     assert "−0.505 nats" in text
 

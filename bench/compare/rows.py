@@ -1,0 +1,250 @@
+"""The rows of a comparison: each recipe's figures, and how they differ from another's.
+
+A difference inside its interval is a tie and is called so. Quality compares by differences, everything else by ratios on
+the log scale, both paired by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from bench.compare import stats
+from bench.compare.stats import Interval
+from bench.metrics.metric import Metric
+from bench.metrics.units import show
+from bench.record.schema import STATUSES, Status
+
+Verdict = Literal["better", "worse", "tie", "unclear"]
+"""``tie``: the interval holds "no difference". ``unclear``: there is no interval to tell by."""
+
+NOT_RUN: Literal["not run"] = "not run"
+"""How a recipe ended of which a stage has no record."""
+
+Ended = Status | Literal["not run"]
+
+ENDS: tuple[Ended, ...] = (STATUSES[0], NOT_RUN, *STATUSES[1:])
+"""From the best to the worst: a row's status is its worst cell's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric of one recipe: the mean over seeds, its t interval (None for one seed) and each seed's
+    value.
+
+    ``contended`` says why a timing in it is not to be trusted; None where it is.
+    """
+
+    metric: Metric
+    value: float
+    interval: Interval | None
+    by_seed: Mapping[int, float]
+    contended: str | None = None
+
+    def __str__(self) -> str:
+        half = (self.interval[1] - self.interval[0]) / 2 if self.interval else 0.0
+        text, margin = show(self.value, self.metric.unit), show(half, self.metric.unit)
+        if half <= 5e-4 * abs(self.value):
+            return text
+        number, _, unit = text.partition(" ")
+        # A unit that both have is said once: 335 ± 8.60 MB.
+        return f"{number} ± {margin}" if unit and margin.endswith(f" {unit}") else f"{text} ± {margin}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One metric of one recipe against another's: a difference for quality, a ratio for the rest.
+
+    ``covers`` says what the interval holds the noise of: ``seeds``, ``items`` (the choice of test items),
+    ``seeds and items``, ``nothing`` where there is no interval, ``exact`` where there is no noise.
+    """
+
+    metric: Metric
+    value: float
+    interval: Interval | None
+    covers: Literal["seeds", "items", "seeds and items", "nothing", "exact"]
+    contended: str | None = None
+
+    @property
+    def kind(self) -> Literal["difference", "ratio"]:
+        """How the two are compared."""
+        return _kind(self.metric)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says, in the metric's direction."""
+        if self.interval is None:
+            return "unclear"
+        none = 0.0 if self.kind == "difference" else 1.0
+        low, high = self.interval
+        if low - 1e-12 <= none <= high + 1e-12:
+            return "tie"
+        ratio = math.exp(self.value) if self.kind == "difference" else self.value
+        return "better" if self.metric.improvement(ratio) else "worse"
+
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """The ends of the interval as text; None where there is none or it has no width."""
+        if self.interval is None or _flat(self.interval, self.value):
+            return None
+        low, high = self.interval
+        return self._text(low, fine=True), self._text(high, fine=True)
+
+    def __str__(self) -> str:
+        return self._text(self.value) + ("" if self.kind == "difference" else "×")
+
+    def _text(self, value: float, *, fine: bool = False) -> str:
+        if self.kind == "ratio":
+            if fine and 0 < abs(value - 1) < 0.005:
+                return f"{value:.4f}"  # else an end near 1 does not show on which side it lies
+            return f"{value:.2f}" if 0.095 <= value < 99.5 else f"{value:.3g}" if value < 1e6 else f"{value:.1e}"
+        sign = "+" if value > 0 else "−" if value < 0 else "±"
+        return sign + show(abs(value), self.metric.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one recipe ended for one seed: the stage that went wrong and why, or ``ok``."""
+
+    seed: int
+    status: Ended
+    stage: str = ""
+    reason: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One claim of a method over all seeds: held in ``held`` of ``of``; ``seen`` in the first that failed,
+    or ran."""
+
+    stage: str
+    method: str
+    text: str
+    seen: str
+    held: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe of a comparison.
+
+    ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
+    has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
+    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name;
+    ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
+    seed's last stage, by their ids.
+    """
+
+    name: str
+    recipe: str
+    is_baseline: bool
+    endings: tuple[Ending, ...]
+    figures: Mapping[str, Figure]
+    losses: Mapping[int, Sequence[float]]
+    training: tuple[str, ...]
+    evidence: tuple[Proof, ...]
+    correct: Mapping[int, Sequence[float]] = field(repr=False)
+    chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
+    processes: tuple[Mapping[str, Figure], ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
+    cards: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that were asked for."""
+        return tuple(ending.seed for ending in self.endings)
+
+    @property
+    def succeeded(self) -> tuple[int, ...]:
+        """The seeds that ended ok, whose values the figures hold."""
+        return tuple(ending.seed for ending in self.endings if ending.status == "ok")
+
+    @property
+    def ok(self) -> bool:
+        """Whether every seed ended ok."""
+        return self.status == "ok"
+
+    @property
+    def status(self) -> Ended:
+        """``ok`` if every seed is, else the worst seed's."""
+        return max((ending.status for ending in self.endings), key=ENDS.index, default=NOT_RUN)
+
+    @property
+    def failures(self) -> list[tuple[Ending, list[int]]]:
+        """Each way in which seeds did not end ok, with those seeds."""
+        found: dict[Ending, list[int]] = {}
+        for ending in self.endings:
+            if ending.status != "ok":
+                found.setdefault(replace(ending, seed=-1), []).append(ending.seed)
+        return list(found.items())
+
+    @property
+    def contended(self) -> list[str]:
+        """Why timings are not to be trusted, each reason once."""
+        return list(dict.fromkeys(figure.contended for figure in self.figures.values() if figure.contended))
+
+
+def change(metric: Metric, ours: Row, theirs: Row) -> Change | None:
+    """`ours` against `theirs`, paired over the seeds that both have; None where they share none, or have no
+    ratio.
+
+    A quality difference must hold against other seeds and, where each item's correctness is recorded,
+    against other test items too: the interval spans both. One seed leaves the items alone.
+    """
+    mine, other = ours.figures.get(metric.name), theirs.figures.get(metric.name)
+    seeds = sorted(mine.by_seed.keys() & other.by_seed.keys()) if mine and other else []
+    if not mine or not other or not seeds:
+        return None
+    a, b = [mine.by_seed[seed] for seed in seeds], [other.by_seed[seed] for seed in seeds]
+    contended = mine.contended or (other.contended and f"{theirs.name}: {other.contended}")
+    if _kind(metric) == "ratio":
+        if min(*a, *b) <= 0:
+            return Change(metric, 1.0, (1.0, 1.0), "exact", contended) if a == b else None
+        found = stats.ratio(a, b)
+        if found.interval is None and metric.exact:
+            return Change(metric, found.value, (found.value, found.value), "exact", contended)
+        return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", contended)
+
+    found = stats.difference(a, b)
+    items = _over_items(metric, ours, theirs, seeds)
+    if found.interval and items:
+        span = min(found.interval[0], items[0]), max(found.interval[1], items[1])
+        return Change(metric, found.value, span, "seeds and items", contended)
+    if items:
+        return Change(metric, found.value, items, "items", contended)
+    if found.interval and found.value and _flat(found.interval, found.value):
+        # Seeds that all differ by the same share of items show no noise; that does not mean that there is
+        # none.
+        return Change(metric, found.value, None, "nothing", contended)
+    return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", contended)
+
+
+def _over_items(metric: Metric, ours: Row, theirs: Row, seeds: Sequence[int]) -> Interval | None:
+    """The interval over test items, where `metric` is the share of right items and both had the same
+    number."""
+    for row in (ours, theirs):
+        values = row.figures[metric.name].by_seed
+        if any(not _is_share(row.correct.get(seed), values[seed]) for seed in seeds):
+            return None
+    mine, other = ([row.correct[seed] for seed in seeds] for row in (ours, theirs))
+    if len({len(each) for each in (*mine, *other)}) != 1 or len(mine[0]) < 2:
+        return None
+    return stats.item_difference(mine, other).interval
+
+
+def _is_share(correct: Sequence[float] | None, value: float) -> bool:
+    return bool(correct) and math.isclose(sum(correct) / len(correct), value, rel_tol=1e-6, abs_tol=1e-6)  # type: ignore[arg-type]
+
+
+def _kind(metric: Metric) -> Literal["difference", "ratio"]:
+    return "difference" if metric.family == "quality" else "ratio"
+
+
+def _flat(interval: Interval, value: float) -> bool:
+    return interval[1] - interval[0] <= 1e-9 * abs(value)

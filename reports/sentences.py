@@ -1,0 +1,207 @@
+"""The facts of a comparison as plain sentences. Names stand in backticks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.compare.answer import (
+    Beside,
+    Best,
+    Cheapest,
+    Fact,
+    Incomplete,
+    NoQuality,
+    NoResult,
+    OneSeed,
+    Slower,
+    Trap,
+    Unscored,
+    Win,
+    answer,
+)  # fmt: skip
+from bench.compare.compare import Comparison
+from bench.compare.doubts import (
+    Busy,
+    Differing,
+    Doubt,
+    FailedBaseline,
+    MoreUnread,
+    NoBaseline,
+    Noted,
+    OtherCards,
+    Unmeasured,
+    Unread,
+    Unregistered,
+)  # fmt: skip
+from bench.compare.rows import Change, Row
+from bench.metrics import registry
+from bench.metrics.metric import Metric
+from bench.metrics.units import show
+from reports import words
+
+
+def headline(comparison: Comparison) -> list[str]:
+    """The answer in a few sentences, the most important first."""
+    return list(map(_fact, answer(comparison)))
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a reader must know before trusting it."""
+    return list(map(_doubt, comparison.doubts))
+
+
+def _fact(fact: Fact) -> str:
+    match fact:
+        case NoResult():
+            return "No recipe gave a result for every seed."
+        case NoQuality():
+            return "Quality was not measured, so this compares cost only."
+        case Unscored(metric):
+            return f"{metric.title} was measured for no recipe that ended ok."
+        case Best():
+            return _best(fact)
+        case Cheapest(best, wins):
+            recipes: dict[str, list[str]] = {}
+            for win in wins:
+                recipes.setdefault(win.row.name, []).append(_win(win, best))
+            among = "Of all recipes" if best is None else "Among these"
+            return f"{among}, {'; '.join(f'{_name(name)} {_listed(parts)}' for name, parts in recipes.items())}."
+        case Beside(row, baseline, change):
+            what = change.metric.title.lower()
+            return (
+                f"{_name(row)} {_VERBS[change.verdict]} the baseline {_name(baseline)}: {words.spelled(change)} {what}."
+            )
+        case Trap():
+            return _trap(fact)
+        case Slower(latency, of, found):
+            names = [f"{_name(row)} ({figure}{' ⚠' if figure.contended else ''})" for row, figure in found]
+            return (
+                f"{len(found)} of {of} compressed models are slower than the one they were made from "
+                f"({_lower(latency)}, timed in turns): {_shortened(names)}."
+            )
+        case Incomplete(of, rows):
+            names = [f"{_name(row)} ({words.status(row)})" for row in rows]
+            verb = "is" if len(rows) == 1 else "are"
+            return f"{len(rows)} of {_count(of, 'recipe')} {verb} without a full result: {_shortened(names)}."
+        case OneSeed(over_items):
+            items = ": intervals of quality cover the choice of test items alone."
+            return f"Only one seed ran, so training noise is not covered{items if over_items else ' and nothing has an interval.'}"
+
+
+_VERBS = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "tie": "ties with",
+    "unclear": "cannot, without an interval, be told apart from",
+}
+
+
+def _best(best: Best) -> str:
+    metric = best.metric
+    figure = best.row.figures[metric.name]
+    if not best.others:
+        return f"{_name(best.row)} has {metric.title.lower()} {figure}; there is no other result to compare it with."
+    text = f"{_name(best.row)} has the {'highest' if metric.better == 'higher' else 'lowest'} {metric.title.lower()}, {figure}"
+    if best.ties:
+        verb = "ties" if len(best.ties) == 1 else "tie"
+        return f"{text}; {_names(best.ties)} {verb} with it: the difference is inside its 95 % interval."
+    if best.unclear:
+        return f"{text}; without intervals, which others tie with it is not known."
+    return f"{text}, and no other recipe ties with it."
+
+
+def _win(win: Win, best: Row | None) -> str:
+    notes = [f"{show(win.figure.value, win.metric.unit)}{' ⚠' if win.busy else ''}"]
+    if best is not None and win.than is not None:
+        notes.append(f"{win.than} of {_name(best)}")
+    if win.unclear:
+        notes.append("no interval")
+    elif win.ties:
+        notes.append(_count(win.ties, "tie"))
+    assert win.metric.summary, "Comparison.costs has only metrics with one"
+    return f"{win.metric.summary.best} ({', '.join(notes)})"
+
+
+def _trap(trap: Trap) -> str:
+    claim = (
+        "Smaller is not faster here"
+        if trap.cheap.family == "size"
+        else "Less training memory does not mean faster training here"
+    )
+    found = []
+    for row, saves, costs in trap.found:
+        doubt = ", no interval" if costs.verdict == "unclear" else ""
+        found.append(f"{_name(row)} ({_times(saves)}, but {_times(costs)}{doubt})")
+    return f"{claim}: {_shortened(found, 3)}, against the baseline {_name(trap.baseline)}."
+
+
+def _doubt(doubt: Doubt) -> str:
+    match doubt:
+        case Unread(text) | Noted(text):
+            return text
+        case MoreUnread(lines):
+            return f"{_count(lines, 'more line')} of the records left out"
+        case NoBaseline(baseline):
+            return f"The baseline {_name(baseline)} is not among the recipes, so there are no ratios."
+        case FailedBaseline(row):
+            less = "ratios rest on the seeds that ended ok" if row.succeeded else "there are no ratios"
+            return f"The baseline {_name(row)} is {words.status(row)}, so {less}."
+        case Differing(setting, values):
+            return (
+                f"Records of different environments are compared: {setting} is {' and '.join(values)}. "
+                "Do not trust ratios between them."
+            )
+        case Unmeasured(metric, reason, recipes):
+            return f"Not measured: {_title(metric)} of {_names(recipes)}: {reason.replace('`', chr(39))}."
+        case Unregistered(figures):
+            return (
+                f"Recorded and not shown, for no metric of that name is registered here: {_names(figures)}. "
+                "Install the package that registers it."
+            )
+        case OtherCards(baseline, recipes):
+            return (
+                f"Not on the card of the baseline {_name(baseline)} for each seed: {_names(recipes)}. Cards of one "
+                "kind differ by some percent; run them again with `--fresh` on one machine."
+            )
+        case Busy(recipes):
+            return (
+                f"Timings taken while the machine was busy are marked ⚠: {_names(recipes)}. "
+                "Run them again on a quiet machine."
+            )
+
+
+def _title(name: str) -> str:
+    """What readers call the metric `name`, or the family of metrics."""
+    try:
+        return registry.metric(name).title
+    except KeyError:
+        return name.replace("_", " ").capitalize()
+
+
+def _lower(metric: Metric) -> str:
+    return metric.title[0].lower() + metric.title[1:]
+
+
+def _times(change: Change) -> str:
+    return f"{change} {_lower(change.metric)}"
+
+
+def _name(of: Row | str) -> str:
+    name = of if isinstance(of, str) else of.name
+    return "`" + name.replace("`", "'") + "`"
+
+
+def _names(recipes: Sequence[Row | str]) -> str:
+    return _shortened([_name(recipe) for recipe in recipes])
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _shortened(parts: Sequence[str], most: int = 8) -> str:
+    return _listed([*parts[:most], f"{len(parts) - most} more"] if len(parts) > most else parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
