@@ -107,9 +107,7 @@ class Cluster:
         """Run `job` on some machine, or on as few as can hold it. How far it is, nobody is told."""
         from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
-        from bench.recipe import recipe
-
-        stage = recipe.parse(job.recipe).stages[-1]
+        stage = job.stages[-1]
         processes, gpus = (stage.processes, stage.gpus_each) if job.what == "stage" else (1, 1)
         each = _each(job.machine, processes, gpus)
         lost = ""

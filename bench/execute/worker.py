@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.machine import disk, output
-from bench.recipe import recipe
 from bench.record.schema import Status
 from bench.stage.job import Job, Progress
 
@@ -54,7 +53,7 @@ def main(connection: Connection, job: Job) -> None:
 
 def attempt(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
     """Do `job` in this process, or in as many as its stage is divided among: how it ended, why, what was measured."""
-    if job.what == "stage" and (layout := recipe.parse(job.recipe).stages[-1].layout):
+    if job.what == "stage" and (layout := job.stages[-1].layout):
         from bench.execute import ranks
 
         return ranks.run(job, layout, progress)
@@ -90,7 +89,7 @@ def run_job(
             open_model(job.model, job.suite_folder).make(progress)
             return "ok", "", {}
         types = [open_model(job.model, job.suite_folder).model_type()]
-        imports.of(recipe.parse(job.recipe).stages, types, job.machine.device).all()
+        imports.of(job.stages, types, job.machine.device).all()
         group = meet() if meet else None
         if job.what == "stage":
             stage.run(job, progress, group, measured)

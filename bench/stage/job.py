@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench.machine.machine import Machine
+from bench.recipe import recipe
+from bench.recipe.recipe import Stage
 from bench.suite.suite import Budget, Measure
 from bench.tasks.table import DataTable
 
@@ -61,6 +64,17 @@ class Job:
     gpus: tuple[str, ...] = ()
     share: Share | None = None
     temporary: Path | None = None
+
+    @functools.cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the recipe; this job's is the last.
+
+        Read where they are asked for: a process that is made for a job has its methods imported, and text always travels.
+
+        Raises:
+            RecipeError: a method is not registered there.
+        """
+        return recipe.parse(self.recipe).stages
 
 
 def threads_each(machine: Machine, processes: int) -> int:

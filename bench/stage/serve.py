@@ -13,7 +13,6 @@ import torch
 from bench.measure import clock, latency, trust
 from bench.measure.absent import Absent
 from bench.measure.peak import Peak
-from bench.recipe import recipe
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Transform
 from bench.stage import checkpoint, evidence
@@ -38,7 +37,7 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
     seconds = Stopwatch()
     measured |= {"latency": [], "inference": {}, "seconds": seconds.total}
     task = open_task(job.task, job.suite_folder)
-    stages = stages_in_effect(recipe.parse(job.recipe).stages)
+    stages = stages_in_effect(job.stages)
     transforms = [method for stage in stages for method in stage.methods if isinstance(method, Transform)]
     seed_everything(job.seed)
     device = torch.device(job.machine.device)

@@ -55,7 +55,7 @@ def run(
     measured["seconds"] = seconds.total
     if job.machine.device == "cuda":
         measured["gpus"] = _cards()
-    stages = recipe.parse(job.recipe).stages
+    stages = job.stages
     source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
     if job.input is None:
         # Where no one has looked at the model yet, as on another machine, this does, and imports what it takes.
@@ -240,7 +240,7 @@ class Stopwatch:
 
 def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
     """The model that the recipe's compression began with, in evaluation mode; None where nothing was compressed."""
-    if stages_before_compression(recipe.parse(job.recipe).stages) is None:
+    if stages_before_compression(job.stages) is None:
         return None
     if job.uncompressed is not None:
         model, _ = checkpoint.load(job.uncompressed)
