@@ -13,7 +13,7 @@ from bench.metrics.metric import Metric
 from bench.models.base import Model, ModelError
 from bench.models.structure import Structure
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Axis, Broken, Fact, Samples, Spread
+from bench.recipe.declarations import Axis, Broken, Fact, Samples, Spread, Trait
 from bench.recipe.errors import RecipeError, Refusal
 from bench.recipe.method import Modifier, Trainer, Transform
 from bench.stage.evidence import Claim, Snapshot, digest, named_tensors
@@ -71,6 +71,7 @@ __all__ = [
     "TaskError",
     "Trainer",
     "Training",
+    "Trait",
     "Transform",
     "Update",
     "Work",

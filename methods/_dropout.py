@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def present(context: PlanContext, *, head: bool = True) -> bool:
     """Whether something drops out in training at `context`; without `head`, in the body."""
     for method in context.stage.modifiers:
-        if method.name == "dropout":
+        if "sets_dropout" in method.traits:
             return bool(getattr(method, "p", 0))
     if getattr(context.stage.main, "dropout", 0):  # an adapter's own
         return True

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
 from bench.plan.context import PlanContext
+from bench.recipe.declarations import Fact
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Method, Transform
 from bench.stage.evidence import Claim, digest, whole
-from methods import _coverage, _replay
+from methods import _coverage, _refusals, _replay
 from methods._models import linear_blocks
 
 if TYPE_CHECKING:
@@ -31,7 +32,18 @@ Masks = list[tuple["torch.Tensor", "torch.Tensor"]]
 class Masking(Transform):
     """Holds weights of the blocks' linear layers at zero, now and in later trainings."""
 
-    adds = frozenset({"sparse"})
+    refuses = (
+        ("adapter", _refusals.ADAPTER),
+        (
+            "quantized",
+            "quantized weights cannot be compared and zeroed; prune first, as in `{method} >> torch_int8_dynamic`",
+        ),
+    )
+
+    @property
+    def adds(self) -> frozenset[Fact]:
+        """Zeros."""
+        return frozenset({"sparse"})
 
     @abc.abstractmethod
     def cut(self, work: Work) -> None:
@@ -55,11 +67,7 @@ class Masking(Transform):
         return False
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It looks at plain weights, and one pattern of zeros is no start for another."""
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
-        if "quantized" in context.facts:
-            yield f"quantized weights cannot be compared and zeroed; prune first, as in `{self} >> torch_int8_dynamic`"
+        """One pattern of zeros is no start for another."""
         yield from linear_blocks(context)
         for earlier in carried(context):
             if not self.extends(earlier):

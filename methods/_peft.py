@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
+from bench.recipe.declarations import Fact
 from bench.recipe.errors import nearest
 from bench.stage.evidence import Claim
-from methods import _added
+from methods import _added, _refusals
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -24,22 +25,31 @@ if TYPE_CHECKING:
     from bench.stage.loop import Training
     from bench.stage.work import Work
 
+REFUSES: tuple[tuple[Fact, str], ...] = (
+    ("adapter", "there is an adapter on the model already; {fold}"),
+    ("inference_only", _refusals.INFERENCE_ONLY),
+)
+"""What no adapter can be put on."""
+
+REFUSES_BESIDE_LAYERS: tuple[tuple[Fact, str], ...] = (
+    *REFUSES,
+    (
+        "factored",
+        "PEFT takes whole linear layers, and here each is the product of two; train with full, or leave low_rank out",
+    ),
+)
+"""What no adapter can be put on that stands beside linear layers."""
+
 
 def problems(
-    context: PlanContext, method: str = "", *, targets: Sequence[str] | None = None, embeddings: bool = False
+    context: PlanContext, method: str, *, targets: Sequence[str] | None = None, embeddings: bool = False
 ) -> Iterator[str]:
-    """What keeps an adapter from being put on; `method` is PEFT's name of one that stands beside chosen layers.
+    """What keeps an adapter from being put beside chosen layers; `method` is PEFT's name of it.
 
     `targets` are the layers that a recipe names, and `embeddings` is whether these may be embeddings.
     """
-    if "adapter" in context.facts:
-        yield f"there is an adapter on the model already; {context.fold(context.stage.main)}"
-    if "inference_only" in context.facts:
-        yield "no gradient flows through a model that was made for inference only; train before what made it so"
-    if method and "factored" in context.facts:
-        yield "PEFT takes whole linear layers, and here each is the product of two; train with full, or leave low_rank out"
     structure = context.structure
-    if method and not targets and structure.layers and not structure.targets.get(method):
+    if not targets and structure.layers and not structure.targets.get(method):
         mend = "name them with `targets`" if method != "IA3" else "use lora, and name them with `targets`"
         yield f"PEFT does not know which layers of a {context.model} model to take; {mend}"
     for name in targets or ():
@@ -181,7 +191,7 @@ def dropouts(work: Training, layers: Mapping[str, Any], p: float) -> Claim:
     from torch import nn
 
     if p:
-        p = next((modifier.p for modifier in work.stage.modifiers if modifier.name == "dropout"), p)  # type: ignore[attr-defined]
+        p = next((modifier.p for modifier in work.stage.modifiers if "sets_dropout" in modifier.traits), p)  # type: ignore[attr-defined]
     found = [layer.lora_dropout["default"] for layer in layers.values()]
     seen = [module.p if isinstance(module, nn.Dropout) else 0.0 for module in found]
     return Claim(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
+from bench.recipe.declarations import Fact
 from bench.recipe.facts import stages_in_effect
 from bench.stage.evidence import Claim, digest
-from methods import _coverage
-from methods._models import linear_blocks
+from methods import _coverage, _refusals
 
 if TYPE_CHECKING:
     import torch
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
     from bench.stage.work import Work
 
 
-def problems(context: PlanContext, name: str) -> Iterator[str]:
-    """What keeps the method called `name` from finding plain weights."""
-    if "adapter" in context.facts:
-        yield f"there is an adapter on the weights; {context.fold(name)}"
-    if "quantized" in context.facts:
-        yield "the weights are quantized already; leave one of the two out"
-    yield from linear_blocks(context)
+REFUSES: tuple[tuple[Fact, str], ...] = (
+    ("adapter", _refusals.ADAPTER),
+    ("quantized", "the weights are quantized already; leave one of the two out"),
+)
+"""What has no plain weights."""
 
 
 def save(model: nn.Module, folder: Path) -> bool:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.models.names import plain
-from bench.plan.context import PlanContext
+from bench.recipe.declarations import Fact
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
-from methods import _replay, _statistics
-from methods._models import known
+from methods import _refusals, _replay, _statistics
 
 if TYPE_CHECKING:
     import torch
@@ -36,21 +35,16 @@ class Structured(Transform):
 
     importance: Importance
 
+    refuses = (
+        ("adapter", _refusals.ADAPTER),
+        ("quantized", "quantized weights cannot be cut; prune first, as in `{method} >> torch_int8_dynamic`"),
+        ("factored", "layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"),
+    )
+
     @property
-    def on_halves(self) -> bool:  # type: ignore[override]
-        """Not by gradients, which 16 bits are too coarse for."""
-        return self.importance != "taylor"
-
-
-def problems(context: PlanContext, method: str, *parts: str) -> Iterator[str]:
-    """What keeps plain weights from being cut; `parts` of the blocks must be known."""
-    if "adapter" in context.facts:
-        yield f"there is an adapter on the weights; {context.fold(method)}"
-    if "quantized" in context.facts:
-        yield f"quantized weights cannot be cut; prune first, as in `{method} >> torch_int8_dynamic`"
-    if "factored" in context.facts:
-        yield f"layers that are products of two cannot be cut; prune first, as in `{method} >> low_rank(8)`"
-    yield from known(context, *parts)
+    def tolerates(self) -> frozenset[Fact]:
+        """Weights of 16 bits, but not by gradients, which these are too coarse for."""
+        return frozenset() if self.importance == "taylor" else frozenset({"half"})
 
 
 def cut_of(units: int, amount: float) -> int:

@@ -12,7 +12,11 @@ from bench.recipe import registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import schema
 from bench.recipe.method import Method
+from bench.recipe.recipe import parse
 from bench.tasks.registry import kinds, tasks
+
+DECLARED = ("requires", "refuses", "refuses_beside")
+"""What a method declares of the model that arrives and of the methods in its stage."""
 
 
 def entries(what: str) -> list[dict[str, Any]]:
@@ -54,6 +58,7 @@ def page(name: str) -> dict[str, Any]:
             "arguments": schema(cls),
             "evidence": (inspect.getdoc(cls.evidence) or "").splitlines()[0],
             "needs": list(cls.needs),
+            **_declared(cls),
             "breaks_with": [str(broken) for broken in cls.breaks_with],
             "paper": cls.paper,
             "example": cls.example,
@@ -80,11 +85,18 @@ def text(page: dict[str, Any]) -> str:
         for row in page["arguments"]:
             default = f", default {row['default']!r}" if "default" in row else ", must be given"
             lines.append(f"  {row['name']:<{width}}  {row['type']}{default}")
-    for key in ("evidence", "needs", "breaks_with", "paper", "example", "source"):
+    for key in ("evidence", "needs", *DECLARED, "breaks_with", "paper", "example", "source"):
         if page.get(key):
             value = ", ".join(page[key]) if isinstance(page[key], list) else page[key]
             lines += ["", key.capitalize().replace("_", " "), f"  {value}"]
     return "\n".join(lines)
+
+
+def _declared(cls: type[Method]) -> dict[str, list[str]]:
+    """The facts and traits, as they are in the method's example; arguments may decide them."""
+    stages = parse(cls.example).stages
+    method = next(each for stage in stages for each in stage.methods if isinstance(each, cls))
+    return {key: list(dict.fromkeys(name for name, _ in getattr(method, key))) for key in DECLARED}
 
 
 def _summary(cls: type) -> str:

@@ -24,7 +24,7 @@ from bench.models.registry import open_model
 from bench.models.structure import Structure
 from bench.plan import dividing
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Fact
+from bench.plan.refusals import problems
 from bench.recipe.facts import facts_after, stages_before_compression, with_inner
 from bench.recipe.method import Method, Trainer
 from bench.recipe.recipe import Recipe, Stage
@@ -229,15 +229,7 @@ def refusals(
                 and machines.satisfies(machine, broken.versions)
             ]
             reasons += [f"{method.name}: {problem}" for problem in unregistered(method.figures)]
-            problems = list(method.problems(context))
-            final: set[Fact] = {"inference_only"} if getattr(method, "on_halves", False) else {"inference_only", "half"}
-            if method is stage.main and not problems and final & (context.facts - method.removes - method.tolerates):
-                problems = ["the model that arrives is made for inference only; put this before what made it so"]
-            if method is stage.main and "ensemble" in context.facts:
-                problems = [
-                    "an ensemble is the end of a recipe; put `ensemble` on the last training, and compress before it"
-                ]
-            reasons += [f"{method.name}: {problem}" for problem in problems]
+            reasons += [f"{method.name}: {problem}" for problem in problems(method, context)]
         reasons += dividing.problems(context, shortage)
     return tuple(reasons)
 
@@ -290,10 +282,10 @@ def _subject(
         model, task = open_model(model_spec, suite_folder), open_task(task_spec, suite_folder)
     except (ModelError, TaskError) as error:
         raise SuiteError(str(error)) from None
-    problems = [f"model {model.name}: {text}" for text in model.problems()]
-    problems += [f"task {task.name}: {text}" for text in (*task.problems(), *unregistered(task.metrics))]
-    if problems:
-        raise SuiteError("\n".join(problems))
+    unusable = [f"model {model.name}: {text}" for text in model.problems()]
+    unusable += [f"task {task.name}: {text}" for text in (*task.problems(), *unregistered(task.metrics))]
+    if unusable:
+        raise SuiteError("\n".join(unusable))
     retained = _retained(retain, task, suite_folder).fingerprint() if retain is not None else ""
     return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), suite_folder, retained)
 

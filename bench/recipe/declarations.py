@@ -19,9 +19,26 @@ Fact = Literal[
     "reshaped",  # some layers are of other sizes than :attr:`PlanContext.config` says
     "uneven",  # the attention heads together are not as wide as the hidden size
     "ensemble",  # several models answer together; nothing can come after
+    "sparse_rows",  # some layers hold compressed rows, of values that are not zero
     "no_head",  # the weights belong to another objective than the task's
 ]
 """What a stage may leave true of the model, known at planning. ``adds``, ``removes`` and ``tolerates`` are sets of these."""
+
+
+Trait = Literal[
+    "compiles",  # it trains on compiled code
+    "micro_batches",  # it shows the others parts of a batch, one after the other
+    "one_pass",  # though it wraps passes, a step is one pass, and shapes are known
+    "own_items",  # it makes training items of its own, whose labels are not the task's
+    "frozen_body",  # nothing of the body trains
+    "key_value_cache",  # what it trains reaches the blocks through their cache of keys and values
+    "prunes_ranks",  # it makes its adapter smaller while it trains
+    "sets_dropout",  # its ``p`` is the dropout of the model
+    "several_models",  # it trains several models, one after the other
+    "softens_labels",  # it mixes the labels with others
+    "stops_early",  # it may end a training, or go back, by the validation loss
+]
+"""What of a method matters to those that stand in a stage with it."""
 
 
 Axis = Literal[

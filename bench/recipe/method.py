@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from bench.recipe.declarations import Axis, Broken, Fact, Spread
+from bench.recipe.declarations import Axis, Broken, Fact, Spread, Trait
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import check, fields_of, literal
 
@@ -53,9 +53,7 @@ class Method(abc.ABC):
     """Names of what it adds to ``work.figures``, in ``apply`` or while training. A metric is registered for each, which may
     stand in the method's own file."""
     breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
-    adds: ClassVar[frozenset[Fact]] = frozenset()
-    removes: ClassVar[frozenset[Fact]] = frozenset()
-    tolerates: ClassVar[frozenset[Fact]] = frozenset()  # of a model that is final for others, what this can work on
+    traits: ClassVar[frozenset[Trait]] = frozenset()
     divisible_by: ClassVar[frozenset[Spread]] = frozenset()
     """The ways to spread a stage over devices in which this is known to be right."""
 
@@ -64,10 +62,46 @@ class Method(abc.ABC):
             value = check(type(self), field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
+    # -- what it declares: an attribute of the class, or a property where its arguments decide ------------------------
+
+    @property
+    def adds(self) -> frozenset[Fact]:
+        """What is true of the model after it."""
+        return frozenset()
+
+    @property
+    def removes(self) -> frozenset[Fact]:
+        """What is no longer true of the model after it."""
+        return frozenset()
+
+    @property
+    def tolerates(self) -> frozenset[Fact]:
+        """Of what makes a model final for others, ``inference_only`` and ``half``, what it can work on."""
+        return frozenset()
+
+    @property
+    def requires(self) -> tuple[tuple[Fact, str], ...]:
+        """What must be true of the model that arrives, each with why, and the mend where it is not.
+
+        In these sentences and the following, ``{method}`` is the method as recipe text, ``{name}`` its name,
+        ``{model}`` the model's type and ``{fold}`` what to do about an adapter.
+        """
+        return ()
+
+    @property
+    def refuses(self) -> tuple[tuple[Fact, str], ...]:
+        """What must not be true of the model that arrives, each with why and the mend."""
+        return ()
+
+    @property
+    def refuses_beside(self) -> tuple[tuple[Trait, str], ...]:
+        """Traits of methods that cannot be in a stage with it, each with why and the mend; ``{other}`` is such a method's name."""
+        return ()
+
     # -- planning ------------------------------------------------------------------------------------------------
 
     def problems(self, context: PlanContext) -> Iterable[str]:
-        """Say, in a sentence each, why this method cannot run at `context`. Nothing has run yet."""
+        """Say, in a sentence each, what beside its declarations keeps this method from running at `context`. Nothing has run yet."""
         return ()
 
     def reads(self, suite_folder: Path) -> Mapping[str, str]:
@@ -210,7 +244,11 @@ class Trainer(Method):
     share: float  # of the budget's steps
     updates_all_weights: ClassVar[bool] = False  # it updates every weight of the model
     replaces_model: ClassVar[bool] = False  # what it trains is another model than the one that arrives
-    reinitializes: ClassVar[bool] = False  # it gives the weights that it trains other values before it begins
+
+    @property
+    def reinitializes(self) -> bool:
+        """Whether it gives the weights that it trains other values before it begins."""
+        return False
 
     @abc.abstractmethod
     def on_model(self, training: Training) -> None:
@@ -260,8 +298,6 @@ class Transform(Method):
     """Maps a model to a model with no gradient loop. Its loop hooks are called while a later stage trains."""
 
     kind = "transform"
-    on_halves: ClassVar[bool] = False
-    """Whether it works on weights of 16 bits as on those of 32."""
     at_load: ClassVar[bool] = False
     """Whether who loads the model that arrives can ask transformers for the same, as for bitsandbytes' weights."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.metrics.metric import Metric, last
 from bench.plan.context import PlanContext
-from bench.recipe.facts import facts_after, stages_in_effect
+from bench.recipe.facts import facts_after
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _compiler
@@ -52,24 +52,26 @@ class CompileInference(Transform):
     paper = "https://docs.pytorch.org/assets/pytorch2-2.pdf"
     example = "full >> compile_inference"
     needs = ("torch._inductor.compile_fx",)
-    on_halves = True
-    tolerates = frozenset({"inference_only"})
+    tolerates = frozenset({"half", "inference_only"})
+    refuses = (
+        ("exported", "another runtime than torch runs the model, which compiles it in its own way"),
+        (
+            "sparse_rows",
+            "torch.compile has no kernels for compressed rows; leave out sparse_storage, and the zeros stay dense",
+        ),
+    )
     adds = frozenset({"inference_only"})
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """Kernels are built by the machine's own compiler, for torch's own operators."""
+        """Kernels are built by the machine's own compiler."""
         yield from _compiler.problems(context, self.mode)
         if context.task.generates and _compiler.records(context.machine.device, self.mode):
             yield (
                 f'mode "{self.mode}" records CUDA graphs, of which each pass overwrites what the one before it gave, '
                 "and that is the cache of keys and values that the next token is made from; leave the mode out"
             )
-        if "exported" in context.facts:
-            yield "another runtime than torch runs the model, which compiles it in its own way"
-        if any(stage.main.name == "sparse_storage" for stage in stages_in_effect(context.before)):
-            yield "torch.compile has no kernels for compressed rows; leave out sparse_storage, and the zeros stay dense"
 
     def apply(self, work: Work) -> None:
         """Compile, so that the evaluation too is the compiled model's."""

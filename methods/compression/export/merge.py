@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
-from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest
 
@@ -30,19 +29,21 @@ class Merge(Transform):
     paper = "https://arxiv.org/abs/2106.09685"
     example = "lora(r=8) >> merge"
     needs = ("peft",)
+    requires = (
+        ("adapter", "there is no adapter to fold; it comes after one, as in `lora(r=8) >> {method}`"),
+        (
+            "mergeable",
+            "the adapter before it is not a change of weights and cannot be folded into them; leave {method} out",
+        ),
+    )
+    refuses = (
+        (
+            "quantized",
+            "the weights beneath are quantized, and rounding what it folds in would lose most of it; "
+            "leave the adapter on, or quantize after folding, as in `lora >> merge >> nf4`",
+        ),
+    )
     removes = frozenset({"adapter", "mergeable"})
-
-    def problems(self, context: PlanContext) -> Iterator[str]:
-        """There must be an adapter, of a kind that is a change of weights."""
-        if "adapter" not in context.facts:
-            yield "there is no adapter to fold; it comes after one, as in `lora(r=8) >> merge`"
-        elif "mergeable" not in context.facts:
-            yield "the adapter before it is not a change of weights and cannot be folded into them; leave merge out"
-        if "quantized" in context.facts:
-            yield (
-                "the weights beneath are quantized, and rounding what it folds in would lose most of it; "
-                "leave the adapter on, or quantize after folding, as in `lora >> merge >> nf4`"
-            )
 
     def apply(self, work: Work) -> None:
         """Fold; the layers as they were, with their adapters beside them, are put aside for the evidence."""

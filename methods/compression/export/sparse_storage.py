@@ -15,7 +15,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, difference, projection
-from methods import _coverage
+from methods import _coverage, _refusals
 from methods._quantized import casting
 
 if TYPE_CHECKING:
@@ -39,17 +39,15 @@ class SparseStorage(Transform):
     name = "sparse_storage"
     paper = "https://arxiv.org/abs/1510.00149"
     example = "full >> magnitude(0.9) >> sparse_storage"
-    adds = frozenset({"inference_only"})
+    adds = frozenset({"inference_only", "sparse_rows"})
+    requires = (("sparse", "no weights are held at zero here; prune first, as in `magnitude(0.9) >> {method}`"),)
+    refuses = (("adapter", _refusals.ADAPTER),)
 
     threshold: Annotated[float, Ge(0), Lt(1)] = 0.5
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """There must be zeros, enough of them, in plain weights."""
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
+        """There must be zeros enough."""
         yield from casting(context, "a sparse layer has none of that name")
-        if "sparse" not in context.facts:
-            yield f"no weights are held at zero here; prune first, as in `magnitude(0.9) >> {self}`"
         before = [
             kept
             for stage in stages_in_effect(context.before)

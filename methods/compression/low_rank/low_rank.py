@@ -14,7 +14,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.errors import RecipeError
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest
-from methods import _coverage, _structured
+from methods import _coverage, _refusals, _structured
 from methods._models import linear_blocks
 from methods._quantized import casting
 
@@ -38,7 +38,16 @@ class LowRank(Transform):
     name = "low_rank"
     paper = "https://arxiv.org/abs/1404.0736"
     example = "full >> low_rank(64) >> full(share=0.3)"
-    on_halves = True
+    tolerates = frozenset({"half"})
+    refuses = (
+        ("adapter", _refusals.ADAPTER),
+        ("quantized", "quantized weights cannot be factored; factor first, as in `{method} >> torch_int8_dynamic`"),
+        (
+            "sparse",
+            "factors of a sparse matrix are dense and lose its zeros; factor first, as in `{method} >> magnitude(0.5)`",
+        ),
+        ("factored", "the layers are factored already; factor once, by the rank that is wanted in the end"),
+    )
     adds = frozenset({"factored"})
 
     rank: Annotated[int, Ge(1)] | None = None
@@ -52,17 +61,9 @@ class LowRank(Transform):
             )
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It factors plain, dense weights, by a rank that saves something."""
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
-        if "quantized" in context.facts:
-            yield f"quantized weights cannot be factored; factor first, as in `{self} >> torch_int8_dynamic`"
-        if "sparse" in context.facts:
-            yield f"factors of a sparse matrix are dense and lose its zeros; factor first, as in `{self} >> magnitude(0.5)`"
+        """The rank must save something."""
         yield from linear_blocks(context)
         yield from casting(context, "a layer is two here")
-        if "factored" in context.facts:
-            yield "the layers are factored already; factor once, by the rank that is wanted in the end"
         if self.rank is not None and "reshaped" not in context.facts:
             hidden, wide = context.config.get("hidden_size"), context.config.get("intermediate_size")
             if hidden and wide and self.rank >= (most := hidden * wide / (hidden + wide)):

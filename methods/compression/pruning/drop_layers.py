@@ -36,16 +36,15 @@ class DropLayers(Transform):
     name = "drop_layers"
     paper = "https://arxiv.org/abs/2403.03853"
     example = "full >> drop_layers(2) >> full(share=0.3)"
-    on_halves = True
+    tolerates = frozenset({"half"})
+    refuses = (("adapter", "there is an adapter in the blocks; {fold}"),)  # its layers would be counted with them
 
     n: Annotated[int, Ge(1)]
     by: Literal["last", "every_other", "similarity"] = "last"
     samples: Samples = 128
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """Enough blocks must be there, without an adapter, whose layers are counted with them."""
-        if "adapter" in context.facts:
-            yield f"there is an adapter in the blocks; {context.fold(self)}"
+        """Enough blocks must be there."""
         yield from one_stack(context)
         count = context.blocks
         if count and self.n > self._most(count):

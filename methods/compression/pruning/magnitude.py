@@ -31,7 +31,7 @@ class Magnitude(_masks.Pruning):
     name = "magnitude"
     paper = "https://arxiv.org/abs/1506.02626"
     example = "full >> magnitude(0.5)"
-    on_halves = True
+    tolerates = frozenset({"half"})
     divisible_by = frozenset({"devices", "replicas", "shards"})
 
     amount: Annotated[float, Gt(0), Lt(1)]

@@ -13,6 +13,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from methods import _statistics, _structured
+from methods._models import known
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,8 @@ class PruneHeads(_structured.Structured):
     importance: _structured.Importance = "l2"
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It cuts plain weights, and one head has to stay."""
-        yield from _structured.problems(context, str(self), "fewer_heads")
+        """One head has to stay."""
+        yield from known(context, "fewer_heads")
         heads = context.config.get("num_attention_heads") or 0
         shared = context.config.get("num_key_value_heads") or heads
         for stage in context.before:

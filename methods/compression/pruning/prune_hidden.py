@@ -12,6 +12,7 @@ from annotated_types import Gt, Lt
 from bench.plan.context import PlanContext
 from bench.stage.evidence import Claim
 from methods import _structured
+from methods._models import known
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,8 +42,8 @@ class PruneHidden(_structured.Structured):
     importance: _structured.Importance = "l2"
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It cuts plain weights."""
-        yield from _structured.problems(context, str(self), "fewer_channels")
+        """The part that is cut must be known."""
+        yield from known(context, "fewer_channels")
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows, and weights that were tied are tied again."""

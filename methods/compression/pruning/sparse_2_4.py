@@ -43,14 +43,14 @@ class Sparse24(_masks.Masking):
     samples: Samples = 128
 
     @property
-    def adds(self) -> frozenset[Fact]:  # type: ignore[override]
+    def adds(self) -> frozenset[Fact]:
         """Compressed weights can be neither trained nor changed any more."""
         return frozenset({"sparse", *(("quantized", "inference_only") if self.storage == "compressed" else ())})
 
     @property
-    def on_halves(self) -> bool:  # type: ignore[override]
-        """The surgeon's solver is for weights of 32 bits."""
-        return self.criterion != "sparsegpt"
+    def tolerates(self) -> frozenset[Fact]:
+        """Weights of 16 bits, but not by the surgeon's solver, which is for those of 32."""
+        return frozenset() if self.criterion == "sparsegpt" else frozenset({"half"})
 
     @property
     def share(self) -> float:

@@ -31,7 +31,7 @@ class Wanda(_masks.Pruning):
     paper = "https://arxiv.org/abs/2306.11695"
     example = "full >> wanda(0.5)"
     divisible_by = frozenset({"devices"})
-    on_halves = True
+    tolerates = frozenset({"half"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
     samples: Samples = 128

@@ -11,6 +11,7 @@ from bench.recipe.declarations import Samples
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized, _replay, _statistics
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ class AWQ(Transform):
     name = "awq"
     paper = "https://arxiv.org/abs/2306.00978"
     example = "full >> awq"
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized", "inference_only"})
 
     bits: Literal[4, 8] = 4
@@ -43,8 +45,8 @@ class AWQ(Transform):
     samples: Samples = 128
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It needs plain weights."""
-        yield from _quantized.problems(context, self.name)
+        """It needs linear layers."""
+        yield from linear_blocks(context)
         yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:

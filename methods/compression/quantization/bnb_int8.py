@@ -12,6 +12,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,14 +38,15 @@ class BnbInt8(Transform):
     paper = "https://arxiv.org/abs/2208.07339"
     example = "full >> bnb_int8"
     needs = ("bitsandbytes",)
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized"})
     at_load = True
 
     threshold: Annotated[float, Ge(0)] = 6.0
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It needs plain weights."""
-        yield from _quantized.problems(context, self.name)
+        """It needs linear layers."""
+        yield from linear_blocks(context)
 
     def apply(self, work: Work) -> None:
         """Replace the blocks' linear layers."""

@@ -13,6 +13,7 @@ from bench.recipe.declarations import Samples
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized, _replay, _statistics
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,7 @@ class GPTQ(Transform):
     name = "gptq"
     paper = "https://arxiv.org/abs/2210.17323"
     example = "full >> gptq"
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized", "inference_only"})
 
     bits: Literal[4, 8] = 4
@@ -42,8 +44,8 @@ class GPTQ(Transform):
     damping: Annotated[float, Gt(0)] = 0.01
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It needs plain weights."""
-        yield from _quantized.problems(context, self.name)
+        """It needs linear layers."""
+        yield from linear_blocks(context)
         yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:

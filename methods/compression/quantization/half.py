@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from bench.models.names import plain
-from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, projection
+from methods import _refusals
 
 if TYPE_CHECKING:
     import torch
@@ -31,16 +31,13 @@ class Half(Transform):
     name = "half"
     paper = "https://arxiv.org/abs/1905.12322"
     example = 'full >> half("bf16")'
+    refuses = (
+        ("adapter", _refusals.ADAPTER),
+        ("quantized", "the weights are in fewer bits than 16 already; leave one of the two out"),
+    )
     adds = frozenset({"half"})
 
     dtype: Literal["bf16", "fp16"] = "bf16"
-
-    def problems(self, context: PlanContext) -> Iterator[str]:
-        """It casts plain weights."""
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
-        if "quantized" in context.facts:
-            yield "the weights are in fewer bits than 16 already; leave one of the two out"
 
     def apply(self, work: Work) -> None:
         """Cast; what is no matrix, which a snapshot tells little of, is put aside for the evidence."""

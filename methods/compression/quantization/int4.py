@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,13 +30,14 @@ class Int4(Transform):
     name = "int4"
     paper = "https://arxiv.org/abs/2004.09602"
     example = "full >> int4"
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized", "inference_only"})
 
     group_size: Literal[32, 64, 128] = 64
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It needs plain weights."""
-        yield from _quantized.problems(context, self.name)
+        """It needs linear layers."""
+        yield from linear_blocks(context)
         yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:

@@ -32,16 +32,13 @@ class TorchInt8Dynamic(Transform):
     name = "torch_int8_dynamic"
     paper = "https://arxiv.org/abs/1712.05877"
     example = "full >> torch_int8_dynamic"
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized", "inference_only"})
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Its kernels are for CPUs, and for plain weights."""
         if context.machine.device != "cpu":
             yield 'its kernels are for CPUs only; run the suite with device = "cpu"'
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
-        if "quantized" in context.facts:
-            yield "the weights are quantized already; leave one of the two out"
         yield from linear_blocks(context)
 
     def apply(self, work: Work) -> None:

@@ -11,6 +11,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.work import Work
+
+_CUT = "its kernel needs rows of whole groups, and the layers were cut before; use `int4`, which takes any"
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,14 @@ class TorchaoInt4WeightOnly(Transform):
     paper = "https://arxiv.org/abs/2206.01861"
     example = "full >> torchao_int4_weight_only(group_size=64)"
     needs = ("torchao",)
+    refuses = (*_quantized.REFUSES, ("reshaped", _CUT), ("factored", _CUT))
     adds = frozenset({"quantized", "inference_only"})
 
     group_size: Literal[32, 64, 128] = 128
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It needs plain weights, of rows that are whole groups."""
-        yield from _quantized.problems(context, self.name)
-        if {"reshaped", "factored"} & context.facts:
-            yield "its kernel needs rows of whole groups, and the layers were cut before; use `int4`, which takes any"
+        """It needs rows that are whole groups."""
+        yield from linear_blocks(context)
         sizes = [context.config.get(key, 0) for key in ("hidden_size", "intermediate_size")]
         if any(size % self.group_size for size in sizes):
             yield (

@@ -11,6 +11,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,11 +33,12 @@ class TorchaoInt8WeightOnly(Transform):
     paper = "https://arxiv.org/abs/1712.05877"
     example = "full >> torchao_int8_weight_only"
     needs = ("torchao",)
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized", "inference_only"})
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It needs plain weights."""
-        yield from _quantized.problems(context, self.name)
+        """It needs linear layers."""
+        yield from linear_blocks(context)
         yield from _quantized.one_input(context)
 
     def apply(self, work: Work) -> None:

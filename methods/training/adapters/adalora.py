@@ -47,6 +47,14 @@ class AdaLoRA(Trainer):
     example = "adalora(init_r=12, target_r=8)"
     needs = ("peft",)
     adds = frozenset({"adapter", "mergeable"})
+    traits = frozenset({"one_pass", "prunes_ranks"})
+    refuses = _peft.REFUSES_BESIDE_LAYERS
+    refuses_beside = (
+        (
+            "stops_early",
+            "its ranks reach their target on a schedule that early stopping would cut off; leave one of them out",
+        ),
+    )
 
     init_r: Annotated[int, Ge(2), Le(2**16)] = 12
     target_r: Width = 8
@@ -65,8 +73,6 @@ class AdaLoRA(Trainer):
         steps = max(1, round(context.steps * self.share))
         if steps < _LEAST:
             yield f"{steps} steps are too few to score ranks, prune them and settle: {_LEAST} at least; raise budget.steps"
-        if "early_stopping" in {modifier.name for modifier in context.stage.modifiers}:
-            yield "its ranks reach their target on a schedule that early stopping would cut off; leave one of them out"
 
     def on_model(self, training: Training) -> None:
         """Put the adapter on, with a schedule of the training's own length."""

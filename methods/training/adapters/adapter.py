@@ -42,6 +42,10 @@ class Adapter(Trainer):
     example = "adapter(size=64)"
     divisible_by = frozenset({"layers", "replicas", "shards", "tensors"})
     adds = frozenset({"adapter"})
+    refuses = (
+        *_peft.REFUSES,
+        ("factored", "an adapter goes behind one linear layer, and here each is two; put adapters on first"),
+    )
 
     size: Width = 64
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
@@ -49,13 +53,10 @@ class Adapter(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """One adapter at a time, on a model that gradients can flow through."""
-        yield from _peft.problems(context)
+        """The layers that adapters go behind must be known."""
         yield from known(
             context, "feed_forward_outputs", *(["attention_outputs"] if self.placement == "houlsby" else [])
         )
-        if "factored" in context.facts:
-            yield "an adapter goes behind one linear layer, and here each is two; put adapters on first"
 
     def on_model(self, training: Training) -> None:
         """Put them in, and unfreeze them and what trains with them."""

@@ -37,12 +37,13 @@ class IA3(Trainer):
     divisible_by = frozenset({"layers", "replicas", "shards", "tensors"})
     needs = ("peft",)
     adds = frozenset({"adapter", "mergeable"})
+    refuses = _peft.REFUSES_BESIDE_LAYERS
 
     lr: Annotated[float, Gt(0)] = 3e-2
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """One adapter at a time, on an architecture that PEFT knows."""
+        """PEFT must know the architecture."""
         yield from _peft.problems(context, "IA3")
 
     def on_model(self, training: Training) -> None:

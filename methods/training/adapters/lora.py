@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Width
+from bench.recipe.declarations import Fact, Width
 from bench.recipe.errors import Refusal
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, projection, whole, whole_numel
@@ -53,16 +53,22 @@ class LoRA(Trainer):
     lr: Annotated[float, Gt(0)] = 3e-3
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
+    @property
+    def refuses(self) -> tuple[tuple[Fact, str], ...]:
+        """What no adapter goes beside, and for PiSSA weights that have no singular vectors."""
+        if self.variant != "pissa":
+            return _peft.REFUSES_BESIDE_LAYERS
+        why = "pissa starts from the weights' singular vectors, and quantized weights have none; use another variant"
+        return (*_peft.REFUSES_BESIDE_LAYERS, ("quantized", why))
+
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """One adapter at a time, on a model that gradients can flow through."""
+        """The layers must be known, and be as the variant needs them."""
         yield from _peft.problems(context, "LORA", targets=self.targets, embeddings=self.variant in ("plain", "rslora"))
         if self.variant in ("dora", "pissa") and "shards" in context.stage.layout:
             yield f"{self.variant} works on whole weights, and here each process holds a shard; use data_parallel, or another variant"
         if self.variant == "dora" and "tensors" in context.stage.layout:
             yield "dora measures the length of whole weights, and here each process holds parts; use data_parallel, or another variant"
         if self.variant == "pissa":
-            if "quantized" in context.facts:
-                yield "pissa starts from the weights' singular vectors, and quantized weights have none; use another variant"
             width = context.config.get("hidden_size")
             if width and self.r > width:
                 yield f"weights of {width} outputs have no {self.r} principal directions; lower r"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from annotated_types import Gt, Le
 
 from bench.plan.context import PlanContext
+from bench.recipe.declarations import Fact
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
@@ -97,7 +98,6 @@ class Peft(Trainer):
     paper = "https://huggingface.co/docs/peft"
     example = 'peft("VERA", r=8, lr=0.03)'
     needs = ("peft",)
-    adds = frozenset({"adapter"})
 
     method: str
     arguments: tuple[tuple[str, Any], ...] = ()
@@ -105,18 +105,31 @@ class Peft(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def __init__(self, method: str, *, lr: float = 3e-3, share: float = 1.0, **arguments: Any) -> None:
-        values = {
-            "method": method,
-            "arguments": tuple(sorted((name, _frozen(name, value)) for name, value in arguments.items())),
-            "lr": lr,
-            "share": share,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        frozen = tuple(sorted((name, _frozen(name, value)) for name, value in arguments.items()))
+        vars(self).update(method=method, arguments=frozen, lr=lr, share=share)
         self.__post_init__()
         self._check()
-        if method in MERGEABLE:
-            object.__setattr__(self, "adds", self.adds | {"mergeable"})
+
+    @property
+    def adds(self) -> frozenset[Fact]:
+        """An adapter, which some of PEFT's methods can fold into the weights."""
+        return frozenset({"adapter", "mergeable"}) if self.method in MERGEABLE else frozenset({"adapter"})
+
+    @property
+    def refuses(self) -> tuple[tuple[Fact, str], ...]:
+        """What PEFT's method was not made for."""
+        reasons = [*_peft.REFUSES]
+        if self.method in UNFIT:
+            return tuple(reasons)
+        if self.method not in QUANTIZED:
+            plain = (
+                f"PEFT's {self.method} needs plain weights, and these are quantized; with them go lora, adalora and ia3"
+            )
+            reasons += [("quantized", plain)]
+        if "target_modules" in _known(self.method):
+            whole = "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
+            reasons += [("factored", whole)]
+        return tuple(reasons)
 
     @classmethod
     def build(cls, arguments: list[Any], keywords: Mapping[str, Any], defaults: Mapping[str, Any]) -> Self:
@@ -139,19 +152,12 @@ class Peft(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """What it was not made for, or was tried and did not work."""
-        yield from _peft.problems(context)
         if self.method in UNFIT:
             yield f"{self.method}: {UNFIT[self.method]}"
             return
-        if "quantized" in context.facts and self.method not in QUANTIZED:
-            yield f"PEFT's {self.method} needs plain weights, and these are quantized; with them go lora, adalora and ia3"
         known = _known(self.method)
-        if "factored" in context.facts and "target_modules" in known:
-            yield "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
         if context.task.new_head and "modules_to_save" not in known:
             yield f"PEFT's {self.method} would leave the classifier's new head untrained; it is for language models"
-        if "factored" in context.facts and "target_modules" in known:
-            yield "PEFT takes whole linear layers, and here each is the product of two; leave low_rank out"
         chosen = getattr(_tuner(self.method), "target_module_mapping", None) or {}
         if "target_modules" in known and "target_modules" not in dict(self.arguments) and context.model not in chosen:
             yield f"PEFT does not know which layers of a {context.model} model to take; name them with `target_modules`"

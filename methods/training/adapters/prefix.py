@@ -41,6 +41,8 @@ class Prefix(Trainer):
     example = "prefix(20)"
     needs = ("peft",)
     adds = frozenset({"adapter"})
+    traits = frozenset({"key_value_cache"})
+    refuses = _peft.REFUSES
     breaks_with = (
         Broken(
             versions=("transformers>=5.24", "peft<=0.21.2"),
@@ -60,8 +62,7 @@ class Prefix(Trainer):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """One adapter at a time, on a model that can be given keys and values."""
-        yield from _peft.problems(context)
+        """The model must be one that can be given keys and values."""
         structure = context.structure
         if "uneven" in context.facts and not context.config.get("head_dim"):
             yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"

@@ -36,6 +36,7 @@ class Prompt(Trainer):
     example = "prompt(20)"
     needs = ("peft",)
     adds = frozenset({"adapter"})
+    refuses = _peft.REFUSES
 
     n: Width
     lr: Annotated[float, Gt(0)] = 1e-2
@@ -47,8 +48,7 @@ class Prompt(Trainer):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """One adapter at a time, on a model whose head can tell text from padding without its ids."""
-        yield from _peft.problems(context)
+        """It must be a model whose head can tell text from padding without its ids."""
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "

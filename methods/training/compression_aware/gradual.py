@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
 
-_ALONE = {
-    "early_stopping": "could end the training, or go back, before all is pruned",
-    "ensemble": "trains several models, of which one would be pruned",
-}
-
 
 @dataclass(frozen=True)
 class Gradual(Modifier):
@@ -40,6 +35,10 @@ class Gradual(Modifier):
     example = "full + gradual(magnitude(0.5))"
     order = 95  # after whatever else changes weights in a step
     adds = frozenset({"sparse"})
+    refuses_beside = (
+        ("stops_early", "{other} could end the training, or go back, before all is pruned; leave one of the two out"),
+        ("several_models", "{other} trains several models, of which one would be pruned; leave one of the two out"),
+    )
 
     target: Transform
     begin: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -61,9 +60,6 @@ class Gradual(Modifier):
             yield f"it raises a method's amount step by step, and {self.target.name} has none; use magnitude or wanda"
         if not context.stage.main.updates_all_weights:  # type: ignore[union-attr]
             yield f"{context.stage.main.name} keeps weights frozen, and those would be pruned too; use full"
-        for other in context.stage.modifiers:
-            if other.name in _ALONE:
-                yield f"{other.name} {_ALONE[other.name]}; leave one of the two out"
 
     def on_step(self, training: Training) -> None:
         """Prune more if it is time; else put the zeros back."""

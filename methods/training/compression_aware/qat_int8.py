@@ -31,6 +31,13 @@ class QatInt8(Modifier):
     name = "qat_int8"
     paper = "https://arxiv.org/abs/1712.05877"
     example = "full + qat_int8 >> torchao_int8_dynamic"
+    refuses_beside = (
+        (
+            "compiles",
+            "compiled code rounds some values to the neighbouring code, so its gradient cannot be held against "
+            "eager code's; leave out {other}",
+        ),
+    )
     order = -10  # layers are changed before anything is wrapped around the model
 
     def problems(self, context: PlanContext) -> Iterator[str]:
@@ -39,11 +46,6 @@ class QatInt8(Modifier):
         yield from linear_blocks(context)
         if not trainer.updates_all_weights:
             yield f"{trainer.name} does not train the weights that would be rounded; train all of them, as `full` does"
-        if any(modifier.name == "compile" for modifier in context.stage.modifiers):
-            yield (
-                "compiled code rounds some values to the neighbouring code, so its gradient cannot be held against "
-                "eager code's; leave out compile"
-            )
 
     def on_model(self, training: Training) -> None:
         """Let the blocks' linear layers round. They stay the same objects, with the same parameters."""

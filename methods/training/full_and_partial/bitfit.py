@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
-from methods import _added, _own_weights
+from methods import _added, _own_weights, _refusals
 
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
@@ -29,6 +29,10 @@ class BitFit(Trainer):
     name = "bitfit"
     paper = "https://arxiv.org/abs/2106.10199"
     example = "bitfit"
+    refuses = (
+        ("adapter", _refusals.ADAPTER_ON_MODEL),
+        ("inference_only", _refusals.INFERENCE_ONLY),
+    )
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
@@ -38,10 +42,6 @@ class BitFit(Trainer):
         """There must be biases."""
         if context.structure.stacks and not context.structure.biases:
             yield f"the blocks of a {context.model} model have no biases; for few weights there are ia3 and lora(r=1)"
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the model; {context.fold(self)}"
-        if "inference_only" in context.facts:
-            yield "no gradient flows through a model that was made for inference only; train before what made it so"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze them."""

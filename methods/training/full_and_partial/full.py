@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
-from methods import _own_weights
+from methods import _own_weights, _refusals
 
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
@@ -29,20 +28,19 @@ class Full(Trainer):
     name = "full"
     paper = "https://arxiv.org/abs/1810.04805"
     example = "full"
+    refuses = (
+        ("inference_only", _refusals.INFERENCE_ONLY),
+        (
+            "quantized",
+            "it trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`",
+        ),
+        ("adapter", "there is an adapter on the weights, and both would train; {fold}"),
+    )
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
     updates_all_weights = True
 
     lr: Annotated[float, Gt(0)] = 2e-4
     share: Annotated[float, Gt(0), Le(1)] = 1.0
-
-    def problems(self, context: PlanContext) -> Iterator[str]:
-        """A quantized or folded weight has no gradient of its own."""
-        if "inference_only" in context.facts:
-            yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        elif "quantized" in context.facts:
-            yield "it trains every weight, and the weights are quantized here; put an adapter on them, as in `>> lora`"
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights, and both would train; {context.fold(self)}"
 
     def on_model(self, training: Training) -> None:
         """Unfreeze everything."""

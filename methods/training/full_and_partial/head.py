@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
-from methods import _own_weights
+from methods import _own_weights, _refusals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,11 @@ class Head(Trainer):
     name = "head"
     paper = "https://arxiv.org/abs/1610.01644"
     example = "head"
+    traits = frozenset({"frozen_body"})
+    refuses = (
+        ("adapter", "the head of a model with an adapter on it belongs to the adapter; {fold}"),
+        ("inference_only", _refusals.INFERENCE_ONLY),
+    )
     divisible_by = frozenset({"devices", "replicas", "shards", "tensors"})
 
     lr: Annotated[float, Gt(0)] = 1e-2
@@ -37,10 +42,6 @@ class Head(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """A new head is the task's own; a pretrained one may be the model's embeddings."""
-        if context.facts & {"adapter"}:
-            yield f"the head of a model with an adapter on it belongs to the adapter; {context.fold(self)}"
-        if context.facts & {"inference_only"}:
-            yield "no gradient flows through a model that was made for inference only; train before what made it so"
         if not context.task.new_head and context.config.get("tie_word_embeddings"):
             yield "the head of this model is its embeddings, which are its body's; train more of it, as in `top_layers(1)`"
 

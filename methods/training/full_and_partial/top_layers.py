@@ -12,7 +12,7 @@ from bench.models.names import plain
 from bench.plan.context import PlanContext
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
-from methods import _own_weights
+from methods import _own_weights, _refusals
 from methods._models import one_stack
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class TopLayers(Trainer):
     name = "top_layers"
     paper = "https://arxiv.org/abs/1911.03090"
     example = "top_layers(2)"
+    refuses = (
+        ("adapter", _refusals.ADAPTER_ON_MODEL),
+        ("inference_only", _refusals.INFERENCE_ONLY),
+        ("quantized", "it trains weights, and the weights are quantized here; put an adapter on them, as in `>> lora`"),
+    )
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     n: Annotated[int, Ge(1)]
@@ -40,14 +45,8 @@ class TopLayers(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It trains plain weights, of blocks that are there."""
+        """The blocks must be there."""
         yield from one_stack(context)
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the model; {context.fold(self)}"
-        if "inference_only" in context.facts:
-            yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        elif "quantized" in context.facts:
-            yield "it trains weights, and the weights are quantized here; put an adapter on them, as in `>> lora`"
         blocks = context.blocks
         if blocks and self.n > blocks:
             yield f"the model has {blocks} blocks, not {self.n}; lower n"

@@ -52,15 +52,20 @@ class Adversarial(Modifier):
     paper = "https://arxiv.org/abs/1909.11764"
     example = 'full + adversarial("fgm")'
 
+    refuses_beside = (
+        (
+            "compiles",
+            "it hooks into the embeddings anew in every pass, which compiled code is not known to follow; leave out {other}",
+        ),
+    )
+
     attack: Literal["fgm", "pgd", "freelb"]
     epsilon: Annotated[float, Gt(0)] | None = None
     steps: Annotated[int, Ge(2), Le(1000)] | None = None
     alpha: Annotated[float, Gt(0)] | None = None
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """Every pass must go through the hook, and the fast gradient method has nothing to set but epsilon."""
-        if any(modifier.name == "compile" for modifier in context.stage.modifiers):
-            yield "it hooks into the embeddings anew in every pass, which compiled code is not known to follow; leave out compile"
+        """The fast gradient method has nothing to set but epsilon."""
         if self.attack == "fgm" and (self.steps or self.alpha):
             yield "fgm makes one step of length epsilon; leave out steps and alpha, or take pgd or freelb"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Gt
 
 from bench.plan.context import PlanContext
+from bench.recipe.declarations import Trait
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _dropout
@@ -47,19 +48,31 @@ class Contrastive(Modifier):
     weight: Annotated[float, Gt(0)] = 0.1
     temperature: Annotated[float, Gt(0)] | None = None
 
+    @property
+    def refuses_beside(self) -> tuple[tuple[Trait, str], ...]:
+        """What keeps it from the whole batch, from the body or from the labels that it compares."""
+        always: tuple[tuple[Trait, str], ...] = (
+            (
+                "micro_batches",
+                "it compares each item with the whole batch, and {other} shows it micro-batches alone, which is another "
+                "loss; leave out {other}, and save memory with gradient_checkpointing",
+            ),
+            (
+                "compiles",
+                "it hooks into the body anew in every pass, which compiled code is not known to follow; leave out {other}",
+            ),
+            (
+                "frozen_body",
+                "it teaches the body, which stays as it is where the {other} trains alone; train more, as with full or lora",
+            ),
+        )
+        if self.loss == "simcse":
+            return always
+        own = "supcon compares labels of items, and {other} puts its own in their place; put it on the training after"
+        return (*always, ("own_items", own))
+
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Every item is compared with every other of the batch, so the loss must see the whole batch."""
-        if any(modifier.name == "accumulate" for modifier in context.stage.modifiers):
-            yield (
-                "it compares each item with the whole batch, and accumulate shows it micro-batches alone, which is "
-                "another loss; leave out accumulate, and save memory with gradient_checkpointing"
-            )
-        if any(modifier.name == "compile" for modifier in context.stage.modifiers):
-            yield "it hooks into the body anew in every pass, which compiled code is not known to follow; leave out compile"
-        if context.stage.main.name == "head":
-            yield "it teaches the body, which stays as it is where the head trains alone; train more, as with full or lora"
-        if self.loss == "supcon" and context.stage.main.name == "pretrain":
-            yield "supcon compares labels of items, and pretrain puts its own in their place; put it on the training after"
         if context.batch_size < 2:
             yield "a batch of 1 has nothing to compare with; raise budget.batch_size"
         elif context.batch_size < 3 and self.loss == "supcon":

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _TEACHERS: frozenset[Fact] = frozenset(
-    {"adapter", "mergeable", "quantized", "inference_only", "half", "exported", "sparse"}
+    {"adapter", "mergeable", "quantized", "inference_only", "half", "exported", "sparse", "sparse_rows"}
 )
 _SHAPES: frozenset[Fact] = frozenset({"factored", "reshaped", "uneven"})
 
@@ -57,6 +57,9 @@ class Distill(Trainer):
     name = "distill"
     paper = "https://arxiv.org/abs/1503.02531"
     example = "full >> distill(layers=3)"
+    refuses_beside = (
+        ("softens_labels", "the teacher's answers are soft already, and {other} would smooth these too; leave it out"),
+    )
     updates_all_weights = True
     replaces_model = True
 
@@ -69,15 +72,35 @@ class Distill(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     @property
-    def removes(self) -> frozenset[Fact]:  # type: ignore[override]
+    def removes(self) -> frozenset[Fact]:
         """The teacher's own; a student that is made of its blocks has their shapes."""
         return _TEACHERS if self.student is None else _TEACHERS | _SHAPES
+
+    @property
+    def refuses(self) -> tuple[tuple[Fact, str], ...]:
+        """What a student cannot be copied from, and a teacher that does not show what is to be matched."""
+        reasons: list[tuple[Fact, str]] = []
+        if self.student is None:
+            plain = "the student copies plain blocks; fold the adapter first, as in `lora >> merge >> {method}`, or name a `student`"
+            train = "the student copies blocks that must train; distill first, as in `full >> {method} >> …`, or name a `student`"
+            reasons += [("adapter", plain), ("quantized", train), ("inference_only", train), ("half", train)]
+        if self.match != "logits":
+            alone = f'the teacher runs in another runtime, which shows its logits alone; leave out match="{self.match}"'
+            reasons += [("exported", alone)]
+        if self.match == "attention":
+            maps = 'its attention is not made of plain layers here, whose maps could be compared; distill before that, or match="hidden"'
+            reasons += [("factored", maps), ("inference_only", maps), ("half", maps)]
+            reasons += [("adapter", "an adapter may add to what is attended to; fold it first, as in `lora >> merge`")]
+        if self.match == "attention" and self.student is not None:
+            heads = 'the model may have other heads than the student after such pruning; leave out match="attention"'
+            reasons += [("uneven", heads)]
+        return tuple(reasons)
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """A teacher that knows the task, and a student that can be made."""
         yield from _classes.problems(context)
-        trainers = [stage.main.name for stage in context.before if isinstance(stage.main, Trainer)]
-        if context.task.new_head and not {*trainers} - {"pretrain"}:
+        trainers = [stage.main for stage in context.before if isinstance(stage.main, Trainer)]
+        if context.task.new_head and all("own_items" in trainer.traits for trainer in trainers):
             yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
         if self.student is None or self.match != "logits":
             yield from one_stack(context)
@@ -85,24 +108,8 @@ class Distill(Trainer):
             yield from known(context, "attention")
         if self.student is not None:
             yield from self._named(context)
-        elif "adapter" in context.facts:
-            yield f"the student copies plain blocks; fold the adapter first, as in `lora >> merge >> {self}`, or name a `student`"
-        elif context.facts & {"quantized", "inference_only", "half"}:
-            yield f"the student copies blocks that must train; distill first, as in `full >> {self} >> …`, or name a `student`"
         elif self.layers is not None and (count := context.blocks) is not None and self.layers > count:
             yield f"the teacher has {count} blocks, of which the student cannot have {self.layers}"
-        if any(modifier.name == "label_smoothing" for modifier in context.stage.modifiers):
-            yield "the teacher's answers are soft already, and label_smoothing would smooth these too; leave it out"
-        if self.match != "logits" and "exported" in context.facts:
-            yield f'the teacher runs in another runtime, which shows its logits alone; leave out match="{self.match}"'
-        if (
-            self.match == "attention"
-            and "exported" not in context.facts
-            and context.facts & {"factored", "inference_only", "half"}
-        ):
-            yield 'its attention is not made of plain layers here, whose maps could be compared; distill before that, or match="hidden"'
-        if self.match == "attention" and "adapter" in context.facts:
-            yield "an adapter may add to what is attended to; fold it first, as in `lora >> merge`"
 
     def _named(self, context: PlanContext) -> Iterator[str]:
         from bench.models import structure
@@ -132,8 +139,6 @@ class Distill(Trainer):
             yield f"the student {self.student} reads in both directions, and cannot predict the next token"
         # A head that is not the task's own answers with the vocabulary's tokens.
         same = ["vocab_size"] * (not context.task.new_head) + ["num_attention_heads"] * (self.match == "attention")
-        if self.match == "attention" and "uneven" in context.facts:
-            yield 'the model may have other heads than the student after such pruning; leave out match="attention"'
         for key in same:
             if ours.get(key) != theirs.get(key):
                 yield f"the student has {key} = {ours.get(key)} and the model {theirs.get(key)}; they must be the same"

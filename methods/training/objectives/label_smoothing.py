@@ -32,6 +32,7 @@ class LabelSmoothing(Modifier):
     """
 
     name = "label_smoothing"
+    traits = frozenset({"softens_labels"})
     paper = "https://arxiv.org/abs/1512.00567"
     example = "full + label_smoothing(0.1)"
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})

@@ -13,10 +13,11 @@ from annotated_types import Gt, Le
 
 from bench.models.names import plain
 from bench.plan.context import PlanContext
+from bench.recipe.declarations import Fact
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, marks
 from bench.tasks.base import Answers, Batch, Quality, Split, Task, first
-from methods import _own_weights
+from methods import _own_weights, _refusals
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ class Pretrain(Trainer):
     """
 
     name = "pretrain"
+    traits = frozenset({"own_items"})
     paper = "https://arxiv.org/abs/1810.04805"
     example = 'pretrain("mlm") >> full'
     updates_all_weights = True
@@ -64,12 +66,24 @@ class Pretrain(Trainer):
     share: Annotated[float, Gt(0), Le(1)] = 1.0
 
     @property
-    def reinitializes(self) -> bool:  # type: ignore[override]
+    def reinitializes(self) -> bool:
         """Random weights are other values."""
         return self.weights == "random"
 
+    @property
+    def refuses(self) -> tuple[tuple[Fact, str], ...]:
+        """What has weights that cannot all train; where they are drawn anew, zeros too."""
+        plain: tuple[tuple[Fact, str], ...] = (
+            ("adapter", _refusals.ADAPTER),
+            ("inference_only", _refusals.INFERENCE_ONLY),
+            ("quantized", "it trains every weight, and the weights are quantized here; put it first"),
+        )
+        if self.weights == "given":
+            return plain
+        return (*plain, ("sparse", "random weights would fill what was pruned; put the pruning behind it"))
+
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """The objective must suit the architecture, and every weight must be there to train."""
+        """The objective must suit the architecture."""
         if not context.task.reads_texts:
             yield f"it takes its texts from a task whose items are texts, and this one is {context.task.kind}"
         if context.structure.encoder_decoder:
@@ -85,14 +99,6 @@ class Pretrain(Trainer):
             yield f'transformers has no next sentence head for a {context.model} model; use pretrain("{other}")'
         if self.objective == "nsp" and context.batch_size < 2:
             yield "the other text comes out of the same batch; raise budget.batch_size to 2 or more"
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
-        if "inference_only" in context.facts:
-            yield "no gradient flows through a model that was made for inference only; train before what made it so"
-        elif "quantized" in context.facts:
-            yield "it trains every weight, and the weights are quantized here; put it first"
-        if self.weights == "random" and "sparse" in context.facts:
-            yield "random weights would fill what was pruned; put the pruning behind it"
 
     def on_model(self, training: Training) -> None:
         """Put the objective and its head in the place of the task and its head, and unfreeze all that they reach."""

@@ -33,6 +33,7 @@ class Accumulate(Modifier):
     """
 
     name = "accumulate"
+    traits = frozenset({"micro_batches"})
     paper = "https://arxiv.org/abs/1811.06965"
     example = "full + accumulate(4)"
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})

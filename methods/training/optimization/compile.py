@@ -31,7 +31,6 @@ _PASSES = 3
 _SEVERAL = ("wrap_loss", "wrap_gradients", "transform_batch")
 """Hooks that can run the model more than once in a step, or change the batches' shapes."""
 
-_ONE_PASS = frozenset({"adalora", "mixed_precision", "neftune"})
 """Those with such a hook that run one pass a step, on batches as they come."""
 
 
@@ -60,6 +59,7 @@ class Compile(Modifier):
     """
 
     name = "compile"
+    traits = frozenset({"compiles"})
     paper = "https://doi.org/10.1145/3620665.3640366"
     example = "full + compile"
     needs = ("torch._inductor.compile_fx",)
@@ -73,7 +73,7 @@ class Compile(Modifier):
         yield from _compiler.problems(context, self.mode)
         if _compiler.records(context.machine.device, self.mode):
             for method in context.stage.methods:
-                if method.name not in _ONE_PASS and method.overrides(*_SEVERAL):
+                if "one_pass" not in method.traits and method.overrides(*_SEVERAL):
                     yield (
                         f'mode "{self.mode}" records CUDA graphs, of which each pass overwrites what the one before it '
                         f"gave, and {method.name} may run several passes in a step, or other shapes; leave the mode out"

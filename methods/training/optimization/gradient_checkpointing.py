@@ -33,15 +33,20 @@ class GradientCheckpointing(Modifier):
     name = "gradient_checkpointing"
     paper = "https://arxiv.org/abs/1604.06174"
     example = "full + gradient_checkpointing"
+    refuses_beside = (
+        (
+            "key_value_cache",
+            "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without; "
+            "leave {name} out, or use lora",
+        ),
+    )
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """What is handed to blocks through their key-value cache is lost."""
+        """The blocks must be known, and transformers must have it for the model."""
         yield from known(context, "blocks")
         if not context.structure.checkpoints and context.structure.stacks:
             yield f"transformers has no gradient checkpointing for a {context.model} model; leave it out, and save memory with accumulate"
-        if context.stage.main.name == "prefix":
-            yield "prefixes reach the blocks through the key-value cache, which checkpointed blocks do without; leave gradient_checkpointing out, or use lora"
 
     def on_model(self, training: Training) -> None:
         """Turn it on."""

@@ -36,6 +36,7 @@ class MixedPrecision(Modifier):
     """
 
     name = "mixed_precision"
+    traits = frozenset({"one_pass"})
     paper = "https://arxiv.org/abs/1710.03740"
     example = 'full + mixed_precision("bf16")'
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})

@@ -42,6 +42,9 @@ class DeviceMap(Modifier):
     paper = "https://huggingface.co/docs/accelerate/concept_guides/big_model_inference"
     example = 'full + device_map("auto")'
     needs = ("accelerate",)
+    refuses = (
+        ("quantized", "packed weights are not known to come through the moves between GPUs; quantize after training"),
+    )
     order = 70  # once all weights are there that modifiers add
 
     strategy: Literal["auto", "balanced", "balanced_low_0", "sequential"] = "auto"
@@ -53,7 +56,7 @@ class DeviceMap(Modifier):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """One process has so many GPUs, and plain weights to move."""
+        """One process has so many GPUs."""
         if context.stage.layout:
             dividing = " and ".join(modifier.name for modifier in context.stage.modifiers if modifier.axis)
             yield f"one process holds all the GPUs, and {dividing} needs several processes; leave one of them out"
@@ -61,8 +64,6 @@ class DeviceMap(Modifier):
             yield f"it takes {self.n} GPUs, and stages run on the CPU here; leave it out"
         if self._used < 2:
             yield "balanced_low_0 leaves the first GPU free, and one alone is no placement; take n=3, or another strategy"
-        if "quantized" in context.facts:
-            yield "packed weights are not known to come through the moves between GPUs; quantize after training"
         for method in at_work(context):
             if method is not self and "devices" not in method.divisible_by:
                 yield f"{method.name} is not known to be right on weights of several GPUs; leave one of them out"

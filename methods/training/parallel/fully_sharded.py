@@ -36,6 +36,9 @@ class FullySharded(Modifier):
     name = "fully_sharded"
     paper = "https://arxiv.org/abs/2304.11277"
     example = "full + fully_sharded(2)"
+    refuses = (
+        ("quantized", "packed weights cannot be divided by rows; train replicas of the model with data_parallel"),
+    )
     axis = "shards"
     order = 80  # inside of accumulate, whose micro-batches it divides; outside of what changes the loss
 
@@ -48,11 +51,9 @@ class FullySharded(Modifier):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It divides plain weights, and offloads from a GPU."""
+        """It offloads from a GPU."""
         if self.offload and context.machine.device == "cpu":
             yield "offload moves shards from a GPU to the CPU's memory, and here they are there; leave it out"
-        if "quantized" in context.facts:
-            yield "packed weights cannot be divided by rows; train replicas of the model with data_parallel"
 
     def on_model(self, training: Training) -> None:
         """Shard each block, and then what is left."""

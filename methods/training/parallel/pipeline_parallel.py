@@ -40,6 +40,12 @@ class PipelineParallel(Modifier):
     name = "pipeline_parallel"
     paper = "https://arxiv.org/abs/1811.06965"
     example = "full + pipeline_parallel(2, microbatches=4)"
+    refuses = (
+        (
+            "quantized",
+            "packed weights cannot be sent from process to process; train replicas of the model with data_parallel",
+        ),
+    )
     axis = "layers"
     order = 70  # takes the place of a loss and its backward pass; replicas and micro-batches of a step are around it
 
@@ -65,8 +71,6 @@ class PipelineParallel(Modifier):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """There must be blocks and micro-batches enough, and nothing but hidden states between blocks."""
         yield from known(context, "row")
-        if "quantized" in context.facts:
-            yield "packed weights cannot be sent from process to process; train replicas of the model with data_parallel"
         if self.schedule == "1f1b" and self.microbatches < self.n:
             yield f'1f1b takes at least as many microbatches as processes, {self.n}; raise microbatches, or use schedule="gpipe"'
         if self.schedule == "interleaved" and self.microbatches % self.n:

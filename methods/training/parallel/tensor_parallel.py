@@ -47,6 +47,13 @@ class TensorParallel(Modifier):
     name = "tensor_parallel"
     paper = "https://arxiv.org/abs/1909.08053"
     example = "full + tensor_parallel(2)"
+    refuses = (
+        (
+            "quantized",
+            "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel",
+        ),
+        ("factored", "layers that are products of two cannot be divided; use data_parallel"),
+    )
     axis = "tensors"
     order = 70  # before replicas are made of what is left of the model
 
@@ -58,12 +65,8 @@ class TensorParallel(Modifier):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It divides plain layers, at whole heads."""
+        """It divides layers at whole heads."""
         yield from known(context, "parts_of_blocks")
-        if "quantized" in context.facts:
-            yield "packed weights cannot be divided by rows and columns; train replicas of the model with data_parallel"
-        if "factored" in context.facts:
-            yield "layers that are products of two cannot be divided; use data_parallel"
         if "reshaped" in context.facts or any(_replaces(stage.main) for stage in context.before):
             return  # the sizes are known when the model is there
         sizes = {

@@ -58,6 +58,13 @@ class Augment(Modifier):
     paper = "https://arxiv.org/abs/1901.11196"
     example = 'full + augment("eda")'
 
+    refuses_beside = (
+        (
+            "own_items",
+            "{other} makes items of its own, whose labels are tokens or pairs; augment the training that comes after it",
+        ),
+    )
+
     how: Literal["eda", "embedding_swap", "back_translation"]
     p: Annotated[float, Gt(0), Le(1)] = 0.5
     alpha: Annotated[float, Gt(0), Le(1)] | None = None
@@ -69,8 +76,6 @@ class Augment(Modifier):
         """It needs items with texts and labels, its own options alone, and translators that are there."""
         if not context.task.labels_texts:
             yield f"it changes texts and keeps their labels, and those of a {context.task.kind} task belong to its texts' very words"
-        if context.stage.main.name == "pretrain":
-            yield "pretrain makes items of its own, whose labels are tokens or pairs; augment the training that comes after it"
         options = {name for uses in _USES.values() for name in uses if getattr(self, name) is not None}
         for name in sorted(options - _USES[self.how]):
             yield f"{self.how} has no {name}; it takes p and {' and '.join(sorted(_USES[self.how]))}"

@@ -25,6 +25,7 @@ class Dropout(Modifier):
     """
 
     name = "dropout"
+    traits = frozenset({"sets_dropout"})
     paper = "https://jmlr.org/papers/v15/srivastava14a.html"
     example = "full + dropout(0.2)"
     divisible_by = frozenset({"devices", "layers", "replicas", "shards", "tensors"})

@@ -38,6 +38,7 @@ class EarlyStopping(Modifier):
     """
 
     name = "early_stopping"
+    traits = frozenset({"stops_early"})
     paper = "https://doi.org/10.1007/3-540-49430-8_3"
     example = "full + early_stopping(patience=3, every=10)"
     order = 100  # sees what the other methods left of a step

@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 
 from bench.models.names import plain
 from bench.plan.context import PlanContext
+from bench.recipe.declarations import Trait
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, digest
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from bench.stage.work import Work
     from bench.tasks.base import Batch
 
-_ALONE = {
-    "adalora": "prunes the ranks",
-    "early_stopping": "stops by the validation loss",
-}
+_ALONE: frozenset[Trait] = frozenset({"prunes_ranks", "stops_early"})
 """What of other methods would reach one member only."""
 
 
@@ -43,10 +41,15 @@ class Ensemble(Modifier):
     """
 
     name = "ensemble"
+    traits = frozenset({"several_models"})
     paper = "https://arxiv.org/abs/1612.01474"
     example = "full + ensemble(3)"
     order = 80  # around one member's forward and backward pass, and inside of a micro-batch
     adds = frozenset({"ensemble"})
+    refuses_beside = (
+        ("prunes_ranks", "{other} prunes the ranks of one member only; leave one of the two out"),
+        ("stops_early", "{other} stops by the validation loss of one member only; leave one of the two out"),
+    )
 
     k: Annotated[int, Ge(2), Le(1000)] = 3
 
@@ -55,9 +58,7 @@ class Ensemble(Modifier):
         if context.task.generates or not context.task.predicts_classes:
             yield f"it averages the probabilities of a classifier's labels; it is not made for a {context.task.kind} task"
         for method in (context.stage.main, *context.stage.modifiers):
-            if method.name in _ALONE:
-                yield f"{method.name} {_ALONE[method.name]} of one member only; leave one of the two out"
-            elif method is not self and method.overrides("on_end"):
+            if method is not self and method.overrides("on_end") and not method.traits & _ALONE:
                 yield f"{method.name} changes the model that trains, and would change one member only; leave one of the two out"
         for stage in stages_in_effect(context.before):
             for kept in (kept for method in stage.methods for kept in method.maintained()):

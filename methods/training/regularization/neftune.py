@@ -32,6 +32,7 @@ class NEFTune(Modifier):
     """
 
     name = "neftune"
+    traits = frozenset({"one_pass"})
     paper = "https://arxiv.org/abs/2310.05914"
     example = "full + neftune"
     divisible_by = frozenset({"devices"})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
+from methods import _refusals
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,10 @@ class Runtime(Transform):
     """A model in another runtime's files, which is what a user would ship, and what a server would open."""
 
     adds = frozenset({"inference_only", "exported"})
+    refuses = (
+        ("adapter", _refusals.ADAPTER),
+        ("quantized", 'the weights are quantized for torch; quantize in the runtime instead, as in `{name}("int8")`'),
+    )
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It exports the plain forward pass of a classifier."""
@@ -24,10 +29,6 @@ class Runtime(Transform):
             yield 'it is measured on the CPU; run the suite with device = "cpu"'
         if context.task.generates:
             yield f"it exports one forward pass, without the cache that a {context.task.kind} task decodes with"
-        if "adapter" in context.facts:
-            yield f"there is an adapter on the weights; {context.fold(self)}"
-        if "quantized" in context.facts:
-            yield f'the weights are quantized for torch; quantize in the runtime instead, as in `{self.name}("int8")`'
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """The files and the configuration."""

@@ -10,6 +10,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized
+from methods._models import linear_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ class FourBits(Transform):
     """bitsandbytes' 4-bit layers, in the type of the method's name."""
 
     needs = ("bitsandbytes",)
+    refuses = _quantized.REFUSES
     adds = frozenset({"quantized"})
     at_load = True
 
@@ -35,7 +37,7 @@ class FourBits(Transform):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs plain weights, and activations that no code casts to the type of a weight, which is no number's here."""
-        yield from _quantized.problems(context, self.name)
+        yield from linear_blocks(context)
         yield from _quantized.casting(context)
 
     def apply(self, work: Work) -> None:

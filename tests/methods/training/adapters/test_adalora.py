@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.plan import refusals
 from methods import _peft
 from tests.trainings import make, prepared
 
@@ -94,5 +95,5 @@ def test_ranks_that_were_not_pruned_are_found_out(tiny_bert, tmp_path):
 )
 def test_refusals(text, steps, reason, plan_context):
     at = plan_context(text, steps=steps)
-    (problem,) = at.stage.main.problems(at)
+    (problem,) = refusals.problems(at.stage.main, at)
     assert problem.startswith(reason)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench.models.architecture import blocks
+from bench.plan import refusals
 from bench.testing import jobs
 from tests.trainings import claims, gradient, make, prepared
 
@@ -84,5 +85,5 @@ def test_a_block_that_stays_is_found_out(tiny_bert, tmp_path):
 )
 def test_refusals(text, reason, plan_context):
     at = plan_context(text, config={"num_hidden_layers": 2})
-    (problem,) = at.stage.main.problems(at)
+    (problem,) = refusals.problems(at.stage.main, at)
     assert problem.startswith(reason)

@@ -5,6 +5,7 @@ import torch
 
 from bench.models.architecture import embeddings
 from bench.models.modes import evaluating
+from bench.plan import refusals
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.tasks.kinds.classification import Classification
@@ -183,7 +184,7 @@ def test_an_example_whose_gradient_is_no_number_stays_where_it_is(tiny_bert, tmp
 def test_what_cannot_work_is_refused(text, says):
     (stage,) = recipe.parse(text).stages
     adversarial = next(modifier for modifier in stage.modifiers if modifier.name == "adversarial")
-    (problem,) = adversarial.problems(PlanContext((), stage, HERE, Classification, "bert", 8, 10))
+    (problem,) = refusals.problems(adversarial, PlanContext((), stage, HERE, Classification, "bert", 8, 10))
     assert says in problem
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.models.architecture import body
+from bench.plan import refusals
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.stage.work import Work
@@ -121,7 +122,7 @@ def problems(text, **context):
         problem
         for method in stage.modifiers
         if method.name == "contrastive"
-        for problem in method.problems(PlanContext((), stage, HERE, **where))
+        for problem in refusals.problems(method, PlanContext((), stage, HERE, **where))
     ]
 
 

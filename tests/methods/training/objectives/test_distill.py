@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.models.sources.directory import Directory
+from bench.plan import refusals
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.recipe import parse
 from bench.stage import checkpoint
@@ -142,7 +143,7 @@ def test_a_student_with_another_tokenizer_is_refused(tiny_bert, tmp_path, plan_c
     said = {}
     for name in ("same", "other"):
         where = plan_context(f'full >> distill(student="{name}")', suite_folder=tmp_path, given=Directory(tiny_bert))
-        said[name] = list(where.stage.main.problems(where))
+        said[name] = list(refusals.problems(where.stage.main, where))
     assert not said["same"]
     assert "another tokenizer" in said["other"][0]
     (status, reason, _) = jobs.run('full >> distill(student="other")', tiny_bert, tmp_path)

@@ -9,6 +9,7 @@ import torch
 from bench.machine import machine
 from bench.models.architecture import body
 from bench.models.registry import open_model
+from bench.plan import refusals
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.stage.loop import Training
@@ -343,7 +344,7 @@ def plan_context(text, *, task=Classification, model="bert", batch_size=8):
 )
 def test_what_cannot_be_is_refused(text, options, reason):
     where = plan_context(text, **options)
-    (problem,) = where.stage.main.problems(where)
+    (problem,) = refusals.problems(where.stage.main, where)
     assert reason in problem
 
 
@@ -360,7 +361,7 @@ def test_what_cannot_be_is_refused(text, options, reason):
 )
 def test_what_can_be_is_not(text, options):
     where = plan_context(text, **options)
-    assert not list(where.stage.main.problems(where))
+    assert not list(refusals.problems(where.stage.main, where))
 
 
 def test_evaluation_of_an_objective_is_its_mean_loss(make):

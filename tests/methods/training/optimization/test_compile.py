@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.machine import machine
+from bench.plan import refusals
 from methods.training.optimization import compile as module
 from tests.trainings import gradient, make, prepared
 
@@ -69,7 +70,7 @@ def test_refusals(text, found, reason, plan_context, monkeypatch):
     monkeypatch.setenv("CXX", "no-such")
     monkeypatch.setattr(shutil, "which", lambda name: found)
     at = plan_context(text, machine=CPU)
-    (problem,) = at.stage.modifiers[0].problems(at)
+    (problem,) = refusals.problems(at.stage.modifiers[0], at)
     assert problem.startswith(reason)
 
 
@@ -84,7 +85,7 @@ GPU = dataclasses.replace(CPU, device="cuda", gpus=1)
 def test_cuda_graphs_are_refused_where_a_step_runs_several_passes_or_shapes_are_not_known(mode, unsafe, plan_context):
     at = plan_context(f'full + compile("{mode}") + {unsafe}', machine=GPU)
     (compile,) = (method for method in at.stage.modifiers if method.name == "compile")
-    (problem,) = compile.problems(at)
+    (problem,) = refusals.problems(compile, at)
     assert problem.startswith(
         f'mode "{mode}" records CUDA graphs, of which each pass overwrites what the one before it'
     )
@@ -103,7 +104,7 @@ def test_cuda_graphs_are_refused_where_a_step_runs_several_passes_or_shapes_are_
 def test_cuda_graphs_are_recorded_where_a_step_is_one_pass(text, plan_context):
     at = plan_context(text, machine=GPU)
     (compile,) = (method for method in at.stage.modifiers if method.name == "compile")
-    assert not [*compile.problems(at)]
+    assert not [*refusals.problems(compile, at)]
 
 
 def recording(model):

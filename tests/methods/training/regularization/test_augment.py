@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench.models.architecture import embeddings
+from bench.plan import refusals
 from bench.plan.context import PlanContext
 from bench.recipe import recipe
 from bench.tasks.kinds.classification import Classification
@@ -217,7 +218,7 @@ def problems(text, task=Classification, suite_folder=None):
     context = PlanContext(
         (), stage, HERE, task, "bert", 8, 10, **({"suite_folder": suite_folder} if suite_folder else {})
     )
-    return list(stage.modifiers[0].problems(context))
+    return list(refusals.problems(stage.modifiers[0], context))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""What methods declare, and that planning refuses by it."""
+
+import dataclasses
+from typing import get_args
+
+import pytest
+
+from bench.plan import refusals
+from bench.recipe.declarations import Fact, Trait
+from bench.recipe.recipe import parse
+from bench.recipe.registry import methods
+
+WORDS = dict.fromkeys(("method", "name", "model", "fold", "other"), "-")
+
+
+@pytest.mark.parametrize("name", methods())
+def test_declarations_name_facts_and_traits_that_there_are(name):
+    cls = methods()[name]
+    method = next(each for stage in parse(cls.example).stages for each in stage.methods if isinstance(each, cls))
+    facts, traits = set(get_args(Fact)), set(get_args(Trait))
+    assert facts >= {*method.adds, *method.removes, *method.tolerates}
+    assert facts >= {fact for fact, _ in (*method.requires, *method.refuses)}
+    assert traits >= {*method.traits, *(trait for trait, _ in method.refuses_beside)}
+    for _, why in (*method.requires, *method.refuses, *method.refuses_beside):
+        assert why.format(**WORDS).strip()
+
+
+@pytest.mark.parametrize("trait", get_args(Trait))
+def test_each_trait_is_some_methods(trait):
+    assert [name for name, cls in methods().items() if trait in cls.traits]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("full >> merge", ["no adapter to fold"]),  # of two that are missing, the first
+        ("prefix(4) >> merge", ["not a change of weights"]),
+        ("torch_int8_dynamic >> full", ["no gradient flows"]),  # of two forms, the first that it declares
+        ("nf4 >> full", ["the weights are quantized here"]),
+        ("lora >> full", ["as in `… >> merge >> full`"]),
+        ("prefix(4) >> full", ["so put `full` before it"]),
+        ("full >> prune_ffn(0.5) >> low_rank(8) >> torchao_int4_weight_only", ["rows of whole groups"]),  # said once
+        ("lora >> full + gradual(magnitude(0.5))", ["merge >> full", "merge >> magnitude(0.5)"]),  # the target's too
+        ("full >> half >> full", ["made for inference only"]),
+        ("full >> half >> low_rank(8)", []),
+        ('full >> half >> prune_ffn(0.5, importance="l2")', []),
+        ('full >> half >> prune_ffn(0.5, importance="taylor")', ["made for inference only"]),
+        ("magnitude(0.9) >> sparse_storage >> compile_inference", ["no kernels for compressed rows"]),
+        ("full + compile + qat_int8", ["leave out compile"]),
+        ("full + early_stopping + ensemble", ["early_stopping stops by the validation loss of one member only"]),
+    ],
+)
+def test_planning_refuses_by_declarations(text, said, plan_context):
+    context = dataclasses.replace(plan_context(text), config={"hidden_size": 32, "intermediate_size": 64})
+    declaring = [
+        method for method in context.stage.methods if method.refuses or method.refuses_beside or method.requires
+    ]
+    found = [problem for method in declaring for problem in refusals.problems(method, context)]
+    assert len(found) == len(said), found
+    for part, problem in zip(said, found, strict=True):
+        assert part in problem
