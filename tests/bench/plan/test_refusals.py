@@ -1,14 +1,17 @@
 """What methods declare, and that planning refuses by it."""
 
-import dataclasses
 from typing import get_args
 
 import pytest
 
 from bench.plan import refusals
+from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact, Trait
 from bench.recipe.recipe import parse
 from bench.recipe.registry import methods
+from bench.tasks.kinds.classification import Classification
+from tests import architectures
+from tests.subjects import HERE
 
 WORDS = dict.fromkeys(("method", "name", "model", "fold", "other"), "-")
 
@@ -39,8 +42,14 @@ def test_each_trait_is_some_methods(trait):
         ("nf4 >> full", ["the weights are quantized here"]),
         ("lora >> full", ["as in `… >> merge >> full`"]),
         ("prefix(4) >> full", ["so put `full` before it"]),
-        ("full >> prune_ffn(0.5) >> low_rank(8) >> torchao_int4_weight_only", ["rows of whole groups"]),  # said once
-        ("lora >> full + gradual(magnitude(0.5))", ["merge >> full", "merge >> magnitude(0.5)"]),  # the target's too
+        (
+            "full >> prune_ffn(0.5) >> low_rank(8) >> torchao_int4_weight_only(32)",
+            ["rows of whole groups"],
+        ),  # said once
+        (
+            "lora >> full + gradual(magnitude(0.5))",
+            ["merge >> full", "merge >> magnitude(amount=0.5)"],
+        ),  # the target's too
         ("full >> half >> full", ["made for inference only"]),
         ("full >> half >> low_rank(8)", []),
         ('full >> half >> prune_ffn(0.5, importance="l2")', []),
@@ -50,8 +59,12 @@ def test_each_trait_is_some_methods(trait):
         ("full + early_stopping + ensemble", ["early_stopping stops by the validation loss of one member only"]),
     ],
 )
-def test_planning_refuses_by_declarations(text, said, plan_context):
-    context = dataclasses.replace(plan_context(text), config={"hidden_size": 32, "intermediate_size": 64})
+def test_planning_refuses_by_declarations(text, said):
+    *before, stage = parse(text).stages
+    context = PlanContext(
+        before=tuple(before), stage=stage, machine=HERE, task=Classification, model="bert", batch_size=16, steps=60,
+        config={"hidden_size": 32, "intermediate_size": 64}, structure=architectures.structure("bert"),
+    )  # fmt: skip
     declaring = [
         method for method in context.stage.methods if method.refuses or method.refuses_beside or method.requires
     ]
