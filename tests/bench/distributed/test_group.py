@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench.distributed.group import Group, _interface
+from bench.models.structure import Structure
 from bench.recipe.recipe import parse
 from bench.tasks.base import Batch
 from methods.training.parallel._shared.divided_training import alive
@@ -181,12 +182,13 @@ def test_there_is_a_block_for_each_process(monkeypatch):
     assert "3 blocks cannot" in reason
 
 
-def test_unknown_models_are_not_divided(monkeypatch):
-    monkeypatch.setattr(NoModel, "model_type", lambda self: "qwen3")
+def test_models_whose_parts_are_not_found_are_not_divided(monkeypatch):
+    untold = {"parts_of_blocks": "Block has none that do", "row": "the second block takes two"}
+    monkeypatch.setattr(NoModel, "examine", lambda *loaded: Structure(untold=untold))
     (reason,) = refusals(monkeypatch, "full + tensor_parallel(2)")
-    assert reason.startswith("tensor_parallel: a model of type qwen3")
+    assert reason.startswith("tensor_parallel: it needs to find attention and feed-forward parts")
     (reason,) = refusals(monkeypatch, "full + pipeline_parallel(2, 2)")
-    assert reason.startswith("pipeline_parallel: a model of type qwen3")
+    assert reason.startswith("pipeline_parallel: it needs to find embeddings, blocks and a head")
 
 
 def test_a_gpu_for_each_process(monkeypatch):

@@ -145,9 +145,12 @@ def test_what_would_reach_one_member_is_refused(monkeypatch, text, says):
 def test_members_that_nothing_would_tell_apart_are_refused(monkeypatch):
     (cell,) = make_plan(monkeypatch, {"x": "full >> full + ensemble"}).cells
     assert cell.refused == ()  # a bert has dropout
+    from tests.architectures import structure
     from tests.subjects import NoModel
 
+    llama = structure("llama")
     monkeypatch.setattr(NoModel, "model_type", lambda self: "llama")
+    monkeypatch.setattr(NoModel, "examine", lambda *loaded: llama)
     (cell,) = make_plan(monkeypatch, {"x": "full >> full + ensemble"}).cells
     assert any("its members would all be the same" in reason for reason in cell.refused)
 
