@@ -56,6 +56,11 @@ def test_every_test_that_is_named_is_there(page):
         )
 
 
+def test_a_page_of_the_site_links_no_file_outside_of_it():
+    outside = {page.name: re.findall(r"\]\((\.\./[^)]*)\)", page.read_text()) for page in (ROOT / "docs").glob("*.md")}
+    assert not {name: links for name, links in outside.items() if links}
+
+
 def test_every_page_is_in_the_site():
     nav = re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert {page.name for page in (ROOT / "docs").glob("*.md")} <= set(nav)
