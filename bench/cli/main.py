@@ -177,7 +177,7 @@ def plan_(
 
     from bench.execute.suites import prepare
     from bench.plan import plan
-    from bench.record import reading
+    from bench.record.line import FILE
     from bench.stage import checkpoint
     from bench.tasks.alike import said
 
@@ -188,7 +188,11 @@ def plan_(
     )  # fmt: skip
     whole, names, folder = asked.plan, asked.names, asked.folder
     chosen = whole.select(names)
-    recorded = reading.read(folder).ok if (folder / reading.FILE).exists() else set()
+    recorded: set[str] = set()
+    if (folder / FILE).exists():
+        from bench.record.reading import read
+
+        recorded = read(folder).ok
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():

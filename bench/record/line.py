@@ -12,6 +12,9 @@ from typing import Any
 from bench.machine.output import visible
 from bench.record.migration import migrated
 
+FILE = "records.jsonl"
+"""What the file of a results folder's records is called."""
+
 
 def parsed(line: bytes) -> Any:
     """What `line` holds, in the newest schema, and as it may be shown.

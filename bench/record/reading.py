@@ -15,10 +15,8 @@ from typing import Any
 
 from bench.machine.paths import irregular
 from bench.record.errors import RecordError, explain
-from bench.record.line import parsed
+from bench.record.line import FILE, parsed
 from bench.record.schema import End, Newer, Node, Run, line
-
-FILE = "records.jsonl"
 
 
 @dataclass

@@ -17,8 +17,8 @@ from typing import Any
 from bench.machine import disk
 from bench.machine.paths import irregular
 from bench.record.errors import RecordError, Unwritten, explain
-from bench.record.line import encoded
-from bench.record.reading import FILE, Records
+from bench.record.line import FILE, encoded
+from bench.record.reading import Records
 from bench.record.schema import KINDS, SCHEMA
 
 RESERVE = 2**20

@@ -9,7 +9,8 @@ import reports
 from bench.compare.compare import compare
 from bench.record.errors import RecordError
 from bench.record.frame import frame
-from bench.record.reading import FILE, read
+from bench.record.line import FILE
+from bench.record.reading import read
 from reports import figures, sentences
 from tests import synthetic
 

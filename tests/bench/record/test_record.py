@@ -24,8 +24,8 @@ from bench.record import schema
 from bench.record import store as writing
 from bench.record.errors import RecordError
 from bench.record.frame import frame
-from bench.record.line import encoded
-from bench.record.reading import FILE, read
+from bench.record.line import FILE, encoded
+from bench.record.reading import read
 from bench.record.store import Store
 
 
