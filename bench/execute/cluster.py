@@ -64,7 +64,7 @@ class Visit:
 
 
 @dataclass
-class Answer:
+class Reply:
     """What a task comes to: how its job ended and when, and the checkpoint that it left."""
 
     outcome: Outcome
@@ -157,7 +157,7 @@ class Cluster:
         group = self._reserve(parts, each) if len(parts) > 1 else None
         tasks: list[Any] = []
         visits: dict[int, Visit] = {}
-        answers: dict[int, Answer] = {}
+        replies: dict[int, Reply] = {}
         try:
             if group is None:
                 tasks.append(self._start(job, timeout, _times(each, processes)))
@@ -172,10 +172,10 @@ class Cluster:
                     if first == 0:
                         visits[0] = self._visit(ray.get(next(tasks[0])))
                         address = visits[0].address
-            self._collect(tasks, visits, answers, lambda: _lacks(processes, each))
+            self._collect(tasks, visits, replies, lambda: _lacks(processes, each))
         finally:
             for number, task in enumerate(tasks):
-                if number not in answers:
+                if number not in replies:
                     ray.cancel(task, force=True)
                 # To its very end, so that its process has time to be ready for the next one, or is gone.
                 with contextlib.suppress(RayError):
@@ -186,18 +186,18 @@ class Cluster:
                 visit.ended = time.time() if visit.ended == math.inf else visit.ended
             if group is not None:
                 remove_placement_group(group)
-        failed = [answer for answer in answers.values() if answer.outcome.status != "ok"]
+        failed = [reply for reply in replies.values() if reply.outcome.status != "ok"]
         # Where a process is gone, those of other machines only say so.
-        answer = min(failed, key=lambda answer: GONE in answer.outcome.reason, default=None) or answers[0]
-        if answer.made is not None:
-            checkpoint.write(job.output, answer.made)
+        reply = min(failed, key=lambda reply: GONE in reply.outcome.reason, default=None) or replies[0]
+        if reply.made is not None:
+            checkpoint.write(job.output, reply.made)
         beside = any(mine.met(other) for mine in visits.values() for other in self._visits if other is not mine)
-        return replace(answer.outcome, beside=beside)
+        return replace(reply.outcome, beside=beside)
 
     def _start(
         self, job: Job, timeout: float | None, takes: Mapping[str, int], group: Any = None, number: int = 0
     ) -> Any:
-        """Start a task, which yields its Visit and then its Answer, on the machine of that number in `group`, if any."""
+        """Start a task, which yields its Visit and then its Reply, on the machine of that number in `group`, if any."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -216,15 +216,15 @@ class Cluster:
         return visit
 
     def _collect(
-        self, tasks: Sequence[Any], visits: dict[int, Visit], answers: dict[int, Answer], lacking: Callable[[], str]
+        self, tasks: Sequence[Any], visits: dict[int, Visit], replies: dict[int, Reply], lacking: Callable[[], str]
     ) -> None:
         """Wait until all `tasks` have answered, or one has ended badly and the others had time to say what they know."""
         import ray
         from ray.exceptions import RayError
 
         until = math.inf
-        while len(answers) < len(tasks):
-            waiting = [task for number, task in enumerate(tasks) if number not in answers]
+        while len(replies) < len(tasks):
+            waiting = [task for number, task in enumerate(tasks) if number not in replies]
             ready, _ = ray.wait(waiting, timeout=max(0.0, min(_LOOK, until - time.monotonic())))
             if not ready:
                 if time.monotonic() >= until:
@@ -237,7 +237,7 @@ class Cluster:
             if isinstance(said, Visit):
                 visits[number] = self._visit(said)
                 continue
-            answers[number] = said
+            replies[number] = said
             visits[number].ended = said.ended
             if said.outcome.status != "ok":
                 until = min(until, time.monotonic() + (NOTICED if GONE in said.outcome.reason else GRACE))
@@ -322,7 +322,7 @@ def _said(resources: Mapping[str, int]) -> str:
 
 def _do(
     job: Job, held: Imports, timeout: float | None, names: list[str] | None, *files: bytes
-) -> Iterator[Visit | Answer]:
+) -> Iterator[Visit | Reply]:
     """On the machine that was chosen: do `job`, and send back what it left, where the checkpoints `names` were sent along.
 
     Without names the results folder is here too.
@@ -357,7 +357,7 @@ def _do(
         measured = {**outcome.measured, "environment": machine.environment(here, job.suite_folder)}
         left = names is not None and job.what == "stage" and first and outcome.status == "ok"
         made = moved.output.read_bytes() if left else None
-        yield Answer(replace(outcome, measured=measured), made, time.time())
+        yield Reply(replace(outcome, measured=measured), made, time.time())
 
 
 @functools.cache

@@ -28,10 +28,10 @@ from bench.stage.job import Job, Progress, Share, threads_each
 GRACE = 2.0
 """Seconds that the others have, after the first has failed, to say what they know of it."""
 
-Answer = tuple[Status, str, dict[str, Any]]
+Ending = tuple[Status, str, dict[str, Any]]
 
 
-def run(job: Job, layout: Mapping[Axis, int], progress: Progress) -> Answer:
+def run(job: Job, layout: Mapping[Axis, int], progress: Progress) -> Ending:
     """Do `job` in as many processes as `layout` has cells, or this machine's share of them.
 
     How it ended, why, and what the first process here measured.
@@ -110,9 +110,9 @@ def _answer(
     names: Sequence[str],
     killed_before: int,
     progress: Progress,
-) -> Answer:
+) -> Ending:
     """What the first process answers if all end well; otherwise what went wrong first."""
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Ending] = {}
     dead: list[int] = []
     until: float | None = None
     while len(answers) + len(dead) < len(processes):

@@ -200,7 +200,7 @@ def decoder(
     models = _both(model, uncompressed)
     _check_positions(models, shape[1] + NEW_TOKENS, f"{shape[1]} tokens and {NEW_TOKENS} new ones")
     prompt = shape_inputs(vocabulary, shape, device, seed)
-    answers = [Answer(each, prompt) for each in models]
+    answers = [Continuation(each, prompt) for each in models]
     prefills = [Pass(answer.prefill) for answer in answers]
     decodes = [Pass(answer.decode, fresh=answer.prefill) for answer in answers]
 
@@ -215,7 +215,7 @@ def decoder(
     return entries
 
 
-class Answer:
+class Continuation:
     """The two phases of a decoder's answer to `prompt`."""
 
     def __init__(self, model: torch.nn.Module, prompt: Mapping[str, torch.Tensor]) -> None:

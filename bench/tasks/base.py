@@ -154,6 +154,9 @@ class Quality:
 Answers = list["torch.Tensor"]
 """The logits of an evaluation's batches, ``[predictions, classes]`` each, on the CPU."""
 
+IGNORED = -100
+"""The label of a position that the criterion leaves out, as torch's cross entropy and transformers have it."""
+
 MOST_KEPT = 2**26
 """Logits of an evaluation that are kept at most, 256 MB of float32."""
 

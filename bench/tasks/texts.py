@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Data(Protocol):
+class Divided(Protocol):
     """Texts in their splits, and a SHA-256 over all of them with all that belongs to them."""
 
     @property
@@ -40,7 +40,7 @@ class Encoded(Protocol):
         """These items, in this order, on the CPU."""
 
 
-D = TypeVar("D", bound=Data)
+D = TypeVar("D", bound=Divided)
 E = TypeVar("E", bound=Encoded)
 
 

@@ -45,7 +45,7 @@ _MEASURED = 0.75
 
 
 @dataclass(frozen=True)
-class Data:
+class DividedRows:
     """Items in their splits. Labels are sorted, and targets are positions in them.
 
     Order and fingerprint depend on the set of items alone, not on the order in which a file happened to have
@@ -64,7 +64,7 @@ class Data:
             yield from zip(texts, (self.labels[target] for target in self.targets[split]), strict=True)
 
 
-def divide(found: Iterable[Row]) -> Data:
+def divide(found: Iterable[Row]) -> DividedRows:
     """Put items into splits by a hash of their text: about 70 % train, 10 % validate and 20 % test.
 
     So an item stays in its split whatever else there is, and no text is ever in two. Texts are the same where they have
@@ -98,7 +98,7 @@ def divide(found: Iterable[Row]) -> Data:
         texts[split].append(text)
         targets[split].append(position[label])
         digest.update(json.dumps([text, label, split]).encode("ascii"))
-    return Data(
+    return DividedRows(
         labels=labels,
         texts={split: tuple(of) for split, of in texts.items()},
         targets={split: tuple(of) for split, of in targets.items()},
@@ -113,7 +113,7 @@ class ClassificationTable(DataTable):
     label: Name = Field("label", description="the column that holds the label")
 
 
-class Classification(TextTask[Data, "Encoded"]):
+class Classification(TextTask[DividedRows, "Encoded"]):
     """Text classification on what :meth:`read` finds. See :func:`divide` for what becomes of it."""
 
     kind = "classification"
@@ -143,7 +143,7 @@ class Classification(TextTask[Data, "Encoded"]):
             TaskError: the data cannot be used.
         """
 
-    def divided(self) -> Data:
+    def divided(self) -> DividedRows:
         """Every item in its split.
 
         Raises:
@@ -176,7 +176,7 @@ class Classification(TextTask[Data, "Encoded"]):
         ]
 
     @staticmethod
-    def _no_classes(data: Data, items: int) -> str:
+    def _no_classes(data: DividedRows, items: int) -> str:
         """Why the labels are no classes; empty where they may be."""
         fractions = [label for _, label in data.rows() if is_fraction(label)]
         if len(fractions) >= _MEASURED * items:
@@ -365,7 +365,7 @@ class Table(Classification):
         self.name = table.name or self.file.stem
         self._respelled = 0
 
-    def divided(self) -> Data:
+    def divided(self) -> DividedRows:
         """Every row in its split.
 
         Raises:

@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from bench.machine import cache
 from bench.tasks.alike import comparable, representative
-from bench.tasks.base import Answers, Batch, Quality, Retention, Split, TaskError, first, hash_fraction, split_of
+from bench.tasks.base import (
+    IGNORED,
+    Answers,
+    Batch,
+    Quality,
+    Retention,
+    Split,
+    TaskError,
+    first,
+    hash_fraction,
+    split_of,
+)
 from bench.tasks.rows import Rows
 from bench.tasks.table import DataTable
 from bench.tasks.texts import TextTask
@@ -34,12 +45,9 @@ PASSAGE = 2_000
 HELD_OUT = 200_000
 """Bytes of text, about, in each of the validation and test splits: every stage scores all of the test split."""
 
-IGNORED = -100
-"""The label of padding, as transformers has it."""
-
 
 @dataclass(frozen=True)
-class Data:
+class DividedPassages:
     """Texts in their splits. Order and fingerprint depend on the set of texts alone.
 
     ``counts`` says what became of the texts, as :meth:`bench.tasks.base.Task.counts` does.
@@ -50,7 +58,7 @@ class Data:
     counts: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
-def divide(found: Iterable[str]) -> Data:
+def divide(found: Iterable[str]) -> DividedPassages:
     """Put whole texts into splits by a hash of their content, so that no text is in two; the same ones count once.
 
     Texts are the same where they have the same form (:func:`bench.tasks.alike.comparable`), of which alone the hash is;
@@ -82,7 +90,7 @@ def divide(found: Iterable[str]) -> Data:
         for text in of:
             digest.update(json.dumps([text, split]).encode("ascii"))
     counts.update({split: len(of) for split, of in texts.items()})
-    return Data({split: tuple(of) for split, of in texts.items()}, digest.hexdigest(), counts)
+    return DividedPassages({split: tuple(of) for split, of in texts.items()}, digest.hexdigest(), counts)
 
 
 def _by_form(texts: Iterable[str]) -> dict[str, Counter[str]]:
@@ -113,7 +121,7 @@ def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
         yield text
 
 
-class LanguageModelling(TextTask[Data, "Blocks"]):
+class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
     """Causal language modelling on the texts that :meth:`read` finds. See :func:`divide` for what becomes of them.
 
     An item is a block of at most ``max_length`` tokens of one text. Each block begins with the tokenizer's token for a
@@ -146,7 +154,7 @@ class LanguageModelling(TextTask[Data, "Blocks"]):
             TaskError: the data cannot be used.
         """
 
-    def divided(self) -> Data:
+    def divided(self) -> DividedPassages:
         """Every text in its split.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.machine import cache
 from bench.tasks.base import Task
-from bench.tasks.texts import Data, TextTask
+from bench.tasks.texts import Divided, TextTask
 
 
 class Kept(TextTask[Any, Any]):
@@ -26,7 +26,7 @@ class Kept(TextTask[Any, Any]):
     def kept(self) -> Path:
         """The file, named by all that the data comes from."""
 
-    def keep(self, data: Data, *lines: bytes) -> None:
+    def keep(self, data: Divided, *lines: bytes) -> None:
         """Write the file: its first line for `data`, and `lines`."""
         first = json.dumps({"fingerprint": data.fingerprint, "counts": data.counts}).encode("ascii")
         cache.write(str(self.kept.relative_to(cache.folder())), b"\n".join([first, *lines]))

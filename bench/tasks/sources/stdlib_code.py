@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from bench.machine import cache
 from bench.tasks.base import TaskError
-from bench.tasks.kinds.language_modelling import HELD_OUT, PASSAGE, Data, LanguageModelling
+from bench.tasks.kinds.language_modelling import HELD_OUT, PASSAGE, DividedPassages, LanguageModelling
 from bench.tasks.sources.kept import Kept
 from bench.tasks.sources.stdlib_topics import sources, without_sources
 
@@ -65,7 +65,7 @@ class StdlibCode(Kept, LanguageModelling):
         missing = [name for name in MODULES if name not in files and f"{name}.py" not in files]
         return without_sources(self.name, self.root, missing)
 
-    def divided(self) -> Data:
+    def divided(self) -> DividedPassages:
         """Every file in its split.
 
         Raises:

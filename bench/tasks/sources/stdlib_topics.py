@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from bench.machine import cache
 from bench.tasks.base import TaskError
-from bench.tasks.kinds.classification import Classification, Data, Row, divide
+from bench.tasks.kinds.classification import Classification, DividedRows, Row, divide
 from bench.tasks.sources.kept import Kept, facts_of
 
 PACKAGES = (
@@ -63,7 +63,7 @@ class StdlibTopics(Kept, Classification):
         return without_sources(self.name, self.root, missing)
 
     @functools.cached_property
-    def data(self) -> Data:
+    def data(self) -> DividedRows:
         """The items, read once.
 
         Raises:

@@ -16,7 +16,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, marks
-from bench.tasks.base import Answers, Batch, Quality, Split, Task, first
+from bench.tasks.base import IGNORED, Answers, Batch, Quality, Split, Task, first
 from methods import _own_weights, _refusals
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import Training
-
-IGNORED = -100
 
 _HEADS = {
     "mlm": "AutoModelForMaskedLM",
