@@ -1,6 +1,7 @@
-"""What a package with a method, a task or a model of its own imports; ``docs/write-a-method.md`` shows how.
+"""What a package with a method, a task, a kind of task, a model or a metric of its own imports: docs/write-a-….md show how.
 
-It registers them under the entry points ``methodbench.methods``, ``.tasks`` and ``.models``. Nothing here imports torch
+It registers them under the entry points ``methodbench.methods``, ``.tasks``, ``.task_kinds``, ``.models`` and ``.metrics``.
+Nothing here imports torch
 before it is asked for: :class:`Work`, :class:`Training`, :func:`evaluating` and :mod:`architecture` do, so import these
 inside the hooks or for type checkers alone.
 """
@@ -9,7 +10,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.metrics.metric import Metric
+from bench.metrics.metric import (
+    Metric,
+    MetricError,
+    MetricSeries,
+    Path,
+    Summary,
+    at,
+    largest,
+    last,
+    last_training,
+    of_method,
+    of_task,
+    steady,
+    total,
+)
 from bench.models.base import Model, ModelError
 from bench.models.structure import Structure
 from bench.plan.context import PlanContext
@@ -17,7 +32,10 @@ from bench.recipe.declarations import Axis, Broken, Fact, Samples, Spread, Trait
 from bench.recipe.errors import RecipeError, Refusal
 from bench.recipe.method import Modifier, Trainer, Transform
 from bench.stage.evidence import Claim, Snapshot, digest, named_tensors
-from bench.tasks.base import Batch, Quality, Task, TaskError
+from bench.tasks.base import Answers, Batch, Quality, Retention, Split, Task, TaskError
+from bench.tasks.rows import Rows
+from bench.tasks.table import DataTable
+from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
     from bench.models import architecture
@@ -47,6 +65,7 @@ else:
 
 
 __all__ = [
+    "Answers",
     "Axis",
     "Batch",
     "Broken",
@@ -54,21 +73,30 @@ __all__ = [
     "ComputeGradients",
     "ComputeLoss",
     "Criterion",
+    "DataTable",
     "Fact",
     "Metric",
+    "MetricError",
+    "MetricSeries",
     "Model",
     "ModelError",
     "Modifier",
+    "Path",
     "PlanContext",
     "Quality",
     "RecipeError",
     "Refusal",
+    "Retention",
+    "Rows",
     "Samples",
     "Snapshot",
+    "Split",
     "Spread",
     "Structure",
+    "Summary",
     "Task",
     "TaskError",
+    "TextTask",
     "Trainer",
     "Training",
     "Trait",
@@ -76,7 +104,15 @@ __all__ = [
     "Update",
     "Work",
     "architecture",
+    "at",
     "digest",
     "evaluating",
+    "largest",
+    "last",
+    "last_training",
     "named_tensors",
+    "of_method",
+    "of_task",
+    "steady",
+    "total",
 ]

@@ -96,11 +96,12 @@ def main() -> None:
     """The ``methodbench`` command."""
     from bench.machine import disk, output
     from bench.machine.machine import MachineError
+    from bench.metrics.metric import MetricError
     from bench.recipe.errors import RecipeError
     from bench.recipe.registry import RegistryError
     from bench.record.errors import RecordError, Unwritten
 
-    users_mistakes: tuple[type[Exception], ...] = (MachineError, RecipeError, RecordError, RegistryError)
+    users_mistakes: tuple[type[Exception], ...] = (MachineError, MetricError, RecipeError, RecordError, RegistryError)
     output.open_streams()
     try:
         app()

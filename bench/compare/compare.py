@@ -235,7 +235,7 @@ def _figures(known: Iterable[Metric], paths: Paths) -> dict[str, Figure]:
 
 
 def _figure(metric: Metric, paths: Paths) -> Figure | None:
-    read = {seed: metric.read([step.paired for step in path]) for seed, path in paths.items()}
+    read = {seed: metric.value([step.paired for step in path]) for seed, path in paths.items()}
     # A value that is larger, as a perplexity can be, is not one that can be compared.
     values = {seed: value for seed, value in read.items() if value is not None and abs(value) <= LARGEST}
     if not values:

@@ -80,6 +80,21 @@ class Metric:
         if problem := units.problem(self.unit):
             raise MetricError(f"metric `{self.name}`: {problem}")
 
+    def value(self, path: Path) -> float | None:
+        """The value for `path`, None where it was not measured.
+
+        Raises:
+            MetricError: ``read`` failed, or gave what is no number.
+        """
+        try:
+            value = self.read(path)
+            return None if value is None else float(value)
+        except Exception as error:
+            raise MetricError(
+                f"metric `{self.name}` cannot be read ({type(error).__name__}: {error}); mend its `read`, which gives a "
+                "number, or None where something was not measured"
+            ) from error
+
     def improvement(self, ratio: float) -> bool:
         """Whether `ratio` to the baseline is for the better."""
         return ratio > 1 if self.better == "higher" else ratio < 1

@@ -42,7 +42,7 @@ def frame(folder: str | os.PathLike[str]) -> pandas.DataFrame:
         rows.append(
             [record.get(name) for name in _IDENTITY]
             + [getattr(machine, name, None) for name in _MACHINE]
-            + [metric.read(steps) if ok else None for metric in columns]
+            + [metric.value(steps) if ok else None for metric in columns]
         )
     for name in sorted(unknown):
         text = (

@@ -66,11 +66,15 @@ class Held:
     peak_bytes: Number | None = Field(
         None, description="peak of memory above what was held before the model was loaded"
     )
-    weight_bytes: Number | None = Field(None, description="storage of parameters and buffers")
+    weight_bytes: Number | None = Field(
+        None, description="storage of parameters and buffers; of each of several processes alone, else the node has it"
+    )
     gradient_bytes: Number | None = Field(None, description="storage of the gradients of one step")
     optimizer_bytes: Number | None = Field(None, description="storage of the optimizer's state")
     activation_bytes: Number | None = Field(None, description="storage of what autograd saves for the backward pass")
-    communicated_bytes: Number | None = Field(None, description="bytes that it sends to the other processes a step")
+    communicated_bytes: Number | None = Field(
+        None, description="bytes that it sends to the other processes a step; of each of several alone"
+    )
     step_flops: Number | None = Field(None, description="floating point operations of a step")
     trainable: Number | None = Field(None, description="elements that are updated")
 

@@ -142,13 +142,17 @@ class Quality:
 
     ``metrics`` are those that the task declares. ``correct`` holds what each scored item adds to one of them: 1 or 0,
     or a loss for tasks without right and wrong. Its mean *is* that metric, and its order depends on the data alone, so
-    that two models compare pairwise.
+    that two models compare pairwise. Where one of them is no number, it is empty: nothing can be paired with that.
     """
 
     metrics: Mapping[str, float]
     predictions: tuple[int, ...] = ()
     correct: tuple[float, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.correct)):
+            object.__setattr__(self, "correct", ())
 
 
 Answers = list["torch.Tensor"]
@@ -318,7 +322,9 @@ class Task(abc.ABC):
 
         Asked where the kind ``labels_texts``.
         """
-        raise NotImplementedError
+        raise TaskError(
+            f"{type(self).__qualname__}: it `labels_texts`, and has no `reworded` to read them in other words"
+        )
 
     @abc.abstractmethod
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
@@ -342,8 +348,9 @@ class Task(abc.ABC):
     ) -> Quality:
         """Score `model`, which is in evaluation mode, on `split`.
 
-        With a `uncompressed`, the metrics have what `model` keeps of its answers too (:class:`Retention`). A task whose
-        answers are few adds those of `model` to `answers`: with the same split and sizes they are a `uncompressed` too.
+        Beside an `uncompressed` model, a kind with classes adds what `model` keeps of its answers to the metrics
+        (:class:`Retention`). A task whose answers are few adds those of `model` to `answers`; with the same split and sizes
+        these are given as `uncompressed` later.
         """
 
 

@@ -30,7 +30,7 @@ def kinds() -> dict[str, type[Task]]:
 
 
 def open_task(spec: str | DataTable, suite_folder: Path) -> Task:
-    """The task that a suite names, with nothing read yet; `base` is where its files are: the suite's folder.
+    """The task that a suite names, with nothing read yet; `suite_folder` is where its files are: the suite's folder.
 
     Raises:
         TaskError: no task has that name, or the table's file is on no path that there can be.

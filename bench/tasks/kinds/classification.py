@@ -182,7 +182,7 @@ class Classification(TextTask[DividedRows, "Encoded"]):
         if len(fractions) >= _MEASURED * items:
             return (
                 f"{len(fractions)} of {items} labels are numbers with a fraction, such as `{fractions[0]}`: they look like "
-                "measurements, and to predict those is a regression, for which there is no kind of task yet; name a column "
+                "measurements, and to predict those is a regression, which is another kind of task; name a column "
                 f"of classes, or write classes as words, as in `v{fractions[0]}`"
             )
         if len(data.labels) > max(2, items / 2):

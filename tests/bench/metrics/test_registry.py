@@ -150,3 +150,19 @@ def test_reading_metrics_imports_no_torch():
     code = "import sys; from bench.metrics.registry import metrics; assert metrics()['compile_seconds']; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("read", "says"),
+    [
+        (lambda path: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda path: path[-1]["nothing"], "KeyError: 'nothing'"),
+        (lambda path: "far", "ValueError: could not convert"),
+    ],
+)
+def test_a_metric_that_cannot_be_read_is_named(read, says):
+    broken = Metric("mine", "Mine", "s", "lower", "time", "as it comes", read)
+    with pytest.raises(MetricError, match=r"metric `mine` cannot be read.*mend its `read`") as raised:
+        broken.value([{}])
+    assert says in str(raised.value)
+    assert Metric("mine", "Mine", "s", "lower", "time", "as it comes", lambda path: None).value([{}]) is None

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bench.tasks.base import Batch, Retention, Task, ahead, on_device
+from bench.tasks.base import Batch, Quality, Retention, Task, ahead, on_device
 
 
 def logits(*rows):
@@ -127,3 +127,9 @@ def test_on_a_cpu_batches_come_as_they_are_asked_for():
 def test_a_primary_metric_that_a_task_does_not_return_is_refused(metrics, primary):
     with pytest.raises(TypeError, match="Mine: primary is one of metrics"):
         type("Mine", (Task,), {"metrics": metrics, "primary": primary})
+
+
+def test_scores_that_are_no_numbers_leave_none_to_be_paired():
+    assert Quality({"loss": 1.0}, correct=(1.0, 0.0)).correct == (1.0, 0.0)
+    assert Quality({"loss": float("nan")}, correct=(1.0, float("nan"))).correct == ()
+    assert Quality({"loss": float("inf")}, correct=(float("inf"),)).correct == ()
