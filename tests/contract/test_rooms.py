@@ -15,8 +15,6 @@ WITHOUT_TORCH = [room.removeprefix("bench.") for room in CONTRACTS[-1]["source_m
 UPWARD = {
     # A hook is typed by what it is given in a stage's process.
     "bench/recipe/method.py": {"tasks", "plan", "stage"},
-    # It is trained before its first use, by the loop that trains all else.
-    "bench/models/sources/tiny_llama.py": {"tasks", "suite", "stage"},
 }
 
 

@@ -10,9 +10,9 @@ import pytest
 from bench.compare.compare import compare
 from bench.compare.rows import change
 from bench.metrics.registry import metrics
-from bench.models.sources.tiny_llama import CONFIG
 from bench.recipe.recipe import parse
 from bench.record.reading import read
+from bench.stage.tiny_llama import CONFIG
 from bench.suite import suite
 from bench.testing import jobs
 

@@ -10,8 +10,8 @@ import torch
 
 from bench.models.base import ModelError
 from bench.models.registry import models, open_model
-from bench.models.sources import tiny_llama
-from bench.models.sources.tiny_llama import CONFIG, TinyLlama
+from bench.stage import tiny_llama
+from bench.stage.tiny_llama import CONFIG, TinyLlama
 from bench.suite.suite import Budget
 from bench.tasks.sources import stdlib_code
 from bench.tasks.sources.stdlib_code import MODULES
@@ -95,8 +95,8 @@ def test_a_failure_leaves_nothing(small, monkeypatch):
 def test_two_processes_make_it_once(small, tmp_path):
     program = f"""
 import sys, time
-from bench.models.sources import tiny_llama
-from bench.models.sources.tiny_llama import TinyLlama
+from bench.stage import tiny_llama
+from bench.stage.tiny_llama import TinyLlama
 from bench.suite.suite import Budget
 from bench.tasks.sources import stdlib_code
 stdlib_code.sysconfig.get_path = lambda name: {str(tmp_path / "lib")!r}
