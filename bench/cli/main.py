@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -245,6 +246,8 @@ def run_(
     except KeyboardInterrupt as end:
         if not end.args:  # nothing had begun
             raise
+        # While Python ends it gives up handlers of its own, and a second Ctrl-C would kill it with another status.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _say(f"\nInterrupted. {end}", error=True)
         raise typer.Exit(130) from None
     from reports import write

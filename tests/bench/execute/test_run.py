@@ -382,7 +382,7 @@ KILLED = """
     from bench.testing.fake import Fake
     from bench.record.store import Store
     from bench.execute.run import run
-    from tests.bench.test_run import RECIPES, Silent
+    from tests.bench.execute.test_run import RECIPES, Silent
     from tests.subjects import make_plan
 
     moment, folder = int(sys.argv[1]), Path(sys.argv[2])
