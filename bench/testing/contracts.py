@@ -10,28 +10,10 @@ import pytest
 
 from bench.recipe import registry
 from bench.recipe.errors import nearest
-from bench.recipe.method import Method, Modifier, Trainer, Transform
+from bench.recipe.method import TRAINING_HOOKS, Method, Modifier, Trainer, Transform
 from bench.testing import jobs
 
-HOOKS = (
-    "on_model",
-    "make_optimizer",
-    "wrap_criterion",
-    "wrap_loss",
-    "wrap_gradients",
-    "wrap_update",
-    "on_start",
-    "transform_batch",
-    "on_step",
-    "on_step_end",
-    "on_end",
-    "apply",
-    "save",
-    "retention_evidence",
-    "removal_evidence",
-    "on_serve",
-    "serving_evidence",
-)
+HOOKS = (*TRAINING_HOOKS, "apply", "save", "retention_evidence", "removal_evidence", "on_serve", "serving_evidence")
 """The hooks that are sabotaged, where a method has them."""
 
 SERVING = {"on_serve", "serving_evidence"}
