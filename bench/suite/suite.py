@@ -20,6 +20,7 @@ from bench.recipe import recipe, registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import check, fields_of
 from bench.recipe.recipe import Recipe
+from bench.suite.gate import GateTable
 from bench.tasks.registry import OwnTable
 from bench.tasks.table import DataTable, Name, Strict, readable
 
@@ -114,6 +115,7 @@ class Suite(Strict):
     defaults: dict[str, dict[str, Any]] = Field(
         {}, description="method arguments that apply where a recipe leaves them out"
     )
+    gate: GateTable | None = Field(None, description="what `methodbench gate` allows a change to cost")
     recipes: dict[Name, Annotated[str, AfterValidator(readable)]] = Field(description="name and recipe of each row")
 
     @field_validator("seeds")
@@ -291,5 +293,5 @@ def _path(location: tuple[int | str, ...]) -> list[int | str]:
 
 
 def _table_at(path: list[Any]) -> type[BaseModel]:
-    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure}
+    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "gate": GateTable}
     return next((tables[part] for part in reversed(path) if part in tables), Suite)
