@@ -69,29 +69,13 @@ def measure(
     work of queueing the next, which is throughput. None where a pass is done when its call returns.
     """
 
-    def timed(one: Pass, loops: int) -> float:
-        if one.fresh is None:
-            started = now()
-            for _ in repeat(None, loops):
-                one.run()
-                if wait is not None:
-                    wait()
-            return (now() - started) / loops
-        spent = 0.0
-        for _ in repeat(None, loops):
-            given = one.fresh()
-            started = now()
-            one.run(given)
-            spent += now() - started
-        return spent / loops
-
     if not samples:
-        return [Samples(1, (timed(one, 1),), ()) for one in passes]
+        return [Samples(1, (timed(one, 1, now, wait),), ()) for one in passes]
     warmups: list[list[float]] = []
     for one in passes:
         warmups.append([])
         while len(warmups[-1]) < MAX_WARMUPS and not _steady(warmups[-1]):
-            warmups[-1].append(timed(one, 1))
+            warmups[-1].append(timed(one, 1, now, wait))
     # The shortest, so that a slow first pass does not make samples too short. A clock too coarse to see one
     # pass is given many of them.
     loops = [max(1, math.ceil(min_seconds / max(min(of), min_seconds / 10_000))) for of in warmups]
@@ -99,8 +83,26 @@ def measure(
     with clock.running():
         for turn in range(samples):
             for which in range(len(passes))[:: 1 if turn % 2 == 0 else -1]:
-                values[which].append(timed(passes[which], loops[which]))
+                values[which].append(timed(passes[which], loops[which], now, wait))
     return [Samples(*of) for of in zip(loops, map(tuple, warmups), map(tuple, values), strict=True)]
+
+
+def timed(one: Pass, loops: int, now: Callable[[], float], wait: Callable[[], object] | None = None) -> float:
+    """Seconds of a pass: a sample, the mean of `loops`. `now` and `wait` are those of :func:`measure`."""
+    if one.fresh is None:
+        started = now()
+        for _ in repeat(None, loops):
+            one.run()
+            if wait is not None:
+                wait()
+        return (now() - started) / loops
+    spent = 0.0
+    for _ in repeat(None, loops):
+        given = one.fresh()
+        started = now()
+        one.run(given)
+        spent += now() - started
+    return spent / loops
 
 
 def _steady(seconds: Sequence[float]) -> bool:
@@ -213,6 +215,28 @@ def decoder(
                 found = [_each(of, NEW_TOKENS) for of in measure(*decodes, now=now, samples=samples)]
                 entries.append(_entry("decode", shape, clock, used, process, found) | {"new_tokens": NEW_TOKENS})
     return entries
+
+
+@contextlib.contextmanager
+def ready(
+    model: torch.nn.Module, vocabulary: Any, shape: tuple[int, int], device: torch.device, *, generates: bool
+) -> Iterator[dict[str, tuple[Pass, int]]]:
+    """What is timed of each phase of `model` on a batch of `shape`, and how many parts that consists of, to be timed inside.
+
+    The phases and the rest are those of :func:`decoder` where the model `generates`, of :func:`encoder` otherwise.
+    """
+    _check_positions([model], shape[1] + NEW_TOKENS * generates, f"{shape[1]} tokens")
+    inputs = shape_inputs(vocabulary, shape, device)
+    run: Callable[..., object]
+    if generates:
+        answer = Continuation(model, inputs)
+        run = answer.whole
+        phases = {"prefill": (Pass(answer.prefill), 1), "decode": (Pass(answer.decode, answer.prefill), NEW_TOKENS)}
+    else:
+        run = functools.partial(model, **inputs)
+        phases = {"forward": (Pass(run), 1)}
+    with _evaluating([model]), _no_silent_eager(), _inferring([model], [run]):
+        yield phases
 
 
 class Continuation:
