@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.measure import clock
+from bench.metrics.families.latency import Phase
 from bench.models import signature
 from bench.models.modes import evaluating
 from bench.suite.suite import NEW_TOKENS
@@ -69,13 +70,29 @@ def measure(
     work of queueing the next, which is throughput. None where a pass is done when its call returns.
     """
 
+    def timed(one: Pass, loops: int) -> float:
+        if one.fresh is None:
+            started = now()
+            for _ in repeat(None, loops):
+                one.run()
+                if wait is not None:
+                    wait()
+            return (now() - started) / loops
+        spent = 0.0
+        for _ in repeat(None, loops):
+            given = one.fresh()
+            started = now()
+            one.run(given)
+            spent += now() - started
+        return spent / loops
+
     if not samples:
-        return [Samples(1, (timed(one, 1, now, wait),), ()) for one in passes]
+        return [Samples(1, (timed(one, 1),), ()) for one in passes]
     warmups: list[list[float]] = []
     for one in passes:
         warmups.append([])
         while len(warmups[-1]) < MAX_WARMUPS and not _steady(warmups[-1]):
-            warmups[-1].append(timed(one, 1, now, wait))
+            warmups[-1].append(timed(one, 1))
     # The shortest, so that a slow first pass does not make samples too short. A clock too coarse to see one
     # pass is given many of them.
     loops = [max(1, math.ceil(min_seconds / max(min(of), min_seconds / 10_000))) for of in warmups]
@@ -83,26 +100,8 @@ def measure(
     with clock.running():
         for turn in range(samples):
             for which in range(len(passes))[:: 1 if turn % 2 == 0 else -1]:
-                values[which].append(timed(passes[which], loops[which], now, wait))
+                values[which].append(timed(passes[which], loops[which]))
     return [Samples(*of) for of in zip(loops, map(tuple, warmups), map(tuple, values), strict=True)]
-
-
-def timed(one: Pass, loops: int, now: Callable[[], float], wait: Callable[[], object] | None = None) -> float:
-    """Seconds of a pass: a sample, the mean of `loops`. `now` and `wait` are those of :func:`measure`."""
-    if one.fresh is None:
-        started = now()
-        for _ in repeat(None, loops):
-            one.run()
-            if wait is not None:
-                wait()
-        return (now() - started) / loops
-    spent = 0.0
-    for _ in repeat(None, loops):
-        given = one.fresh()
-        started = now()
-        one.run(given)
-        spent += now() - started
-    return spent / loops
 
 
 def _steady(seconds: Sequence[float]) -> bool:
@@ -220,7 +219,7 @@ def decoder(
 @contextlib.contextmanager
 def ready(
     model: torch.nn.Module, vocabulary: Any, shape: tuple[int, int], device: torch.device, *, generates: bool
-) -> Iterator[dict[str, tuple[Pass, int]]]:
+) -> Iterator[dict[Phase, tuple[Pass, int]]]:
     """What is timed of each phase of `model` on a batch of `shape`, and how many parts that consists of, to be timed inside.
 
     The phases and the rest are those of :func:`decoder` where the model `generates`, of :func:`encoder` otherwise.
@@ -228,6 +227,7 @@ def ready(
     _check_positions([model], shape[1] + NEW_TOKENS * generates, f"{shape[1]} tokens")
     inputs = shape_inputs(vocabulary, shape, device)
     run: Callable[..., object]
+    phases: dict[Phase, tuple[Pass, int]]
     if generates:
         answer = Continuation(model, inputs)
         run = answer.whole
