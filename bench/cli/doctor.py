@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.machine.machine import Machine, satisfies, visible_gpus
+from bench.cli.say import say
+from bench.machine.machine import Machine, look, satisfies, visible_gpus
 from bench.metrics.units import show
 from bench.recipe import registry
 
@@ -49,6 +50,13 @@ class Noise:
     cpu_spread: float
     waiting: float | None
     others: float | None
+
+
+def doctor() -> None:
+    """Say what this machine has, what cannot run here and why, and how noisy it is."""
+    marks = {"ok": "ok     ", "warn": "warning", "missing": "missing"}
+    for finding in examine(look()):
+        say(f"{marks[finding.state]}  {finding.name}: {finding.text}")
 
 
 def examine(machine: Machine, *, samples: int = 20) -> list[Finding]:

@@ -12,6 +12,7 @@ from bench.cli.doctor import Noise, examine, judge, spread
 from bench.machine import machine
 from bench.recipe import registry
 from bench.recipe.declarations import Broken
+from tests.command import methodbench
 from tests.subjects import HERE
 
 
@@ -190,3 +191,7 @@ def test_a_neighbour_on_the_same_core_is_seen():
     assert float(waiting) > 0.2
     assert float(others) > 0.3
     assert state == "warn"
+
+
+def test_the_command_prints_what_it_finds():
+    assert "noise" in methodbench("doctor")

@@ -1,0 +1,65 @@
+"""What several commands are told, and what they make of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Where(StrEnum):
+    """Where stages run."""
+
+    local = "local"
+    ray = "ray"
+
+
+SuiteArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[SUITE]", help="A suite file, or the name of one that comes along.", show_default=False),
+]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Without a suite: a model's name or directory.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="Without a suite: a task's name.")]
+Recipes = Annotated[
+    list[str] | None, typer.Option("--recipe", help="Without a suite: a recipe; the first is the baseline.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The results folder.", show_default="results/SUITE")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Run the recipes whose names match this pattern.")]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", min=1, max=1000, help="Run seeds 0 to N-1 instead of the suite's.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps instead of the suite's.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda instead of the suite's.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads instead of the suite's.")]
+Executes = Annotated[
+    Where, typer.Option("--executor", help="This machine, or a Ray cluster: RAY_ADDRESS's, or one that is made here.")
+]
+
+
+def given(
+    suite: str | None, models: list[str] | None, tasks: list[str] | None, recipes: list[str] | None
+) -> str | dict[str, Any]:
+    """The suite that the command line names, or that its recipes make."""
+    from bench.suite.suite import SuiteError
+
+    if suite is not None:
+        if models or tasks or recipes:
+            raise typer.BadParameter("a suite says its own models, tasks and recipes; give one or the other")
+        return suite
+    if not (models and tasks and recipes):
+        raise typer.BadParameter("give a suite, or --model, --task and --recipe")
+    if len(set(recipes)) < len(recipes):
+        raise SuiteError("--recipe: the same recipe is given twice")
+    return {
+        "title": "Recipes of the command line",
+        "model": models,
+        "task": tasks,
+        "recipes": {r: r for r in recipes},
+    }
+
+
+def folder(suite: str | None, out: Path | None) -> Path | None:
+    """The results folder that the command line names; None: the suite's own."""
+    return Path("results") / "command-line" if suite is None and out is None else out

@@ -1,0 +1,91 @@
+"""``methodbench plan``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.cli import options
+from bench.cli.say import say
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from bench.plan.plan import Node, Plan
+
+
+def plan_(
+    suite: options.SuiteArgument = None,
+    model: options.Models = None,
+    task: options.Tasks = None,
+    recipe: options.Recipes = None,
+    out: options.Out = None,
+    only: options.Only = None,
+    seeds: options.Seeds = None,
+    steps: options.Steps = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    where: options.Executes = options.Where.local,
+) -> None:
+    """Show the tree of stages: what is shared, what is recorded, and what is refused and why."""
+    from rich.console import Console
+
+    from bench.execute.suites import prepare
+    from bench.plan import plan
+    from bench.record.line import FILE
+    from bench.stage import checkpoint
+    from bench.tasks.alike import said
+
+    asked = prepare(
+        options.given(suite, model, task, recipe),
+        out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
+        executor=where.value,
+    )  # fmt: skip
+    whole, names, folder = asked.plan, asked.names, asked.folder
+    chosen = whole.select(names)
+    recorded: set[str] = set()
+    if (folder / FILE).exists():
+        from bench.record.reading import read
+
+        recorded = read(folder).ok
+    todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
+    Console().print(*_trees(chosen, names, todo), sep="\n")
+    for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
+        if counted := said(counts):
+            say(f"{name}: {counted}")
+    for line in asked.refusals():
+        say(line, error=True)
+    alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
+    nodes = len(chosen.nodes)
+    say(f"{nodes} stages ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}")
+
+
+def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    # Seeds differ in nothing but their numbers: each stage is drawn once, with a count over its seeds.
+    twins: dict[tuple[str, str, str], list[Node]] = {}
+    for node in chosen.nodes.values():
+        twins.setdefault(
+            (node.subject.model.name, node.subject.task.name, node.recipe.spell(defaults=True)), []
+        ).append(node)
+    ends: dict[str, list[str]] = {}
+    for cell in chosen.cells:
+        if cell.name in names and not cell.refused:
+            ends.setdefault(cell.path[-1].id, []).append(cell.name)
+    trees: dict[str, Tree] = {}
+    drawn: dict[str, Tree] = {}
+    for (model, task, _), nodes in twins.items():
+        first = nodes[0]
+        waiting = [todo[node.id] for node in nodes if node.id in todo]
+        state = "recorded" if not waiting else "again, for a new branch" if set(waiting) == {"again"} else "to run"
+        if waiting and len(waiting) < len(nodes):
+            state += f" ({len(waiting)} of {len(nodes)} seeds)"
+        text = Text(str(first.stage))
+        text.append(f"  {', '.join(dict.fromkeys(ends.get(first.id, [])))}", style="bold")
+        text.append(f"  {state}", style="dim" if not waiting else "")
+        above = drawn.get(first.parent or "") or trees.setdefault(
+            f"{model}/{task}", Tree(f"{model} on {task}, seeds {', '.join(map(str, chosen.suite.seeds))}")
+        )
+        drawn[first.id] = above.add(text)
+    return list(trees.values())

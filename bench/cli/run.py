@@ -1,0 +1,78 @@
+"""``methodbench run``."""
+
+from __future__ import annotations
+
+import signal
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from bench.cli import options
+from bench.cli.say import fail, say
+
+
+class Through(StrEnum):
+    """How checkpoints reach the machines of a cluster."""
+
+    store = "object-store"
+    folder = "shared-folder"
+
+
+def run_(
+    suite: options.SuiteArgument = None,
+    model: options.Models = None,
+    task: options.Tasks = None,
+    recipe: options.Recipes = None,
+    out: options.Out = None,
+    only: options.Only = None,
+    seeds: options.Seeds = None,
+    steps: options.Steps = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run what is recorded already, too.")] = False,
+    jobs: Annotated[
+        str, typer.Option("--jobs", metavar="N|auto", help="Stages that may run side by side; auto: one a GPU.")
+    ] = "1",
+    where: options.Executes = options.Where.local,
+    through: Annotated[
+        Through, typer.Option("--checkpoints", help="With --executor ray: how they reach other machines.")
+    ] = Through.store,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")
+    ] = None,
+) -> None:
+    """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
+    if jobs != "auto" and not (jobs.isdecimal() and len(jobs) < 10 and int(jobs)):
+        fail(f"error: --jobs {jobs}: it is a whole number of at least 1, or auto")
+    from bench.execute.suites import run
+
+    try:
+        result = run(
+            options.given(suite, model, task, recipe),
+            out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
+            fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
+            timeout=timeout,
+        )  # fmt: skip
+    except KeyboardInterrupt as end:
+        if not end.args:  # nothing had begun
+            raise
+        # While Python ends it gives up handlers of its own, and a second Ctrl-C would kill it with another status.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        say(f"\nInterrupted. {end}", error=True)
+        raise typer.Exit(130) from None
+    from reports import write
+    from reports.table import Terminal
+
+    shown = Terminal()
+    # First: what is printed may have no reader any more.
+    written = write(result.records.read_on(), ["html", "md"], result.folder, shown)
+    shown.print()
+    for path in written:
+        say(f"wrote {path}")
+    for text in result.beside:
+        say(f"note  {text}; all is in the records", error=True)
+    if not result.ok:
+        raise typer.Exit(1)
+    if len(result.refused) == result.asked:
+        raise typer.Exit(2)

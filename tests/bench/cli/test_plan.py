@@ -1,0 +1,14 @@
+"""``methodbench plan``."""
+
+from tests.command import methodbench
+
+
+def test_plan_draws_the_tree_and_says_why_not(suite, tmp_path):
+    text = methodbench("plan", suite('full = "full"\nint8 = "full >> torch_int8_dynamic"\nbad = "merge"'))
+    assert "full  full  to run" in text
+    assert "└── torch_int8_dynamic  int8  to run" in text
+    assert "2 stages (3 without sharing), 0 recorded, 2 to run" in text
+    assert "\ndata: 120 texts read; " in text
+    assert "refused  bad: merge: there is no adapter to fold" in methodbench(
+        "plan", tmp_path / "suite.toml", errors=True
+    )

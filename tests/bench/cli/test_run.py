@@ -1,0 +1,134 @@
+"""``methodbench run``: what is printed, where, and the exit status."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from tests.command import METHODBENCH, methodbench
+
+
+def test_a_refusal_under_way_does_not_spoil_the_exit_status(suite, tmp_path):
+    file = suite('full = "full"\nbad = "low_rank(energy=0.1) >> torchao_int8_weight_only"')
+    said = " ".join(methodbench("run", file, "--out", tmp_path / "out").split())
+    assert "refused bad: torchao_int8_weight_only: " in said
+    assert "has a single input" in said
+    report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
+    assert {entry["name"]: entry["status"] for entry in report["recipes"]} == {"full": "ok", "bad": "refused"}
+    # But where nothing at all could be run, something is wrong with what was asked for.
+    methodbench("run", file, "--out", tmp_path / "out", "--only", "bad", status=2)
+
+
+def test_run_report_and_resume(suite, tmp_path):
+    file = suite('full = "full"\nint8 = "full >> torch_int8_dynamic"\nbad = "merge"')
+    out = tmp_path / "out"
+    first = methodbench("run", file, "--out", out)
+    assert "int8" in first
+    assert (out / "report.html").exists()
+    assert (out / "report.md").exists()
+    lines = (out / "records.jsonl").read_text().count('"kind":"node"')
+    methodbench("run", file, "--out", out)
+    assert (out / "records.jsonl").read_text().count('"kind":"node"') == lines == 3
+    assert "2 recorded, 0 to run" in methodbench("plan", file, "--out", out)
+
+    report = json.loads(methodbench("report", out, "--format", "json"))
+    by_name = {entry["name"]: entry for entry in report["recipes"]}
+    assert by_name["full"]["status"] == "ok"
+    assert by_name["full"]["recipe"] == "full"
+    assert by_name["bad"]["status"] == "refused"
+    assert {"value", "unit", "interval"} <= set(by_name["int8"]["metrics"]["accuracy"])
+    assert by_name["int8"]["metrics"]["size_on_disk"]["unit"] == "B"
+    assert methodbench("report", out, "--format", "md").startswith("#")
+    assert methodbench("report", out, "--format", "csv").count("\n") >= 3
+    assert methodbench("report", out, "--format", "html").startswith("<!doctype html>")
+
+    pyperf = subprocess.run(
+        [sys.executable, "-m", "pyperf", "stats", *sorted((out / "latency").glob("*.json"))],
+        capture_output=True,
+        text=True,
+    )
+    assert pyperf.returncode == 0, pyperf.stderr
+    assert "Number of value" in pyperf.stdout
+
+
+def test_recipes_of_the_command_line(tiny_bert, tmp_path):
+    out = methodbench(
+        "run", "--model", tiny_bert, "--task", "stdlib-topics", "--recipe", "head", "--recipe", "lora(r=2) + mixed_precision('bf16') >> merge",
+        "--steps", "2", "--out", "out", cwd=tmp_path,
+    )  # fmt: skip
+    assert "merge" in out
+
+
+def test_what_ran_and_did_not_end_ok_is_1(suite, tmp_path):
+    methodbench("run", suite('full = "full"\nbad = "full(lr=1e30)"'), "--out", tmp_path / "out", status=1)
+    report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
+    assert {entry["name"]: entry["status"] for entry in report["recipes"]} == {"full": "ok", "bad": "diverged"}
+
+
+def test_a_timeout_is_recorded(suite, tmp_path):
+    methodbench("run", suite('full = "full"'), "--out", tmp_path / "out", "--timeout", "0.1", status=1)
+    report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))
+    assert report["recipes"][0]["status"] == "timeout"
+
+
+def test_a_run_whose_output_nobody_reads_is_whole(suite, tmp_path):
+    file, out = suite('full = "full"'), tmp_path / "out"
+    methodbench("run", file, "--out", out)
+    for ending in ("| true", "| head -1", ">/dev/full", ">&-", "2>&- >&-", "2>&1 | true", ">/dev/null"):
+        for report in out.glob("report.*"):
+            report.unlink()
+        # Latin-1 has no sign for what tables are drawn with.
+        command = f"set -o pipefail; PYTHONIOENCODING=latin-1 {METHODBENCH} run {file} --out {out} {ending}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=280)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), (ending, done.stderr)
+        assert {"report.html", "report.md"} <= {file.name for file in out.iterdir()}, ending
+    for ending, status in (("| head -1", 0), (">/dev/full", 1)):
+        command = f"set -o pipefail; {METHODBENCH} report {out} --format csv {ending}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=280)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), (ending, done.stderr)
+    command = [METHODBENCH, "report", out, "--format", "md"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert "±" in done.stdout.decode("utf-8")
+
+
+def test_a_full_disk_is_recorded_and_ends_with_status_1(suite, tmp_path):
+    file, out = suite('full = "full"\nint8 = "full >> torch_int8_dynamic"'), tmp_path / "out"
+    command = f"ulimit -f 100; {METHODBENCH} run {file} --out {out}"  # in kB: too few for a checkpoint
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=280)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert f"methodbench: stopped: {out}: the disk is full" in done.stderr
+    assert "free some space and run the same command again" in done.stderr
+    report = json.loads(methodbench("report", out, "--format", "json"))
+    assert report["recipes"][0]["reasons"][0].startswith("the disk is full")
+    left = {path.name for path in out.rglob("*")} & {path.name for path in out.rglob("*.part")}
+    assert not left | {path.name for path in out.rglob("pymp-*")} | {path.name for path in out.rglob("methodbench-*")}
+
+
+def test_an_early_ctrl_c_is_130_and_quiet(suite, tmp_path):
+    file = suite('full = "full"')
+    for number, seconds in enumerate((0.15, 0.4, 0.8, 1.2, 2.0)):
+        # A group of its own, as a terminal's Ctrl-C reaches every process of it.
+        process = subprocess.Popen(
+            [METHODBENCH, "run", file, "--out", tmp_path / str(number)],
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            # Whatever these tests were started from, as a shell's background job is deaf to it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, b"Traceback" in said) == (130, False), (seconds, said)
+
+
+def test_two_runs_into_one_folder_take_turns(suite, tmp_path):
+    file = suite()
+    command = [METHODBENCH, "run", str(file), "--out", str(tmp_path / "out")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert any("waiting" in text for output in outputs for text in output)
+    nodes = [line for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines() if '"kind":"node"' in line]
+    assert len(nodes) == 2

@@ -1,0 +1,10 @@
+"""``methodbench schema``."""
+
+import json
+
+from tests.command import methodbench
+
+
+def test_a_suite_and_a_record_have_a_schema():
+    assert json.loads(methodbench("schema"))["title"] == "Suite"
+    assert "$schema" in json.loads(methodbench("schema", "record"))

@@ -1,0 +1,23 @@
+"""The command as a user starts it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+METHODBENCH = Path(sys.executable).parent / "methodbench"
+
+
+def methodbench(*words, cwd=None, status=0, errors=False):
+    """What it prints; where it fails, or `errors`, what it says on standard error."""
+    done = subprocess.run(
+        [METHODBENCH, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 and not errors else done.stderr
