@@ -24,6 +24,7 @@ PIECE_SECONDS = 0.05
 """Pieces of work are put together to repeats of at least this length."""
 
 Which = Literal["base", "head"]
+SIDES: tuple[Which, Which] = ("base", "head")
 
 
 class WorkerError(ValueError):
@@ -191,7 +192,7 @@ class Pairs:
     def _side_by_side(self, workers: Sequence[Worker], case: Case, wanted: set[str]) -> dict[Which, Any]:
         for worker in workers:
             worker.send({"do": "case", "name": case.name})
-        ready = [worker.answer("ready") for worker in workers][0]
+        ready, *_ = [worker.answer("ready") for worker in workers]
         timed = [metric for metric in case.timed if metric in wanted]
         for metric in timed:
             # The same on both sides and in all pairs, so that both do the same work.
@@ -228,19 +229,18 @@ def paired(
         why = spoils_cpu_time(trust) if clock == "cpu" else trust["reason"] if trust["contended"] else ""
         spoiled = spoiled or (why and f"{which}: {why}")
     found = {}
-    for metric in (metric for metric in case.timed if metric in wanted):
-        samples = [
-            Sample(
-                statistics.median(timing.by(clock) for timing in timings),
-                statistics.median(timing.wall for timing in timings),
+    for metric in wanted:
+        if metric in case.timed:
+            base, head = (
+                _timed([Timing(**each[metric]) for each in sides[which]["repeats"]], clock) for which in SIDES
             )
-            for timings in (
-                [Timing(**repeat[metric]) for repeat in sides[which]["repeats"]] for which in ("base", "head")
-            )
-        ]
-        found[metric] = Pair(*samples, spoiled)
-    for metric in (metric for metric in case.held if metric in wanted):
-        held = [sides[which]["held"].get(metric) for which in ("base", "head")]
-        if None not in held:
-            found[metric] = Pair(*(Sample(float(value)) for value in held))
+            found[metric] = Pair(base, head, spoiled)
+        elif None not in (held := [sides[which]["held"].get(metric) for which in SIDES]):
+            found[metric] = Pair(Sample(float(held[0])), Sample(float(held[1])))
     return found
+
+
+def _timed(repeats: Sequence[Timing], clock: Literal["cpu", "cuda"]) -> Sample:
+    return Sample(
+        statistics.median(timing.by(clock) for timing in repeats), statistics.median(timing.wall for timing in repeats)
+    )
