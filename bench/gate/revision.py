@@ -196,24 +196,24 @@ def _checkout(repository: Path, commit: str, changed: Iterable[str], name: str, 
         except subprocess.CalledProcessError as error:
             hint = _shallow(repository) or f"mend the repository ({repository}), {OTHERWISE}"
             raise BuildError(f"{name}: git could not check it out ({_said(error)}); {hint}") from None
-        there = [file for file in changed if os.path.lexists(repository / file)]
-        for file in changed:
-            (folder / file).unlink(missing_ok=True)
-        for file in there:
-            if (folder / file).is_dir():
-                shutil.rmtree(folder / file)
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(repository / file, folder / file, follow_symlinks=False)
+        for file in changed:  # in order, so that what is a folder now is no file when something is put into it
+            old, new = folder / file, repository / file
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            old.unlink(missing_ok=True)
+            if new.is_file() or new.is_symlink():
+                old.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(new, old, follow_symlinks=False)
 
     contents = [(file, _content(repository / file)) for file in changed]
     return _once(cache / "checkouts" / _key(str(repository), commit, contents), make)
 
 
 def _content(file: Path) -> Any:
-    """What tells a file from another: its mode and its content; None where it is gone."""
+    """What tells a file from another: its mode and its content, or where it links to; None where it is gone."""
     if file.is_symlink():
         return str(file.readlink())
-    if not file.exists():
+    if not file.is_file():
         return None
     with file.open("rb") as stream:
         return file.stat().st_mode, hashlib.file_digest(stream, "sha256").hexdigest()
