@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tomllib
 import venv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path, PurePath
@@ -142,7 +142,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _said(error: subprocess.CalledProcessError) -> str:
-    return (error.stderr.strip() or "no reason").splitlines()[-1]
+    return " ".join(error.stderr.split()) or f"status {error.returncode}"
 
 
 def _repository(suite: Path) -> Path:
@@ -185,7 +185,7 @@ def _changed(repository: Path) -> list[str]:
     return sorted({name for name in answers.split("\0") if name and not name.endswith("/")})
 
 
-def _checkout(repository: Path, commit: str, changed: Iterable[str], name: str, cache: Path) -> Path:
+def _checkout(repository: Path, commit: str, changed: Sequence[str], name: str, cache: Path) -> Path:
     """A folder with the files of `commit`, and those `changed` as they are in the working tree of `repository`."""
 
     def make(folder: Path) -> None:
@@ -196,14 +196,15 @@ def _checkout(repository: Path, commit: str, changed: Iterable[str], name: str, 
         except subprocess.CalledProcessError as error:
             hint = _shallow(repository) or f"mend the repository ({repository}), {OTHERWISE}"
             raise BuildError(f"{name}: git could not check it out ({_said(error)}); {hint}") from None
-        for file in changed:  # in order, so that what is a folder now is no file when something is put into it
-            old, new = folder / file, repository / file
-            if old.is_dir() and not old.is_symlink():
+        # All goes before anything comes: a file may have become a folder, or a folder a file.
+        for file in changed:
+            if (old := folder / file).is_dir() and not old.is_symlink():
                 shutil.rmtree(old)
             old.unlink(missing_ok=True)
-            if new.is_file() or new.is_symlink():
-                old.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(new, old, follow_symlinks=False)
+        for file in changed:
+            if (new := repository / file).is_file() or new.is_symlink():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(new, folder / file, follow_symlinks=False)
 
     contents = [(file, _content(repository / file)) for file in changed]
     return _once(cache / "checkouts" / _key(str(repository), commit, contents), make)
