@@ -5,8 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.metrics.metric import Metric
+
 SCRIPT_SECONDS, SCRIPT_BYTES = "script_seconds", "script_peak_bytes"
-"""The figures of a script: CPU seconds of its process and of those that it waited for, and its highest resident bytes."""
+OF_SCRIPTS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            SCRIPT_SECONDS, "Time of the script", "s", "lower", "time",
+            "time of the script's whole process and of those that it waited for", lambda path: None,
+        ),
+        Metric(
+            SCRIPT_BYTES, "Memory of the script", "B", "lower", "memory",
+            "the most resident bytes that one of the script's processes held", lambda path: None,
+        ),
+    )
+}  # fmt: skip
+"""The figures of a script, which no record has."""
 
 
 Kind = Literal["train", "serve", "script"]

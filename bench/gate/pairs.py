@@ -12,6 +12,7 @@ import math
 import os
 import statistics
 import subprocess
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,8 @@ class Pair:
 class Pairs:
     """Measures pairs of cases, and keeps all that it measures in ``file``, a JSON line for each case of a pair.
 
-    ``clock`` decides: "cpu" or "cuda". ``fits`` is whether memory holds both sides at once.
+    ``clock`` decides: "cpu" or "cuda". ``fits`` is whether memory holds both sides at once. ``identity`` is all that the
+    measurements depend on: what the file has of the same one is taken before anything is measured.
     """
 
     base: Target
@@ -134,8 +136,21 @@ class Pairs:
     clock: Literal["cpu", "cuda"]
     file: Path
     fits: bool = True
+    identity: str = ""
+    kept: dict[str, deque[dict[str, Any]]] = field(default_factory=dict)
     number: int = 0
     _pieces: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            first, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
+            if first == json.dumps({"identity": self.identity}):
+                for text in lines:
+                    with contextlib.suppress(ValueError):  # the last one may have been cut off
+                        line = json.loads(text)
+                        self.kept.setdefault(line["case"], deque()).append(line)
+                return
+        self.file.write_text(json.dumps({"identity": self.identity}) + "\n", encoding="utf-8")
 
     def measure(self, wanted: Mapping[str, set[str]]) -> Iterator[tuple[Case, Mapping[str, Pair]]]:
         """One pair of fresh workers for the metrics that are `wanted` of each case, by the case's name; a case after another.
@@ -145,24 +160,32 @@ class Pairs:
         """
         order: tuple[Target, Target] = (self.base, self.head) if self.number % 2 == 0 else (self.head, self.base)
         self.number += 1
-        if not self.fits:
-            found: dict[Which, dict[str, Any]] = {}
-            for target in order:
-                with Worker(target) as worker:
-                    worker.answer("hello")
-                    found[target.which] = {
-                        case.name: self._side_by_side((worker,), case, wanted[case.name])[target.which]
-                        for case in self._wanted(wanted)
-                    }
-            for case in self._wanted(wanted):
-                yield case, self._paired(case, wanted[case.name], {side: of[case.name] for side, of in found.items()})
+        todo = []
+        for case in (case for case in self.cases if wanted.get(case.name)):
+            kept = self.kept.get(case.name)
+            if kept and wanted[case.name] <= set(kept[0]["metrics"]):
+                line = kept.popleft()
+                yield case, paired(case, wanted[case.name], line, self.clock)
+            else:
+                todo.append(case)
+        if not todo:
             return
-        with Worker(order[0]) as first, Worker(order[1]) as second:
-            for worker in (first, second):
+        if self.fits:
+            with Worker(order[0]) as first, Worker(order[1]) as second:
+                for worker in (first, second):
+                    worker.answer("hello")
+                for case in todo:
+                    yield case, self._paired(case, wanted[case.name], self._in_turns((first, second), case, wanted))
+            return
+        found: dict[Which, dict[str, Any]] = {}
+        for target in order:
+            with Worker(target) as worker:
                 worker.answer("hello")
-            for case in self._wanted(wanted):
-                sides = self._side_by_side((first, second), case, wanted[case.name])
-                yield case, self._paired(case, wanted[case.name], sides)
+                found[target.which] = {
+                    case.name: self._in_turns((worker,), case, wanted)[target.which] for case in todo
+                }
+        for case in todo:
+            yield case, self._paired(case, wanted[case.name], {side: of[case.name] for side, of in found.items()})
 
     def profile(self, case: Case) -> dict[Which, dict[str, float]]:
         """Seconds of each operator and phase in one piece of work of `case`, by side.
@@ -181,19 +204,16 @@ class Pairs:
                 worker.answer("end")
         return found
 
-    def _wanted(self, wanted: Mapping[str, set[str]]) -> list[Case]:
-        return [case for case in self.cases if wanted.get(case.name)]
-
     def _begin(self, worker: Worker, case: Case) -> Mapping[str, float]:
         worker.send({"do": "case", "name": case.name})
         ready: Mapping[str, float] = worker.answer("ready")
         return ready
 
-    def _side_by_side(self, workers: Sequence[Worker], case: Case, wanted: set[str]) -> dict[Which, Any]:
+    def _in_turns(self, workers: Sequence[Worker], case: Case, wanted: Mapping[str, set[str]]) -> dict[Which, Any]:
         for worker in workers:
             worker.send({"do": "case", "name": case.name})
         ready, *_ = [worker.answer("ready") for worker in workers]
-        timed = [metric for metric in case.timed if metric in wanted]
+        timed = [metric for metric in case.timed if metric in wanted[case.name]]
         for metric in timed:
             # The same on both sides and in all pairs, so that both do the same work.
             enough = 1 if case.kind == "script" else math.ceil(PIECE_SECONDS / max(ready[metric], 1e-6))
@@ -211,7 +231,7 @@ class Pairs:
         return found
 
     def _paired(self, case: Case, wanted: set[str], sides: Mapping[Which, Mapping[str, Any]]) -> dict[str, Pair]:
-        line = {"pair": self.number, "case": case.name, "clock": self.clock, **sides}
+        line = {"pair": self.number, "case": case.name, "metrics": sorted(wanted), **sides}
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
             stream.flush()
