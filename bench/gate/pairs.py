@@ -34,7 +34,11 @@ class WorkerError(ValueError):
 
 @dataclass(frozen=True)
 class Target:
-    """A side, as it is to be run: the interpreter, the folder of the revision's files, and the folder of its results."""
+    """A side, as it is to be run: the interpreter, the folder of the revision's files, and the folder of its results.
+
+    ``suite`` is the suite's table, in which paths are from ``suite_folder``; ``packages`` are the modules under test, with the
+    folder or file that each must come from.
+    """
 
     which: Which
     label: str
@@ -42,6 +46,10 @@ class Target:
     checkout: Path
     folder: Path
     environment: Mapping[str, str]
+    suite: Mapping[str, Any]
+    suite_folder: Path
+    commit: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -146,9 +154,11 @@ class Pairs:
             first, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
             if first == json.dumps({"identity": self.identity}):
                 for text in lines:
-                    with contextlib.suppress(ValueError):  # the last one may have been cut off
+                    with contextlib.suppress(ValueError):  # one may have been cut off
                         line = json.loads(text)
                         self.kept.setdefault(line["case"], deque()).append(line)
+                with self.file.open("a", encoding="utf-8") as stream:
+                    stream.write("\n")  # after one that was cut off
                 return
         self.file.write_text(json.dumps({"identity": self.identity}) + "\n", encoding="utf-8")
 
@@ -177,7 +187,7 @@ class Pairs:
                 for case in todo:
                     yield case, self._paired(case, wanted[case.name], self._in_turns((first, second), case, wanted))
             return
-        found: dict[Which, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for target in order:
             with Worker(target) as worker:
                 worker.answer("hello")
@@ -187,13 +197,13 @@ class Pairs:
         for case in todo:
             yield case, self._paired(case, wanted[case.name], {side: of[case.name] for side, of in found.items()})
 
-    def profile(self, case: Case) -> dict[Which, dict[str, float]]:
+    def profile(self, case: Case) -> dict[str, dict[str, float]]:
         """Seconds of each operator and phase in one piece of work of `case`, by side.
 
         Raises:
             WorkerError: a side failed.
         """
-        found: dict[Which, dict[str, float]] = {}
+        found: dict[str, dict[str, float]] = {}
         for target in (self.base, self.head):
             with Worker(target) as worker:
                 worker.answer("hello")
@@ -209,7 +219,7 @@ class Pairs:
         ready: Mapping[str, float] = worker.answer("ready")
         return ready
 
-    def _in_turns(self, workers: Sequence[Worker], case: Case, wanted: Mapping[str, set[str]]) -> dict[Which, Any]:
+    def _in_turns(self, workers: Sequence[Worker], case: Case, wanted: Mapping[str, set[str]]) -> dict[str, Any]:
         for worker in workers:
             worker.send({"do": "case", "name": case.name})
         ready, *_ = [worker.answer("ready") for worker in workers]
@@ -224,13 +234,13 @@ class Pairs:
             for which in range(len(workers))[:: 1 if turn % 2 == 0 else -1]:
                 workers[which].send({"do": "repeat", "pieces": pieces})
                 raw[which].append(workers[which].answer("repeat"))
-        found: dict[Which, Any] = {}
+        found: dict[str, Any] = {}
         for worker, repeats in zip(workers, raw, strict=True):
             worker.send({"do": "end"})
             found[worker.target.which] = {"repeats": repeats, **worker.answer("end")}
         return found
 
-    def _paired(self, case: Case, wanted: set[str], sides: Mapping[Which, Mapping[str, Any]]) -> dict[str, Pair]:
+    def _paired(self, case: Case, wanted: set[str], sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Pair]:
         line = {"pair": self.number, "case": case.name, "metrics": sorted(wanted), **sides}
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -240,7 +250,7 @@ class Pairs:
 
 
 def paired(
-    case: Case, wanted: set[str], sides: Mapping[Which, Mapping[str, Any]], clock: Literal["cpu", "cuda"]
+    case: Case, wanted: set[str], sides: Mapping[str, Mapping[str, Any]], clock: Literal["cpu", "cuda"]
 ) -> dict[str, Pair]:
     """The pair of each of the `wanted` metrics, from what the two sides of a line of the file say."""
     spoiled = ""
