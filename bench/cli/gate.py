@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import options
-from bench.cli.say import say
+from bench.cli.say import fail, say
 
 
 def gate_(
@@ -28,10 +28,7 @@ def gate_(
     head_recipe: Annotated[str | None, typer.Option("--head-recipe", help="Another.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Without a suite: a model's name or directory.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Without a suite: a task's name.")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", metavar="METRIC=CHANGE", help="What may become how much worse, as throughput=3%."),
-    ] = None,
+    allow: options.Allow = None,
     max_pairs: Annotated[
         int | None, typer.Option("--max-pairs", min=6, max=40, help="Pairs at most, before an alarm is confirmed.")
     ] = None,
@@ -85,11 +82,11 @@ def gate_(
             assert base_recipe is not None
             assert head_recipe is not None
             given = {"model": model, "task": task} if file is None else targets.read_table(file)
-            sides = targets.of_recipes(given, Path.cwd() if file is None else file.parent, base_recipe, head_recipe, folder)
+            sides = targets.of_recipes(
+                given, Path.cwd() if file is None else file.parent, base_recipe, head_recipe, folder
+            )
         verdict = gate(*sides, table, folder, tell)
     except (BuildError, GateError, VerdictError) as error:
-        from bench.cli.say import fail
-
         fail(f"error: {error}")
     except KeyboardInterrupt:
         say(f"\nInterrupted. What was measured is kept in {folder}; the same command goes on from there.", error=True)

@@ -66,7 +66,9 @@ def of_pythons(suite: Path, base: Path, head: Path, out: Path) -> Sides:
     """
     for option, python in (("--base-python", base), ("--head-python", head)):
         if not python.is_file() or not os.access(python, os.X_OK):
-            raise GateError(f"{option} {python}: there is no such program; name an environment's interpreter, as env/bin/python")
+            raise GateError(
+                f"{option} {python}: there is no such program; name an environment's interpreter, as env/bin/python"
+            )
     # Who names environments wants what is installed in them.
     variables = {key: value for key, value in _environment().items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     base_side, head_side = (
