@@ -47,6 +47,7 @@ def gate_(
     from bench.gate.gate import GateError, gate
     from bench.gate.revision import BuildError
     from bench.gate.verdict import VerdictError
+    from bench.suite.suite import read_table
     from reports.gate import on_github, text, write
 
     ways = {
@@ -81,7 +82,7 @@ def gate_(
         else:
             assert base_recipe is not None
             assert head_recipe is not None
-            given = {"model": model, "task": task} if file is None else targets.read_table(file)
+            given = {"model": model, "task": task} if file is None else read_table(file)
             sides = targets.of_recipes(
                 given, Path.cwd() if file is None else file.parent, base_recipe, head_recipe, folder
             )

@@ -84,7 +84,7 @@ def gate_table(suite: Path | None, allow: list[str], max_pairs: int | None) -> G
     from bench.suite.gate import GateTable
     from bench.suite.suite import SuiteError
 
-    table = dict(targets.DEFAULT) if suite is None else targets.table_of(suite).model_dump()
+    table: dict[str, Any] = dict(targets.DEFAULT) if suite is None else targets.table_of(suite).model_dump()
     for text in allow:
         metric, equals, change = text.partition("=")
         if not equals:

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bench.gate.gate import GateError, Tell
-from bench.gate.pairs import Target
+from bench.gate.pairs import SIDES, Target
 from bench.gate.revision import build
 from bench.machine import cache
 from bench.suite.gate import GateTable
@@ -53,7 +53,7 @@ def of_revisions(suite: Path, base: str, head: str, table: GateTable, out: Path,
             which, each.label, each.python, each.checkout, _folder(out, which), _environment(), read_table(each.suite),
             each.suite.parent, each.commit, each.packages,
         )
-        for which, each in zip(_SIDES, built, strict=True)
+        for which, each in zip(SIDES, built, strict=True)
     )  # fmt: skip
     return base_side, head_side
 
@@ -73,7 +73,7 @@ def of_pythons(suite: Path, base: Path, head: Path, out: Path) -> Sides:
     variables = {key: value for key, value in _environment().items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     base_side, head_side = (
         Target(which, str(python), python.absolute(), Path.cwd(), _folder(out, which), variables, read_table(suite), suite.parent.resolve())
-        for which, python in zip(_SIDES, (base, head), strict=True)
+        for which, python in zip(SIDES, (base, head), strict=True)
     )  # fmt: skip
     return base_side, head_side
 
@@ -86,7 +86,7 @@ def of_recipes(table: Mapping[str, Any], folder: Path, base: str, head: str, out
             which, recipe, Path(sys.executable), Path.cwd(), _folder(out, which), _environment(),
             {**table, "recipes": {"recipe": recipes.get(recipe, recipe)}, "baseline": None}, folder.resolve(), recipe,
         )
-        for which, recipe in zip(_SIDES, (base, head), strict=True)
+        for which, recipe in zip(SIDES, (base, head), strict=True)
     )  # fmt: skip
     return base_side, head_side
 
@@ -96,12 +96,9 @@ def of_itself(suite: Path, out: Path) -> Sides:
     table = read_table(suite)
     base_side, head_side = (
         Target(which, "this environment", Path(sys.executable), Path.cwd(), _folder(out, which), _environment(), table, suite.parent.resolve())
-        for which in _SIDES
+        for which in SIDES
     )  # fmt: skip
     return base_side, head_side
-
-
-_SIDES: tuple[Literal["base"], Literal["head"]] = ("base", "head")
 
 
 def _folder(out: Path, which: str) -> Path:

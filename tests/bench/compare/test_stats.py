@@ -188,3 +188,59 @@ def test_the_interval_of_a_median_covers_it_whatever_the_distribution():
         low, high = stats.of_median([draw.expovariate(1) for _ in range(10)])
         held += low <= median <= high
     assert held / 2_000 == pytest.approx(1 - 22 / 1_024, abs=0.01)
+
+
+def test_seeds_and_items_by_hand():
+    # Differences [[1, 0, -1], [1, 1, 1]]: means of seeds 0 and 1, of items 1, 0.5 and 0.
+    # Squared error over seeds 0.5 / 2 = 0.25, over items 0.25 / 3; shares 3/4 and 1/4 of their sum, 1/3.
+    found = stats.seeds_and_items([[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [0, 0, 0]])
+    assert found.mean == pytest.approx(0.5)
+    assert found.error == pytest.approx(math.sqrt(1 / 3))
+    assert found.freedom == pytest.approx(1 / (0.75 / 1 + 0.25 / 2))
+    assert found.covers == "seeds and items"
+
+
+def test_one_seed_leaves_the_items_alone():
+    ours, theirs = [[1, 1, 0, 1, 0, 0]], [[1, 0, 0, 0, 0, 1]]
+    found, items = stats.seeds_and_items(ours, theirs), stats.item_difference(ours, theirs)
+    half = stats.quantile(5) * found.error
+    assert (found.mean - half, found.mean + half) == pytest.approx(items.interval)
+    assert (found.freedom, found.covers) == (5, "items")
+
+
+@pytest.mark.parametrize(("ours", "mean", "covers"), [(0.25, 0.0, "exact"), (1.25, 1.0, "nothing")])
+def test_scores_that_all_differ_by_the_same_have_no_error(ours, mean, covers):
+    found = stats.seeds_and_items([[ours] * 4] * 3, [[0.25] * 4] * 3)
+    assert (found.mean, found.error, found.covers) == (mean, 0.0, covers)
+
+
+def test_wins_that_losses_cancel_everywhere_show_no_noise():
+    found = stats.seeds_and_items([[1, 0], [0, 1]], [[0, 1], [1, 0]])
+    assert (found.mean, found.error, found.covers) == (0.0, 0.0, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [([[1, 0], [1, math.nan]], [[1, 0], [1, 1]]), ([[1, 0]], [[1, 0], [1, 1]]), ([[1]], [[0]]), ([], [])],
+)
+def test_scores_that_do_not_fit_are_refused(ours, theirs):
+    with pytest.raises(ValueError, match="score"):
+        stats.seeds_and_items(ours, theirs)
+
+
+@pytest.mark.parametrize("of_items", [0.0, 1.0])
+@pytest.mark.parametrize("of_seeds", [0.0, 1.0, 10.0, 100.0])
+def test_three_seeds_and_300_items_cover_94_times_in_100(of_seeds, of_items):
+    """`of_seeds` is how far seeds differ, in the variance of a seed's mean that 300 items alone would give it."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    rng, trials = np.random.default_rng(5), 3_000
+    covered = 0
+    for _ in range(trials):
+        each = rng.standard_normal((3, 300))
+        each += math.sqrt(of_seeds / 300) * rng.standard_normal((3, 1))
+        each += math.sqrt(of_items) * rng.standard_normal((1, 300))
+        found = stats.seeds_and_items(each, np.zeros_like(each))
+        covered += abs(found.mean) <= stdtrit(found.freedom, 0.975) * found.error
+    assert covered / trials >= 0.94
