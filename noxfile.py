@@ -128,6 +128,14 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
+@nox.session(name="gate-power")
+def gate_power(session: nox.Session) -> None:
+    """Measure how often our gate and other tools' rules raise false alarms, and what they find. `-- --trials N …`."""
+    install(session, "tests", "peers")
+    session.run("pytest", "tests/gate_power")
+    session.run("python", "-m", "tests.gate_power", *session.posargs)
+
+
 @nox.session
 def report(session: nox.Session) -> None:
     """Write the report of a results folder. `nox -s report -- DIR [OPTIONS]`."""

@@ -39,9 +39,9 @@ class Page:
     def end(self) -> str:
         """All of it."""
         if self._left_out:
-            self._parts.append(f"{self._left_out:,} more comparisons are not here: {_code(words.ALL)} has all.")
+            self._parts.append(f"{self._left_out:,} more comparisons are not here: {code(words.ALL)} has all.")
         parts = self._parts or ["Nothing is recorded here."]
-        return "\n\n".join([*parts, f"*{_plain(words.HOW_TO_READ)}*"]) + "\n"
+        return "\n\n".join([*parts, f"*{plain(words.HOW_TO_READ)}*"]) + "\n"
 
 
 def _comparison(comparison: Comparison, whole: Comparison) -> str:
@@ -51,15 +51,15 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
         comparison.started,
         f"methodbench {comparison.version}",
     ]
-    parts = [f"# {_plain(comparison.title)}", _plain(" · ".join(part for part in about if part))]
+    parts = [f"# {plain(comparison.title)}", plain(" · ".join(part for part in about if part))]
     if data := words.data(comparison):
-        parts.append(_plain(data))
-    parts.append("\n".join(f"- {_sentence(text)}" for text in sentences.headline(whole)))
+        parts.append(plain(data))
+    parts.append("\n".join(f"- {sentence(text)}" for text in sentences.headline(whole)))
     if warnings := sentences.warnings(whole):
-        parts.append("\n".join(f"> ⚠ {_sentence(warning)}  " for warning in warnings))
+        parts.append("\n".join(f"> ⚠ {sentence(warning)}  " for warning in warnings))
     parts += ["## Ranking", _table(comparison, comparison.mains)]
     if hidden := len(whole.rows) - len(comparison.rows):
-        parts.append(f"{hidden:,} more recipes are not here: {_code(words.ALL)} has all.")
+        parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
     rest = [metric for metric in comparison.metrics if metric not in comparison.mains]
     if rest:
         parts += ["## Other figures", _table(comparison, rest)]
@@ -70,10 +70,10 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     if comparison.metrics:
         parts += [
             "## What each figure means",
-            _rows(["metric", "formula"], [[m.title, m.formula] for m in comparison.metrics]),
+            table(["metric", "formula"], [[m.title, m.formula] for m in comparison.metrics]),
         ]
     if settings := words.settings(comparison.environment):
-        parts += ["## Environment", _rows(["setting", "value"], [list(setting) for setting in settings])]
+        parts += ["## Environment", table(["setting", "value"], [list(setting) for setting in settings])]
     return "\n\n".join(parts)
 
 
@@ -87,7 +87,7 @@ def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
         ]
         for row in comparison.rows
     ]
-    return _rows(head, rows)
+    return table(head, rows)
 
 
 def _figure(row: Row, metric: Metric) -> str:
@@ -118,17 +118,17 @@ def _parts(
     rows = [
         [recipe, part, *(str(figures.get(metric.name, "–")) for metric in metrics)] for recipe, part, figures in parts
     ]
-    return [title, _rows(["recipe", what, *(metric.title for metric in metrics)], rows)] if rows else []
+    return [title, table(["recipe", what, *(metric.title for metric in metrics)], rows)] if rows else []
 
 
 def _without_result(comparison: Comparison) -> list[str]:
     parts = []
     for row in words.without_result(comparison):
-        parts.append(f"### {_plain(row.name)}: {words.status(row)}")
-        parts.append(f"Recipe: {_code(row.recipe)}")
+        parts.append(f"### {plain(row.name)}: {words.status(row)}")
+        parts.append(f"Recipe: {code(row.recipe)}")
         for ending, seeds in row.failures:
-            stage = f" in {_code(ending.stage)}" if ending.stage else ""
-            reason = _plain(words.reason(ending) or "no reason recorded")
+            stage = f" in {code(ending.stage)}" if ending.stage else ""
+            reason = plain(words.reason(ending) or "no reason recorded")
             parts.append(f"- {words.of_seeds(seeds)}: **{ending.status}**{stage}: {reason}")
             if ending.log:
                 parts.append(_fence(words.tail(ending.log)))
@@ -145,38 +145,40 @@ def _evidence(comparison: Comparison) -> list[str]:
         return []
     return [
         "## Evidence that each method was applied",
-        _rows(["recipe", "stage", "claim", "held in", "seen"], rows),
+        table(["recipe", "stage", "claim", "held in", "seen"], rows),
     ]
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts, which stay text."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell if cell == '---' else _cell(cell) for cell in line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:
-    return _plain(text).replace("|", "\\|")
+    return plain(text).replace("|", "\\|")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays text: no HTML, no emphasis, no line breaks."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """A sentence whose names stand in backticks."""
     parts = text.split("`")
-    return "".join(_plain_inside(part) if n % 2 == 0 else _code(part) for n, part in enumerate(parts))
+    return "".join(_plain_inside(part) if n % 2 == 0 else code(part) for n, part in enumerate(parts))
 
 
 def _plain_inside(text: str) -> str:
     # Spaces at the ends of a piece between two names stay.
-    inner = _plain(text)
+    inner = plain(text)
     return f"{' ' if text[:1].isspace() else ''}{inner}{' ' if text[-1:].isspace() and inner else ''}"
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """A name or a command, in as many backticks as it takes."""
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"

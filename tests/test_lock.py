@@ -90,7 +90,9 @@ def test_every_python_that_is_supported_is_tested():
     assert workflow["jobs"]["check"]["strategy"]["matrix"]["python"] == PYTHONS
 
 
-@pytest.mark.parametrize("file", ["README.md", ".ci/run", ".github/workflows/ci.yml"])
+@pytest.mark.parametrize(
+    "file", ["README.md", ".ci/run", ".github/workflows/ci.yml", ".github/workflows/gpu.yml", "action.yml"]
+)
 def test_every_command_that_installs_reads_the_lock(file):
     lines = [line for line in (ROOT / file).read_text().splitlines() if re.search("pip install", line)]
     assert lines

@@ -11,7 +11,9 @@ import sys
 
 import typer
 
+from bench.cli.calibrate import calibrate_
 from bench.cli.doctor import doctor
+from bench.cli.gate import gate_
 from bench.cli.list import list_
 from bench.cli.plan import plan_
 from bench.cli.report import report
@@ -33,6 +35,8 @@ app.command()(show)
 app.command("plan")(plan_)
 app.command("run")(run_)
 app.command()(report)
+app.command("gate")(gate_)
+app.command("calibrate")(calibrate_)
 app.command()(doctor)
 app.command()(schema)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from bench.suite.gate import GateTable
 
 
 class Where(StrEnum):
@@ -36,6 +39,10 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 Executes = Annotated[
     Where, typer.Option("--executor", help="This machine, or a Ray cluster: RAY_ADDRESS's, or one that is made here.")
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="METRIC=CHANGE", help="What may become how much worse, as throughput=3%."),
+]
 
 
 def given(
@@ -63,3 +70,30 @@ def given(
 def folder(suite: str | None, out: Path | None) -> Path | None:
     """The results folder that the command line names; None: the suite's own."""
     return Path("results") / "command-line" if suite is None and out is None else out
+
+
+def gate_table(suite: Path | None, allow: list[str], max_pairs: int | None) -> GateTable:
+    """What a gate holds: the suite's ``[gate]``, or what is usual without one, with what the command line says instead.
+
+    Raises:
+        SuiteError: what is allowed is not understood, or the suite is wrong. GateError: the suite has no such table.
+    """
+    from pydantic import ValidationError
+
+    from bench.gate import targets
+    from bench.suite.gate import GateTable
+    from bench.suite.suite import SuiteError
+
+    table: dict[str, Any] = dict(targets.DEFAULT) if suite is None else targets.table_of(suite).model_dump()
+    for text in allow:
+        metric, equals, change = text.partition("=")
+        if not equals:
+            raise SuiteError(f"--allow {text}: say which metric may change by how much, as in throughput=3%")
+        table[metric.strip()] = change
+    if max_pairs is not None:
+        table["max_pairs"] = max_pairs
+    try:
+        return GateTable.model_validate(table)
+    except ValidationError as error:
+        said = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        raise SuiteError(f"--allow: {said}") from None

@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -79,6 +79,7 @@ def run(
     timeout: float | None = None,
     fresh: bool = False,
     room: Slots | None = None,
+    keep: Collection[int] = (),
 ) -> Result:
     """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
 
@@ -86,6 +87,7 @@ def run(
         timeout: seconds that one process of a node may take.
         room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
             machine are marked.
+        keep: seeds whose checkpoints stay, for whoever wants more of the models; what is recorded and has none is run again.
 
     Raises:
         RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
@@ -96,6 +98,8 @@ def run(
     records = store.read()
     chosen = whole.select(names)
     recorded = set() if fresh else records.ok
+    kept = {node.id for node in chosen.nodes.values() if node.seed in keep}
+    recorded = recorded - (kept - checkpoint.present(store.folder))
     todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
     with store.writable():
         checkpoint.folder(store.folder)
@@ -149,7 +153,7 @@ def run(
                     )
                 try:
                     _files(node, record, store)
-                    _tidy(chosen, store, recorded)
+                    _tidy(chosen, store, recorded, kept)
                 except OSError as error:
                     beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
@@ -196,24 +200,7 @@ def _measured(
     progress = watcher.node(node)
     began = time.perf_counter()
     measure = whole.suite.measure
-    job = Job(
-        what="stage",
-        node=node.id,
-        recipe=node.recipe.spell(defaults=True),
-        model=node.subject.model_spec,
-        task=node.subject.task_spec,
-        suite_folder=whole.suite_folder,
-        seed=node.seed,
-        budget=whole.suite.budget,
-        measure=measure,
-        machine=whole.machine,
-        input=checkpoint.path(store.folder, node.parent) if node.parent else None,
-        uncompressed=checkpoint.path(store.folder, node.uncompressed) if node.uncompressed else None,
-        output=checkpoint.path(store.folder, node.id),
-        log=store.folder / "logs" / f"{node.id}.log",
-        gpus=gpus,
-        temporary=checkpoint.temporary(store.folder) / node.id,
-    )
+    job = job_of(node, whole, store.folder, gpus)
     if making := node.subject.model.to_make():
         # In a process of its own, so that no stage's time and timeout has it in.
         watcher.making(making)
@@ -241,6 +228,28 @@ def _measured(
                 break
     measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
     return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
+
+
+def job_of(node: Node, whole: Plan, folder: Path, gpus: tuple[str, ...] = ()) -> Job:
+    """What is to be done for `node`, with its files in the results `folder`."""
+    return Job(
+        what="stage",
+        node=node.id,
+        recipe=node.recipe.spell(defaults=True),
+        model=node.subject.model_spec,
+        task=node.subject.task_spec,
+        suite_folder=whole.suite_folder,
+        seed=node.seed,
+        budget=whole.suite.budget,
+        measure=whole.suite.measure,
+        machine=whole.machine,
+        input=checkpoint.path(folder, node.parent) if node.parent else None,
+        uncompressed=checkpoint.path(folder, node.uncompressed) if node.uncompressed else None,
+        output=checkpoint.path(folder, node.id),
+        log=folder / "logs" / f"{node.id}.log",
+        gpus=gpus,
+        temporary=checkpoint.temporary(folder) / node.id,
+    )
 
 
 def _outcome(executor: Executor, job: Job, timeout: float | None, progress: Progress) -> Outcome:
@@ -297,9 +306,9 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _tidy(chosen: Plan, store: Store, recorded: set[str]) -> None:
-    """Remove checkpoints that no node of the plan needs any more."""
-    needed = {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
+def _tidy(chosen: Plan, store: Store, recorded: set[str], kept: set[str]) -> None:
+    """Remove checkpoints that no node of the plan needs any more, but those of the nodes `kept`."""
+    needed = kept | {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
     for id_ in checkpoint.present(store.folder) - needed:
         checkpoint.path(store.folder, id_).unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,6 +82,7 @@ def run(
     executor: Where = "local",
     checkpoints: Through = "object-store",
     timeout: float | None = None,
+    keep: Collection[int] = (),
 ) -> Result:
     """Run a suite and record each stage as it ends. What is recorded already is not run again.
 
@@ -102,6 +103,7 @@ def run(
         executor: "local" for this machine, "ray" for a Ray cluster.
         checkpoints: how they reach a cluster's machines, "object-store" or "shared-folder".
         timeout: seconds that one process of a stage may take.
+        keep: seeds whose checkpoints stay in the folder.
 
     Raises:
         SuiteError: the suite is wrong, or cannot be read. RecipeError, RegistryError: a method is, or a package's.
@@ -129,7 +131,9 @@ def run(
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
         watching = until.enter_context(watcher(asked.plan))
-        return engine.run(asked.plan, asked.names, store, runs, watching, timeout=timeout, fresh=fresh, room=room)
+        return engine.run(
+            asked.plan, asked.names, store, runs, watching, timeout=timeout, fresh=fresh, room=room, keep=keep
+        )
 
 
 def cluster(through: Through = "object-store") -> Cluster:

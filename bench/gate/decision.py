@@ -61,10 +61,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a metric is held against, on the scale of its differences: ``margin`` and ``tolerance``, both at least 0."""
+    """What a metric is held against, on the scale of its differences: ``margin`` and ``tolerance``, both at least 0.
+
+    ``counted`` is whether it may well not vary at all, as bytes do: then it is compared exactly.
+    """
 
     margin: float
     tolerance: float
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,12 +200,17 @@ def decide(
                 block.append(pair[name])
                 if len(block) >= EARLIEST and not len(block) % 2 and len(block) < look:
                     found = estimate(block)
-                    if found and found.bound(1 - rule.alpha) < limits[name].tolerance:
+                    if found is None and limits[name].counted:
+                        decided[name] = exact(block, limits[name])
+                    elif found and found.bound(1 - rule.alpha) < limits[name].tolerance:
                         decided[name] = _decision("pass", block, limits[name], level / tests)
         last = look == looks[-1]
         p_values: dict[str, float] = {}
         for name, block in ((name, block.differences) for name, block in blocks.items() if name not in decided):
             found = estimate(block)
+            if found is None and len(block) > 1 and limits[name].counted:
+                decided[name] = exact(block, limits[name])
+                continue
             if found is None:
                 reason = "its times do not vary at all" if len(block) > 1 else "there are fewer than two pairs"
                 decided[name] = Decision("inconclusive", tuple(block), reason=reason)
@@ -300,9 +309,9 @@ def judge(found: Estimate, limits: Limits, level: float, confidence: float = 0.9
     return Decision(outcome, (), estimate=found, p_value=p_value, level=level, smallest=smallest, reason=reason)
 
 
-def exact(difference: float, limits: Limits) -> Decision:
-    """The verdict on what has no noise: a difference above the tolerance is a regression."""
-    return Decision("regression" if difference > limits.tolerance else "pass", (difference,))
+def exact(differences: Sequence[float], limits: Limits) -> Decision:
+    """The verdict on what has no noise, whose `differences` are all one: above the tolerance it is a regression."""
+    return Decision("regression" if differences[0] > limits.tolerance else "pass", tuple(differences))
 
 
 def pairs_needed(deviation: float, limits: Limits, rule: Rule, tests: int) -> int | None:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.measure import clock
+from bench.metrics.families.latency import Phase
 from bench.models import signature
 from bench.models.modes import evaluating
 from bench.suite.suite import NEW_TOKENS
@@ -213,6 +214,29 @@ def decoder(
                 found = [_each(of, NEW_TOKENS) for of in measure(*decodes, now=now, samples=samples)]
                 entries.append(_entry("decode", shape, clock, used, process, found) | {"new_tokens": NEW_TOKENS})
     return entries
+
+
+@contextlib.contextmanager
+def ready(
+    model: torch.nn.Module, vocabulary: Any, shape: tuple[int, int], device: torch.device, *, generates: bool
+) -> Iterator[dict[Phase, tuple[Pass, int]]]:
+    """What is timed of each phase of `model` on a batch of `shape`, and how many parts that consists of, to be timed inside.
+
+    The phases and the rest are those of :func:`decoder` where the model `generates`, of :func:`encoder` otherwise.
+    """
+    _check_positions([model], shape[1] + NEW_TOKENS * generates, f"{shape[1]} tokens")
+    inputs = shape_inputs(vocabulary, shape, device)
+    run: Callable[..., object]
+    phases: dict[Phase, tuple[Pass, int]]
+    if generates:
+        answer = Continuation(model, inputs)
+        run = answer.whole
+        phases = {"prefill": (Pass(answer.prefill), 1), "decode": (Pass(answer.decode, answer.prefill), NEW_TOKENS)}
+    else:
+        run = functools.partial(model, **inputs)
+        phases = {"forward": (Pass(run), 1)}
+    with _evaluating([model]), _no_silent_eager(), _inferring([model], [run]):
+        yield phases
 
 
 class Continuation:

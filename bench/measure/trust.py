@@ -158,6 +158,18 @@ def judge(before: Reading, after: Reading) -> dict[str, Any]:
     return {**figures, "contended": bool(reasons), "reason": "; ".join(reasons)}
 
 
+def spoils_cpu_time(figures: Mapping[str, Any]) -> str:
+    """Of the figures of :func:`judge`, what spoils the CPU time of a thread: it goes on while a hypervisor has the CPU.
+
+    Waiting does not: a thread that waits for a CPU uses none.
+    """
+    stolen = figures.get("stolen_seconds") or 0.0
+    wanted = stolen + (figures.get("others_cpu_seconds") or 0.0) + (figures.get("cpu_seconds") or 0.0)
+    if stolen > STEAL_FLOOR and stolen > STEAL_SHARE * wanted:
+        return f"the hypervisor took {stolen / wanted:.0%} of the CPU time"
+    return ""
+
+
 def _thread_seconds(
     before: Mapping[int, tuple[float, float]], after: Mapping[int, tuple[float, float]]
 ) -> tuple[float, float]:

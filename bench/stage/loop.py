@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -146,10 +146,20 @@ class Training(Work):
         Raises:
             Diverged: the loss is not finite.
         """
-        with mask.unasked(self.model) if self.mask_is_idle else contextlib.nullcontext():
-            self._run(after_first)
+        for step in self.each_step():
+            if step == 0:
+                after_first()
 
-    def _run(self, after_first: Callable[[], None]) -> None:
+    def each_step(self) -> Iterator[int]:
+        """Take the budget's steps, and give the number of each when it is over; whoever asks for the next may let time pass.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        with mask.unasked(self.model) if self.mask_is_idle else contextlib.nullcontext():
+            yield from self._each_step()
+
+    def _each_step(self) -> Iterator[int]:
         batches = self.batches()
         transform_batch = self._overriding("transform_batch")
         on_step = self._overriding("on_step")
@@ -182,8 +192,7 @@ class Training(Work):
             self.progress("train", self.step + 1, self.steps)
             for call in on_step_end:
                 call(self)
-            if step == 0:
-                after_first()
+            yield step
             if self.stop:
                 self._look()
                 break

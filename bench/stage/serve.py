@@ -33,21 +33,28 @@ def run(job: Job, progress: Progress, measured: dict[str, Any] | None = None) ->
     return measured
 
 
+def load(job: Job, folder: Path) -> tuple[torch.nn.Module, Any, list[Transform]]:
+    """The model that a stage left, ready to serve, its tokenizer, and the transforms in effect; `folder` is for their files."""
+    transforms = [
+        method for stage in stages_in_effect(job.stages) for method in stage.methods if isinstance(method, Transform)
+    ]
+    seed_everything(job.seed)
+    model, tokenizer = checkpoint.load(job.output)
+    model.to(job.machine.device).eval()
+    for transform in transforms:
+        transform.on_serve(model, folder)
+    return model, tokenizer, transforms
+
+
 def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -> None:
     seconds = Stopwatch()
     measured |= {"latency": [], "inference": {}, "seconds": seconds.total}
     task = open_task(job.task, job.suite_folder)
-    stages = stages_in_effect(job.stages)
-    transforms = [method for stage in stages for method in stage.methods if isinstance(method, Transform)]
-    seed_everything(job.seed)
     device = torch.device(job.machine.device)
     peak = Peak(device)
     with seconds("load"):
         peak.start()
-        model, tokenizer = checkpoint.load(job.output)
-        model.to(device).eval()
-        for transform in transforms:
-            transform.on_serve(model, folder)
+        model, tokenizer, transforms = load(job, folder)
         loading = peak.stop()
     answer = functools.partial(
         latency.decoder if task.generates else latency.encoder,

@@ -21,10 +21,12 @@ import torch
 from bench.distributed.group import Group
 from bench.measure import flops, memory, size, trust
 from bench.measure.absent import Absent, let_go
+from bench.measure.clock import StepClock
 from bench.measure.peak import Peak, touch
 from bench.measure.wire import Wire
 from bench.metrics.registry import check_declared
 from bench.models import architecture, structure
+from bench.models.base import Model
 from bench.models.names import plain
 from bench.models.registry import open_model
 from bench.recipe import recipe
@@ -62,35 +64,12 @@ def run(
         structure.of(source, job.model, job.suite_folder, *task.model_options())
     peak = Peak(torch.device(job.machine.device), stages[-1].gpus_each)
 
-    progress("load", 0, 1)
-    seed_everything(job.seed)
-    with seconds("load"):
-        model, tokenizer = checkpoint.load(job.input) if job.input is not None else source.load(*task.model_options())
-        model.to(job.machine.device)
-        touch(model)
-    # Each stage draws its own order of data; the same one for all recipes that share the seed.
-    seed = job.seed * 1000 + len(stages)
-    common: dict[str, Any] = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "task": task,
-        "stage": stages[-1],
-        "before": stages[:-1],
-        "budget": job.budget,
-        "machine": job.machine,
-        "seed": seed,
-        "suite_folder": job.suite_folder,
-        "progress": progress,
-    }
-    seed_everything(seed)
-    work: Work
-    if isinstance(stages[-1].main, Trainer):
-        work, before = _train(Training(group=group, **common), job, peak, seconds, measured)
+    work = begin(job, source, task, progress, group, seconds)
+    if isinstance(work, Training):
+        before = _train(work, job, peak, seconds, measured)
     else:
-        work, before = _transform(Work(**common), job, peak, seconds, measured)
-    # Only the work holds the model from here on.
-    del model
-    common.clear()
+        before = _transform(work, job, peak, seconds, measured)
+    tokenizer = work.tokenizer
 
     progress("prove", 0, 1)
     # Methods look into a training's forward pass with hooks on modules, which compiled code leaves out.
@@ -164,6 +143,54 @@ def run(
                 arrived, _ = source.load(*task.model_options())
                 measured["retained"]["before"] = _retained(arrived.to(job.machine.device), tokenizer, job)
     return measured
+
+
+def begin(
+    job: Job,
+    source: Model,
+    task: Task,
+    progress: Progress,
+    group: Group,
+    seconds: Stopwatch,
+    clock: StepClock | None = None,
+) -> Work:
+    """The last stage of `job` with its model loaded, before anything is done to it; a :class:`Training` where it trains.
+
+    Nothing but what it returns holds the model.
+    """
+    *before, stage = job.stages
+    progress("load", 0, 1)
+    seed_everything(job.seed)
+    with seconds("load"):
+        model, tokenizer = checkpoint.load(job.input) if job.input is not None else source.load(*task.model_options())
+        model.to(job.machine.device)
+        touch(model)
+    # Each stage draws its own order of data; the same one for all recipes that share the seed.
+    seed = job.seed * 1000 + len(job.stages)
+    common: dict[str, Any] = {
+        "model": model,
+        "tokenizer": tokenizer,
+        "task": task,
+        "stage": stage,
+        "before": tuple(before),
+        "budget": job.budget,
+        "machine": job.machine,
+        "seed": seed,
+        "suite_folder": job.suite_folder,
+        "progress": progress,
+    }
+    seed_everything(seed)
+    if isinstance(stage.main, Trainer):
+        return Training(group=group, clock=clock, **common)
+    return Work(**common)
+
+
+def begin_training(training: Training) -> None:
+    """Whatever a method drew while it was put on, recipes that share a seed see the same dropout from here on.
+
+    Who holds another slice of the batch drops other things.
+    """
+    seed_everything(training.seed + 2**20 * training.group.batch_part)
 
 
 def _saver(method: Method, unsaid: list[tuple[str, Claim]]) -> size.Saver:
@@ -264,18 +291,14 @@ def _answering_the_same(job: Job, task: Task, stages: tuple[recipe.Stage, ...]) 
     return kept or uncompressed_model(job, task)
 
 
-def _train(
-    training: Training, job: Job, peak: Peak, seconds: Stopwatch, measured: dict[str, Any]
-) -> tuple[Training, Snapshot]:
+def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measured: dict[str, Any]) -> Snapshot:
     with seconds("evidence"):
         before = training.snapshot()
     with seconds("prepare"):
         training.prepare()
     with seconds("evidence"):
         training.began = evidence.marks(training.model)
-    # Whatever a method drew while it was put on, recipes that share a seed see the same dropout.
-    # Who holds another slice of the batch drops other things.
-    seed_everything(training.seed + 2**20 * training.group.batch_part)
+    begin_training(training)
     contention = trust.Contention(training.device, training.stage.gpus_each)
     with seconds("train"), contention:
         peak.start()
@@ -304,7 +327,7 @@ def _train(
                 result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
         _count(training, job, result, absent)
         _together(training, result)
-    return training, before
+    return before
 
 
 def _peak(training: Training, peak: Peak) -> int | None:
@@ -404,7 +427,7 @@ def _of_all(said: list[list[tuple[str, Claim]]]) -> list[tuple[str, Claim]]:
     return claims
 
 
-def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: dict[str, Any]) -> tuple[Work, Snapshot]:
+def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: dict[str, Any]) -> Snapshot:
     transform = work.stage.main
     assert isinstance(transform, Transform)
     with seconds("evidence"):
@@ -420,4 +443,4 @@ def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: d
         measured.setdefault("transform", {})["peak_bytes"] = peak_bytes
         if peak.reason:
             Absent(measured).note(peak.reason, "transform_peak_bytes")
-    return work, before
+    return before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,14 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bench.testing import tiny
 
     return tiny.llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def methodbench_gate() -> Callable[..., Any]:
+    """Times two callables in turns, and fails the test if the second is slower: see :func:`bench.testing.turns.gate`."""
+    from bench.testing import turns
+
+    return turns.gate
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -168,6 +168,28 @@ def _true_difference():
 _TRUE_DIFFERENCE = _true_difference()
 
 
+@pytest.mark.parametrize(
+    ("n", "rank"),
+    # 2 (C(n, 0) + … + C(n, rank - 1)) / 2^n is at most 5 %: 2/32 = 6.2 % of five values, 2/64 = 3.1 % of six,
+    # 2 (1 + 9)/512 = 3.9 % of nine, 2 (1 + 10)/1024 = 2.1 % of ten, 2 (1 + 20 + 190 + 1140 + 4845 + 15504) / 2^20 = 4.1 %
+    # of twenty.
+    [(0, None), (1, None), (5, None), (6, 1), (8, 1), (9, 2), (10, 2), (20, 6)],
+)
+def test_the_interval_of_a_median_by_hand(n, rank):
+    data = random.Random(n).sample(range(1, n + 1), n)
+    assert stats.of_median(data) == (None if rank is None else (rank, n + 1 - rank))
+
+
+def test_the_interval_of_a_median_covers_it_whatever_the_distribution():
+    draw = random.Random(0)
+    median = math.log(2)
+    held = 0
+    for _ in range(2_000):
+        low, high = stats.of_median([draw.expovariate(1) for _ in range(10)])
+        held += low <= median <= high
+    assert held / 2_000 == pytest.approx(1 - 22 / 1_024, abs=0.01)
+
+
 def test_seeds_and_items_by_hand():
     # Differences [[1, 0, -1], [1, 1, 1]]: means of seeds 0 and 1, of items 1, 0.5 and 0.
     # Squared error over seeds 0.5 / 2 = 0.25, over items 0.25 / 3; shares 3/4 and 1/4 of their sum, 1/3.

@@ -186,8 +186,16 @@ def test_judging_quality_needs_both_certainty_and_size() -> None:
 
 
 def test_what_is_counted_has_no_noise() -> None:
-    assert exact(16.0, Limits(0.0, 16.0)).outcome == "pass"
-    assert exact(17.0, Limits(0.0, 16.0)).outcome == "regression"
+    assert exact([16.0], Limits(0.0, 16.0)).outcome == "pass"
+    assert exact([17.0], Limits(0.0, 16.0)).outcome == "regression"
+
+
+def test_bytes_that_do_not_vary_are_compared_exactly_and_those_that_do_as_timings() -> None:
+    held = Limits(0.0, 16.0, counted=True)
+    found = run({"a": held}, Rule(), lambda name, number: 17.0)["a"]
+    assert (found.outcome, len(found.differences)) == ("regression", 6)
+    assert run({"a": held}, Rule(), lambda name, number: 16.0)["a"].outcome == "pass"
+    assert len(run({"a": held}, Rule(), lambda name, number: 40.0 + number % 3)["a"].fresh) == 10
 
 
 def test_pairs_needed_are_the_fewest_that_can_tell() -> None:

@@ -50,14 +50,20 @@ def test_short_keys_stand_for_metrics() -> None:
 def test_a_metrics_own_name_goes_before_the_short_key() -> None:
     table = suite(latency="4%", latency_1x16="10%").gate
     assert table is not None
-    assert [str(table.tolerance_of(registry.metric(name))) for name in ("latency_1x16", "latency_8x32")] == ["10%", "4%"]
+    assert [str(table.tolerance_of(registry.metric(name))) for name in ("latency_1x16", "latency_8x32")] == [
+        "10%",
+        "4%",
+    ]
 
 
 @pytest.mark.parametrize(
     ("gate", "said"),
     [
         ({}, "nothing is gated; name a metric"),
-        ({"troughput": "3%"}, "troughput: no metric is called so, nor a setting of the gate; did you mean `throughput`?"),
+        (
+            {"troughput": "3%"},
+            "troughput: no metric is called so, nor a setting of the gate; did you mean `throughput`?",
+        ),
         ({"throughput": "3 MiB"}, "throughput: its tolerance is in %, as in \"3%\", found '3 MiB'"),
         ({"throughput": 3}, "found 3"),
         ({"throughput": "-3%"}, "found '-3%'"),

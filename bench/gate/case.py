@@ -1,0 +1,59 @@
+"""What is timed side by side: the training of a recipe, its inference, or a script. And what is said about it between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.metrics.metric import Metric
+
+SCRIPT_SECONDS, SCRIPT_BYTES = "script_seconds", "script_peak_bytes"
+OF_SCRIPTS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            SCRIPT_SECONDS, "Time of the script", "s", "lower", "time",
+            "time of the script's whole process and of those that it waited for", lambda path: None,
+        ),
+        Metric(
+            SCRIPT_BYTES, "Memory of the script", "B", "lower", "memory",
+            "the most resident bytes that one of the script's processes held", lambda path: None,
+        ),
+    )
+}  # fmt: skip
+"""The figures of a script, which no record has."""
+
+
+Kind = Literal["train", "serve", "script"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that a worker prepares and repeats.
+
+    ``timed`` names the metrics that a repeat gives seconds of, each for one unit of its own: a token of training, a pass, a
+    token that is generated, a whole script. ``held`` names those whose bytes the worker tells once. ``refused`` says why it
+    cannot be timed; empty where it can.
+    """
+
+    name: str
+    recipe: str
+    kind: Kind
+    timed: tuple[str, ...]
+    held: tuple[str, ...] = ()
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds for each unit in one repeat, by each clock: the process's CPU time, wall time, and events of the GPU."""
+
+    wall: float
+    cpu: float
+    cuda: float | None = None
+
+    def by(self, clock: str) -> float:
+        """Those of the clock that decides: "cpu", "cuda" or "wall"."""
+        seconds: float | None = getattr(self, clock)
+        assert seconds is not None, f"no {clock} clock ran"
+        return seconds

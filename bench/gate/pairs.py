@@ -1,0 +1,276 @@
+"""Pairs of measurements: a fresh worker of each side, both alive at once, that take turns.
+
+The order is A B B A, between the repeats of a pair and between pairs, so that whatever slows the machine down meanwhile slows
+both sides. Where memory does not hold both at once, one works after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.gate.case import Case, Timing
+from bench.measure.trust import spoils_cpu_time
+
+PIECE_SECONDS = 0.05
+"""Pieces of work are put together to repeats of at least this length."""
+
+Which = Literal["base", "head"]
+SIDES: tuple[Which, Which] = ("base", "head")
+
+
+class WorkerError(ValueError):
+    """A side's process cannot do what it is asked for. The message names the side and what it said."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A side, as it is to be run: the interpreter, the folder of the revision's files, and the folder of its results.
+
+    ``suite`` is the suite's table, in which paths are from ``suite_folder``; ``packages`` are the modules under test, with the
+    folder or file that each must come from.
+    """
+
+    which: Which
+    label: str
+    python: Path
+    checkout: Path
+    folder: Path
+    environment: Mapping[str, str]
+    suite: Mapping[str, Any]
+    suite_folder: Path
+    commit: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        """What its processes print."""
+        return self.folder / "gate.log"
+
+
+class Worker:
+    """A side's process, see :mod:`bench.gate.worker`. Use as a context manager: it ends with the block."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._log = target.log.open("a", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [str(target.python), "-P", "-m", "bench.gate.worker", "time", str(target.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            encoding="utf-8",
+            cwd=target.checkout,
+            env=dict(target.environment),
+            process_group=0,  # Ctrl-C is for the command, which ends it
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Ask for something."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its answer says why
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self, key: str) -> Any:
+        """What it says under `key`.
+
+        Raises:
+            WorkerError: it says that it failed, or ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        said = json.loads(line) if line else {"error": "its process ended; see its log"}
+        if key not in said:
+            raise WorkerError(
+                f"{self.target.which} ({self.target.label}): {said.get('error', said)} [{self.target.log}]"
+            )
+        return said[key]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One side of a pair for one metric: the median over its repeats by the clock that decides and by wall time, or bytes."""
+
+    value: float
+    wall: float = math.nan
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of one metric. ``spoiled`` says why it must not count; empty where it may."""
+
+    base: Sample
+    head: Sample
+    spoiled: str = ""
+
+
+@dataclass
+class Pairs:
+    """Measures pairs of cases, and keeps all that it measures in ``file``, a JSON line for each case of a pair.
+
+    ``clock`` decides: "cpu" or "cuda". ``fits`` is whether memory holds both sides at once. ``identity`` is all that the
+    measurements depend on: what the file has of the same one is taken before anything is measured.
+    """
+
+    base: Target
+    head: Target
+    cases: Sequence[Case]
+    repeats: int
+    clock: Literal["cpu", "cuda"]
+    file: Path
+    fits: bool = True
+    identity: str = ""
+    kept: dict[str, deque[dict[str, Any]]] = field(default_factory=dict)
+    number: int = 0
+    _pieces: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            first, *lines = self.file.read_text(encoding="utf-8").splitlines() or [""]
+            if first == json.dumps({"identity": self.identity}):
+                for text in lines:
+                    with contextlib.suppress(ValueError):  # one may have been cut off
+                        line = json.loads(text)
+                        self.kept.setdefault(line["case"], deque()).append(line)
+                with self.file.open("a", encoding="utf-8") as stream:
+                    stream.write("\n")  # after one that was cut off
+                return
+        self.file.write_text(json.dumps({"identity": self.identity}) + "\n", encoding="utf-8")
+
+    def measure(self, wanted: Mapping[str, set[str]]) -> Iterator[tuple[Case, Mapping[str, Pair]]]:
+        """One pair of fresh workers for the metrics that are `wanted` of each case, by the case's name; a case after another.
+
+        Raises:
+            WorkerError: a side failed.
+        """
+        order: tuple[Target, Target] = (self.base, self.head) if self.number % 2 == 0 else (self.head, self.base)
+        self.number += 1
+        todo = []
+        for case in (case for case in self.cases if wanted.get(case.name)):
+            kept = self.kept.get(case.name)
+            if kept and wanted[case.name] <= set(kept[0]["metrics"]):
+                line = kept.popleft()
+                yield case, paired(case, wanted[case.name], line, self.clock)
+            else:
+                todo.append(case)
+        if not todo:
+            return
+        if self.fits:
+            with Worker(order[0]) as first, Worker(order[1]) as second:
+                for worker in (first, second):
+                    worker.answer("hello")
+                for case in todo:
+                    yield case, self._paired(case, wanted[case.name], self._in_turns((first, second), case, wanted))
+            return
+        found: dict[str, dict[str, Any]] = {}
+        for target in order:
+            with Worker(target) as worker:
+                worker.answer("hello")
+                found[target.which] = {
+                    case.name: self._in_turns((worker,), case, wanted)[target.which] for case in todo
+                }
+        for case in todo:
+            yield case, self._paired(case, wanted[case.name], {side: of[case.name] for side, of in found.items()})
+
+    def profile(self, case: Case) -> dict[str, dict[str, float]]:
+        """Seconds of each operator and phase in one piece of work of `case`, by side.
+
+        Raises:
+            WorkerError: a side failed.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for target in (self.base, self.head):
+            with Worker(target) as worker:
+                worker.answer("hello")
+                ready = self._begin(worker, case)
+                worker.send({"do": "profile", "pieces": dict.fromkeys(ready, 5)})
+                found[target.which] = worker.answer("profile")
+                worker.send({"do": "end"})
+                worker.answer("end")
+        return found
+
+    def _begin(self, worker: Worker, case: Case) -> Mapping[str, float]:
+        worker.send({"do": "case", "name": case.name})
+        ready: Mapping[str, float] = worker.answer("ready")
+        return ready
+
+    def _in_turns(self, workers: Sequence[Worker], case: Case, wanted: Mapping[str, set[str]]) -> dict[str, Any]:
+        for worker in workers:
+            worker.send({"do": "case", "name": case.name})
+        ready, *_ = [worker.answer("ready") for worker in workers]
+        timed = [metric for metric in case.timed if metric in wanted[case.name]]
+        for metric in timed:
+            # The same on both sides and in all pairs, so that both do the same work.
+            enough = 1 if case.kind == "script" else math.ceil(PIECE_SECONDS / max(ready[metric], 1e-6))
+            self._pieces.setdefault((case.name, metric), enough)
+        pieces = {metric: self._pieces[case.name, metric] for metric in timed}
+        raw: list[list[dict[str, Any]]] = [[] for _ in workers]
+        for turn in range(self.repeats if pieces and case.kind != "script" else 1):
+            for which in range(len(workers))[:: 1 if turn % 2 == 0 else -1]:
+                workers[which].send({"do": "repeat", "pieces": pieces})
+                raw[which].append(workers[which].answer("repeat"))
+        found: dict[str, Any] = {}
+        for worker, repeats in zip(workers, raw, strict=True):
+            worker.send({"do": "end"})
+            found[worker.target.which] = {"repeats": repeats, **worker.answer("end")}
+        return found
+
+    def _paired(self, case: Case, wanted: set[str], sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Pair]:
+        line = {"pair": self.number, "case": case.name, "metrics": sorted(wanted), **sides}
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        return paired(case, wanted, sides, self.clock)
+
+
+def paired(
+    case: Case, wanted: set[str], sides: Mapping[str, Mapping[str, Any]], clock: Literal["cpu", "cuda"]
+) -> dict[str, Pair]:
+    """The pair of each of the `wanted` metrics, from what the two sides of a line of the file say."""
+    spoiled = ""
+    for which, side in sides.items():
+        trust = side["trust"]
+        why = spoils_cpu_time(trust) if clock == "cpu" else trust["reason"] if trust["contended"] else ""
+        spoiled = spoiled or (why and f"{which}: {why}")
+    found = {}
+    for metric in wanted:
+        if metric in case.timed:
+            base, head = (
+                _timed([Timing(**each[metric]) for each in sides[which]["repeats"]], clock) for which in SIDES
+            )
+            found[metric] = Pair(base, head, spoiled)
+        elif None not in (held := [sides[which]["held"].get(metric) for which in SIDES]):
+            found[metric] = Pair(Sample(float(held[0])), Sample(float(held[1])))
+    return found
+
+
+def _timed(repeats: Sequence[Timing], clock: Literal["cpu", "cuda"]) -> Sample:
+    return Sample(
+        statistics.median(timing.by(clock) for timing in repeats), statistics.median(timing.wall for timing in repeats)
+    )
