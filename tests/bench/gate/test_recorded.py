@@ -160,7 +160,7 @@ def quality(values, name="accuracy"):
     ("base", "head", "outcome", "says"),
     [
         ((0.70, 0.75, 0.80), (0.60, 0.66, 0.69), "regression", ""),
-        ((0.70, 0.75, 0.80), (0.70, 0.75, 0.80), "pass", "identical"),
+        ((0.70, 0.75, 0.80), (0.70, 0.75, 0.80), "pass", ""),
         ((0.50, 0.75, 1.00), (0.25, 0.50, 0.75), "inconclusive", "does not vary"),
         ((0.70, 0.75, 0.80), (0.69, 0.76, 0.70), "inconclusive", "smallest detectable change"),
         ((0.70, 0.75, 0.80), (None, None, None), "inconclusive", "the head has no figure, and the base has one"),
@@ -190,7 +190,12 @@ def test_a_quality_that_is_better_lower_turns_the_other_way():
 @pytest.mark.parametrize(
     ("base", "head", "outcome", "says"),
     [
-        (Method("lora", refused=("no GPU",)), Method("lora", refused=("no GPU",)), "skipped", "refused: no GPU"),
+        (
+            Method("lora", refused=("no GPU",)),
+            Method("lora", refused=("no GPU",)),
+            "skipped",
+            "neither side has a figure: the recipe is refused: no GPU",
+        ),
         (Method("lora", status="oom"), Method("lora"), "skipped", "the base has no figure: the recipe is oom"),
         (Method("lora"), Method("lora", status="oom", reason="4 GB"), "inconclusive", "the recipe is oom: 4 GB"),
         (Method("lora"), Method("lora", status="oom", seeds=(1,)), "inconclusive", "seed 1 ended oom in the head"),
