@@ -12,6 +12,7 @@ import sys
 import typer
 
 from bench.cli.calibrate import calibrate_
+from bench.cli.compare import compare_
 from bench.cli.doctor import doctor
 from bench.cli.gate import gate_
 from bench.cli.list import list_
@@ -37,6 +38,7 @@ app.command("run")(run_)
 app.command()(report)
 app.command("gate")(gate_)
 app.command("calibrate")(calibrate_)
+app.command("compare")(compare_)
 app.command()(doctor)
 app.command()(schema)
 

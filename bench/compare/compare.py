@@ -114,9 +114,10 @@ class Comparisons(Sequence[Comparison]):
     def __init__(self, records: Records) -> None:
         self._records = records
         runs = sorted(map(Run.of, records.runs), key=lambda run: run.started or "")
-        latest = {run.title: run for run in runs}
+        self.runs = list({run.title: run for run in runs}.values())
+        """The latest run of each title."""
         self._found: list[tuple[Run, str, str, list[Cell]]] = []
-        for run in latest.values():
+        for run in self.runs:
             subjects: dict[tuple[str, str], list[Cell]] = {}
             for cell in run.cells:
                 subjects.setdefault((cell.model, cell.task), []).append(cell)

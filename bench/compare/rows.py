@@ -230,7 +230,7 @@ def _over_items(metric: Metric, ours: Row, theirs: Row, seeds: Sequence[int]) ->
     number."""
     for row in (ours, theirs):
         values = row.figures[metric.name].by_seed
-        if any(not _is_share(row.correct.get(seed), values[seed]) for seed in seeds):
+        if any(not is_share(row.correct.get(seed), values[seed]) for seed in seeds):
             return None
     mine, other = ([row.correct[seed] for seed in seeds] for row in (ours, theirs))
     if len({len(each) for each in (*mine, *other)}) != 1 or len(mine[0]) < 2:
@@ -238,7 +238,8 @@ def _over_items(metric: Metric, ours: Row, theirs: Row, seeds: Sequence[int]) ->
     return stats.item_difference(mine, other).interval
 
 
-def _is_share(correct: Sequence[float] | None, value: float) -> bool:
+def is_share(correct: Sequence[float] | None, value: float) -> bool:
+    """Whether `value` is the mean of the items' scores, as accuracy is; of losses, `correct` holds what it is not."""
     return bool(correct) and math.isclose(sum(correct) / len(correct), value, rel_tol=1e-6, abs_tol=1e-6)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,14 @@ from bench.machine import cache
 from bench.suite.gate import GateTable
 from bench.suite.suite import load, read_table, shipped
 
-DEFAULT = {"throughput": "3%", "latency": "3%", "peak_memory": "16 MiB", "size": "1%", "quality": "1 point"}
+DEFAULT = {
+    "throughput": "3%",
+    "latency": "3%",
+    "peak_memory": "16 MiB",
+    "size": "1%",
+    "quality": "1 point",
+    "bits_per_byte": "0.01 bits",
+}
 """What may become how much worse where no suite says it."""
 
 Sides = tuple[Target, Target]

@@ -125,6 +125,10 @@ class Verdict:
         """The exit status: 0 pass, 1 regression, 3 inconclusive. 2 is for what never gets as far as a verdict."""
         return {"pass": 0, "regression": 1, "inconclusive": 3}[self.outcome]
 
+    def json(self) -> str:
+        """As ``gate.json`` has it."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False)
+
     def write(self, file: Path) -> None:
         """Write it; a reader sees all of it or none.
 
@@ -132,7 +136,7 @@ class Verdict:
             OSError: it cannot be written.
         """
         with disk.atomic(file) as half:
-            half.write_text(json.dumps(asdict(self), indent=1, allow_nan=False), encoding="utf-8")
+            half.write_text(self.json(), encoding="utf-8")
 
 
 def read(file: Path) -> Verdict:
