@@ -92,7 +92,7 @@ def gate(base: Target, head: Target, table: GateTable, out: Path, tell: Tell) ->
     started, began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.perf_counter()
     prepared = [prepare(target, table, tell) for target in (base, head)]
     _same_question(*prepared)
-    records = [read(target.folder) for target in (base, head)]
+    records = read(base.folder), read(head.folder)
     asked = timed(prepared, table)
     tests = recorded.tests_of(*records, table)
     checks = recorded.checks(*records, table, tests=tests + len(asked))

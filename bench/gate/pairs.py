@@ -265,10 +265,9 @@ def paired(case: Case, wanted: set[str], line: Mapping[str, Any], clock: Clock) 
     found = {}
     for metric in wanted:
         if metric in case.timed:
-            base, head = (
-                _timed([Timing(**each[metric]) for each in sides[which]["repeats"]], clock) for which in SIDES
-            )
-            found[metric] = Pair(base, head, spoiled)
+            base, head = ([Timing(**each[metric]) for each in sides[which]["repeats"]] for which in SIDES)
+            log_ratio = _log_ratio(base, head, clock, turns)
+            found[metric] = Pair(_sample(base, clock), _sample(head, clock), spoiled, log_ratio)
         elif None not in (held := [sides[which]["held"].get(metric) for which in SIDES]):
             found[metric] = Pair(Sample(float(held[0])), Sample(float(held[1])))
     return found

@@ -79,7 +79,7 @@ def commit(run: Run) -> str:
     git = (run.get("environment") or {}).get("git")
     if not isinstance(git, Mapping) or not isinstance(git.get("commit"), str):
         return ""
-    return git["commit"] + ("+changes" if git.get("dirty") else "")
+    return f"{git['commit']}{'+changes' if git.get('dirty') else ''}"
 
 
 def _side(name: Literal["base", "head"], folder: Path, records: Records) -> Side:
