@@ -15,6 +15,7 @@ from bench.cli.calibrate import calibrate_
 from bench.cli.compare import compare_
 from bench.cli.doctor import doctor
 from bench.cli.gate import gate_
+from bench.cli.history import history_
 from bench.cli.list import list_
 from bench.cli.plan import plan_
 from bench.cli.report import report
@@ -39,6 +40,7 @@ app.command()(report)
 app.command("gate")(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)
+app.command("history")(history_)
 app.command()(doctor)
 app.command()(schema)
 

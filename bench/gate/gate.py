@@ -92,10 +92,10 @@ def gate(base: Target, head: Target, table: GateTable, out: Path, tell: Tell) ->
     started, began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.perf_counter()
     prepared = [prepare(target, table, tell) for target in (base, head)]
     _same_question(*prepared)
-    records = read(base.folder), read(head.folder)
+    theirs, ours = (read(target.folder) for target in (base, head))
     asked = timed(prepared, table)
-    tests = recorded.tests_of(*records, table)
-    checks = recorded.checks(*records, table, tests=tests + len(asked))
+    tests = recorded.tests_of(theirs, ours, table)
+    checks = recorded.checks(theirs, ours, table, tests=tests + len(asked))
     pairs = pairs_of(base, head, prepared, table, out)
     rule = Rule(alpha=table.alpha, most=table.max_pairs)
     measured = Measured()

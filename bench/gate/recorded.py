@@ -75,9 +75,9 @@ class _Case:
         base_has, head_has = (bool(row and name in row.figures) for row in (self.base, self.head))
         if not base_has:
             who = "the base has no figure" if head_has else "neither side has a figure"
-            return "skipped", f"{who}: {_why(self.base, name)}"
+            return "skipped", f"{who}: {why_missing(self.base, name)}"
         if not head_has:
-            return "inconclusive", f"the head has no figure, and the base has one: {_why(self.head, name)}"
+            return "inconclusive", f"the head has no figure, and the base has one: {why_missing(self.head, name)}"
         assert self.base is not None
         assert self.head is not None
         for ending in self.head.endings:
@@ -136,7 +136,8 @@ def _gated(sides: Sequence[Comparison], table: GateTable, stored: bool) -> Itera
                 yield metric, tolerance
 
 
-def _why(row: Row | None, metric: str) -> str:
+def why_missing(row: Row | None, metric: str) -> str:
+    """Why `row` has no figure of `metric`, in words."""
     if row is None:
         return "it has no such recipe"
     if not row.succeeded:

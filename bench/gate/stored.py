@@ -40,7 +40,10 @@ def compare(base: Path, head: Path, table: GateTable) -> Verdict:
     began, started = time.perf_counter(), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     theirs, ours = recorded(base), recorded(head)
     found = checks(theirs, ours, table, tests=tests_of(theirs, ours, table, stored=True), stored=True)
-    doubts = tuple(_doubts(_settings(theirs), _settings(ours)))
+    doubts = tuple(
+        f"{name}: {before} in the base, {after} in the head"
+        for name, before, after in differing(settings(theirs), settings(ours))
+    )
     if doubts:
         found = [
             each
@@ -89,7 +92,7 @@ def _side(name: Literal["base", "head"], folder: Path, records: Records) -> Side
     return Side(name, str(folder), commit(run), str(machine.get("python", "")), {}, dict(environment))
 
 
-def _settings(records: Records) -> dict[str, set[str]]:
+def settings(records: Records) -> dict[str, set[str]]:
     """What the results of the latest runs depend on, with the values that occur."""
     found: dict[str, set[str]] = {}
     ids = {id_ for run in Comparisons(records).runs for cell in run.cells for id_ in cell.path}
@@ -99,8 +102,8 @@ def _settings(records: Records) -> dict[str, set[str]]:
         seen = dict(machine.settings()) if machine else {}
         seen.pop("methodbench", None)  # which is what may be under test
         for part in ("budget", "measure"):
-            if isinstance(settings := node.get(part), Mapping):
-                seen |= {f"{part}.{key}": value for key, value in settings.items()}
+            if isinstance(asked := node.get(part), Mapping):
+                seen |= {f"{part}.{key}": value for key, value in asked.items()}
         for part in ("model", "task"):
             if node.get(f"{part}_fingerprint"):
                 seen[f"the fingerprint of the {part} {node[part]}"] = node[f"{part}_fingerprint"]
@@ -109,11 +112,11 @@ def _settings(records: Records) -> dict[str, set[str]]:
     return found
 
 
-def _doubts(base: Mapping[str, set[str]], head: Mapping[str, set[str]]) -> Iterator[str]:
+def differing(base: Mapping[str, set[str]], head: Mapping[str, set[str]]) -> Iterator[tuple[str, str, str]]:
+    """The settings that are recorded on both sides and differ, each with its values on both."""
     for name in base:
         if name in head and base[name] != head[name]:
-            theirs, ours = (", ".join(sorted(side[name])) for side in (base, head))
-            yield f"{name}: {theirs} in the base, {ours} in the head"
+            yield name, ", ".join(sorted(base[name])), ", ".join(sorted(head[name]))
 
 
 def _notes(base: Records, head: Records) -> Iterator[str]:
