@@ -128,6 +128,13 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Hold the working tree to a revision: is anything slower, larger or worse? `nox -s gate -- --base origin/main`."""
+    install(session)
+    session.run("methodbench", "gate", "suites/gate.toml", *(session.posargs or ["--base", "HEAD"]))
+
+
 @nox.session(name="gate-power")
 def gate_power(session: nox.Session) -> None:
     """Measure how often our gate and other tools' rules raise false alarms, and what they find. `-- --trials N …`."""
