@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +75,13 @@ def test_a_peer_finds_what_is_obvious_and_nothing_in_the_same_data(name):
     assert PEERS[name](base, base * 1.3)
     assert not PEERS[name](base, base)
     assert not PEERS[name](base * 1.3, base)
+
+
+def test_the_page_has_the_machines_as_they_are():
+    page = (Path(__file__).parents[2] / "docs/gate-statistics.md").read_text(encoding="utf-8")
+    for noise in NOISE:
+        shares = (f"{share:.2%}".replace("%", " %") for share in (noise.worker, noise.repeat, noise.moment))
+        assert f"| {noise.name} | {' | '.join(shares)} |" in page
 
 
 def test_what_asks_for_asv_has_it_or_leaves_it_out(monkeypatch):
