@@ -5,7 +5,7 @@ the head's times, so that the noise of a trial is the same under each. Progress 
 Markdown, and the targets on standard output. The exit status is 0 where every target is shown to hold.
 
 ``python -m tests.gate_power record FILE`` records timings of the same code on this machine, and ``--recorded FILE`` reads
-them, or those of a ``gate.json``.
+them, or those of a ``gate.json``. ``windows FILE`` has gates follow each other over a recording, without any drawing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,20 @@ def main(arguments: Sequence[str]) -> int:
     recording = commands.add_parser("record", help="record timings of the same code on this machine")
     recording.add_argument("file", type=Path)
     recording.add_argument("--pairs", type=int, default=80, help="of fresh processes; 80")
+    really = commands.add_parser(
+        "windows", help="gates, one after the other, over the pairs of a recording as they came"
+    )
+    really.add_argument("windows", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     if min(given.trials, given.peers, given.suites) < 1:
         parser.error("at least one trial of each is needed")
     try:
         if "file" in given:
             recorded.record(given.file, given.pairs)
+            return 0
+        if "windows" in given:
+            for name, (base, head) in recorded.read(given.windows).items():
+                print(*windows(name, base, head), sep="\n")
             return 0
         machines = sources(given.recorded or [recorded.FILE])
     except (OSError, ValueError) as error:
@@ -144,6 +153,30 @@ def measure(machines: dict[str, Source], trials: int, seen: int, suites: int, se
     print("| target | rate | seen | the rate is, with 95 % confidence | |", "| --- | --- | --- | --- | --- |", sep="\n")
     print(*targets, sep="\n")
     return 0 if all(target.holds for target in targets) else 1
+
+
+def windows(name: str, base: np.ndarray, head: np.ndarray) -> Iterator[str]:
+    """The lines of a table: gates that follow each other over the recorded pairs (pairs, repeats), each as many as it asks for.
+
+    The others see the pairs of each window, with the base of the same window or of the one before.
+    """
+    d = np.log(np.median(head, axis=1) / np.median(base, axis=1))
+    ends: list[str] = []
+    cuts = [0]
+    while cuts[-1] + PAIRS <= len(d):
+        (decision,) = gate(d[None, cuts[-1] :], Rule())
+        ends.append(decision.outcome)
+        cuts.append(cuts[-1] + len(decision.differences) + len(decision.fresh))
+    spans = [slice(*cut) for cut in pairwise(cuts)]
+    pairs = np.diff(cuts)
+    yield f"{name}: {len(d)} pairs, {len(ends)} windows of {pairs.min()} to {pairs.max()} pairs, spread of d {np.std(d):.1%}\n"
+    yield "| A/A, as recorded | alarms | inconclusive |\n| --- | ---: | ---: |"
+    yield f"| our gate, up to 20 pairs | {ends.count('regression')} of {len(ends)} | {ends.count('inconclusive')} |"
+    for rule, peer in peers().items():
+        beside = [peer(base[span], head[span]) for span in spans]
+        stored = [peer(base[before], head[span]) for before, span in pairwise(spans)]
+        yield f"| `{rule}`, baseline of the window before | {sum(stored)} of {len(stored)} | |"
+        yield f"| `{rule}`, pairs | {sum(beside)} of {len(beside)} | |"
 
 
 def tell(started: float, what: str) -> None:
