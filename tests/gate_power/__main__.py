@@ -160,7 +160,7 @@ def windows(name: str, base: np.ndarray, head: np.ndarray) -> Iterator[str]:
 
     The others see the pairs of each window, with the base of the same window or of the one before.
     """
-    d = np.log(np.median(head, axis=1) / np.median(base, axis=1))
+    d = np.median(np.log(head / base), axis=1)
     ends: list[str] = []
     cuts = [0]
     while cuts[-1] + PAIRS <= len(d):

@@ -27,8 +27,8 @@ class Trials:
 
     @property
     def d(self) -> np.ndarray:
-        """The differences of pairs, (trials, pairs); positive: the head is slower."""
-        return np.log(np.median(self.head, axis=2) / np.median(self.base, axis=2))
+        """The differences of pairs, (trials, pairs), of neighbouring repeats as the gate's; positive: the head is slower."""
+        return np.median(np.log(self.head / self.base), axis=2)
 
 
 @dataclass(frozen=True)
