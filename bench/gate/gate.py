@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import json
 import math
-import shutil
 import statistics
 import subprocess
 import time
@@ -153,7 +152,6 @@ def prepare(target: Target, table: GateTable, tell: Tell) -> Mapping[str, Any]:
         "scripts": table.scripts,
         "modules": ["bench", *target.packages],
     }
-    _own_folder(target, asked)
     done = subprocess.run(
         [str(target.python), "-P", "-m", "bench.gate.worker", "prepare"],
         input=json.dumps(asked),
@@ -180,16 +178,6 @@ def prepare(target: Target, table: GateTable, tell: Tell) -> Mapping[str, Any]:
         if not Path(found["modules"][module]).resolve().is_relative_to(Path(place).resolve()):
             raise GateError(f"{who}: its module {module} came from {found['modules'][module]}, not from {place}")
     return found
-
-
-def _own_folder(target: Target, asked: Mapping[str, Any]) -> None:
-    """See to it that the folder has nothing of another revision: records do not say of which code they are."""
-    identity = json.dumps([str(target.python), target.commit, str(target.checkout), asked], sort_keys=True)
-    kept = target.folder / "side.json"
-    if not target.commit or not kept.is_file() or kept.read_text(encoding="utf-8") != identity:
-        shutil.rmtree(target.folder, ignore_errors=True)
-        target.folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(identity, encoding="utf-8")
 
 
 def _same_question(base: Mapping[str, Any], head: Mapping[str, Any]) -> None:
@@ -270,10 +258,7 @@ def pairs_of(base: Target, head: Target, prepared: Sequence[Mapping[str, Any]], 
         if (value := (node.get("training") or {}).get("peak_bytes"))
     ]
     most = here["gpu_memory"] if clock == "cuda" else here["memory"]
-    identity = [
-        [(target.folder / "side.json").read_text(encoding="utf-8") for target in (base, head)],
-        [each["cases"] for each in prepared], table.repeats, _boot(),
-    ]  # fmt: skip
+    identity = [[each["identity"] for each in prepared], table.repeats, _boot()]
     cases = [
         Case(**{**case, "timed": tuple(case["timed"]), "held": tuple(case["held"])}) for case in prepared[0]["cases"]
     ]

@@ -91,7 +91,7 @@ def of_recipes(table: Mapping[str, Any], folder: Path, base: str, head: str, out
     base_side, head_side = (
         Target(
             which, recipe, Path(sys.executable), Path.cwd(), _folder(out, which), _environment(),
-            {**table, "recipes": {"recipe": recipes.get(recipe, recipe)}, "baseline": None}, folder.resolve(), recipe,
+            {**table, "recipes": {"recipe": recipes.get(recipe, recipe)}, "baseline": None}, folder.resolve(),
         )
         for which, recipe in zip(SIDES, (base, head), strict=True)
     )  # fmt: skip

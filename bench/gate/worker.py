@@ -16,10 +16,12 @@ What goes wrong is ``{"error": …}``. The parent must read all that is written,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -92,6 +95,7 @@ def prepare(asked: Mapping[str, Any]) -> dict[str, Any]:
 
     os.chdir(asked["suite_folder"])
     table, folder = asked["suite"], Path(asked["folder"])
+    identity = _own(folder, asked)
     given = of(table)
     if len(given.models) > 1 or len(given.tasks) > 1:
         raise ValueError("a gate is of one model and one task; make a suite of each")
@@ -104,12 +108,36 @@ def prepare(asked: Mapping[str, Any]) -> dict[str, Any]:
     (folder / JOBS).write_bytes(pickle.dumps(jobs))
     return {
         "protocol": PROTOCOL,
+        "identity": identity,
         "cases": [asdict(case) for case in cases],
         "statuses": dict(result.statuses),
         "modules": {name: _file(name) for name in asked["modules"]},
         "environment": machine.environment(plan.machine, plan.suite_folder),
         "suite": given.model_dump(mode="json", exclude={"gate", "title"}),
     }
+
+
+def _own(folder: Path, asked: Mapping[str, Any]) -> str:
+    """See to it that `folder` has nothing of other code or of another question: records do not say of which code they are.
+
+    Returns what all measurements here depend on, as a hash: what is asked, the interpreter, and all sources of methodbench and
+    of the packages that register something with it.
+    """
+    groups = ("methods", "tasks", "task_kinds", "models", "metrics")
+    points = [point for group in groups for point in entry_points(group=f"methodbench.{group}")]
+    modules = {"bench", *asked["modules"], *(point.module.split(".")[0] for point in points)}
+    digest = hashlib.sha256(json.dumps([asked, sys.executable, sys.version], sort_keys=True).encode())
+    for module in sorted(modules):
+        place = Path(_file(module))
+        for file in sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]:
+            digest.update(str(file).encode())
+            digest.update(file.read_bytes())
+    identity, kept = digest.hexdigest(), folder / "identity"
+    if not kept.is_file() or kept.read_text(encoding="ascii") != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        kept.write_text(identity, encoding="ascii")
+    return identity
 
 
 def _cases(plan: Plan, measure: Measure, folder: Path) -> tuple[list[Case], dict[str, Work]]:

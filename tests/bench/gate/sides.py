@@ -35,6 +35,7 @@ if action == "prepare":
         sys.exit(1)
     if fail == "silent":
         sys.exit("No module named bench.gate")
+    os.makedirs(asked["folder"], exist_ok=True)
     with open(os.path.join(asked["folder"], "records.jsonl"), "w") as stream:
         stream.write(open(os.path.join(table["records"], "records.jsonl")).read())
     json.dump(asked, open(os.path.join(asked["folder"], "asked.json"), "w"))
@@ -96,7 +97,7 @@ def side(
     records = folder / "stored"
     synthetic.write(synthetic.records({"full": Method("full")}), records)
     prepared = {
-        "protocol": 1, "cases": [asdict(case) for case in CASES], "statuses": {}, "suite": SUITE,
+        "protocol": 1, "identity": f"{which} {table}", "cases": [asdict(case) for case in CASES], "statuses": {}, "suite": SUITE,
         "modules": {"bench": "bench/__init__.py", **(modules or {})},
         "environment": {"machine": {**MACHINE, **(machine or {})}, "git": None},
     }  # fmt: skip
