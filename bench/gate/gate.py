@@ -67,7 +67,10 @@ class Timed:
             return head - base
         if min(base, head) <= 0:
             raise ValueError(f"{self.case.name}: {self.metric.name}: {base} and {head} have no ratio")
-        return math.log(head / base) if self.held else pair.log_ratio
+        value = math.log(head / base) if self.held else pair.log_ratio
+        if not math.isfinite(value):
+            raise ValueError(f"{self.case.name}: {self.metric.name}: a repeat took no time")
+        return value
 
     def in_unit(self, value: float) -> float:
         """A pair's value in the metric's unit: seconds for each token become tokens a second."""

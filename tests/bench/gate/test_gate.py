@@ -154,6 +154,14 @@ def test_where_memory_holds_one_side_alone_they_alternate(tmp_path: Path) -> Non
     assert verdict.status == 0
 
 
+@pytest.mark.parametrize("seconds", [0.0, -0.01, float("nan")])
+def test_a_time_that_is_none_gives_no_verdict(tmp_path: Path, seconds: float) -> None:
+    verdict = run(tmp_path, head={"seconds": {THROUGHPUT: seconds, LATENCY: 0.002}})
+    check = next(check for check in verdict.checks if check.metric == THROUGHPUT)
+    assert (check.outcome, check.reason) == ("inconclusive", "it could not be measured any more")
+    assert verdict.status == 3
+
+
 def test_only_what_is_gated_is_measured(tmp_path: Path) -> None:
     run(tmp_path)
     asked = json.loads((tmp_path / "head" / "out" / "head" / "asked.json").read_text())
