@@ -13,7 +13,7 @@ from bench.gate.pairs import SIDES, Target
 from bench.gate.revision import build
 from bench.machine import cache
 from bench.suite.gate import GateTable
-from bench.suite.suite import load, read_table, shipped
+from bench.suite.suite import load_gate, read_table, shipped
 
 DEFAULT = {
     "throughput": "3%",
@@ -38,9 +38,9 @@ def table_of(suite: Path) -> GateTable:
     """A suite's ``[gate]``.
 
     Raises:
-        SuiteError: the suite is wrong. GateError: it has none.
+        SuiteError: the table is wrong. GateError: there is none.
     """
-    found = load(suite).gate
+    found = load_gate(suite)
     if found is None:
         raise GateError(
             f'{suite}: it has no [gate] table, which says what may become how much worse; add one, as in\n\n[gate]\nthroughput = "3%"'

@@ -183,6 +183,21 @@ def load(path: str | os.PathLike[str]) -> Suite:
     return of(read_table(Path(path)), where=f"{path}: ")
 
 
+def load_gate(path: Path) -> GateTable | None:
+    """Read and check a suite file's ``[gate]`` alone; None where there is none. The recipes may be of a package that is not here.
+
+    Raises:
+        SuiteError: it cannot be read, is not TOML, or says something wrong in that table.
+    """
+    table = read_table(path)
+    if "gate" not in table:
+        return None
+    try:
+        return GateTable.model_validate(table["gate"])
+    except ValidationError as error:
+        raise SuiteError("\n".join(f"{path}: gate.{line}" for line in _explain(error))) from None
+
+
 def read_table(file: Path) -> dict[str, Any]:
     """The TOML table in `file`, unchecked.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.metrics import registry
 from bench.suite.gate import GateTable, Tolerance, tolerance
-from bench.suite.suite import Suite, SuiteError, of
+from bench.suite.suite import Suite, SuiteError, load_gate, of
 
 
 def suite(**gate: Any) -> Suite:
@@ -87,3 +88,16 @@ def test_the_table_is_in_the_schema_of_suites() -> None:
 
     properties = json_schema()["$defs"]["GateTable"]["properties"]
     assert set(properties) == set(GateTable.model_fields)
+
+
+def test_the_table_is_read_alone_for_the_recipes_may_be_of_a_package_that_is_not_here(tmp_path: Path) -> None:
+    file = tmp_path / "gate.toml"
+    file.write_text('model = "m"\n[gate]\nthroughput = "3%"\n[recipes]\nx = "full + of_another_package"\n')
+    found = load_gate(file)
+    assert found is not None
+    assert found.allowed() == {"throughput": "3%"}
+    file.write_text('[gate]\nthroughput = "3%"\nmax_pairs = 3\n')
+    with pytest.raises(SuiteError, match=r"gate\.toml: gate\.max_pairs: input should be greater"):
+        load_gate(file)
+    file.write_text("")
+    assert load_gate(file) is None
