@@ -177,9 +177,11 @@ def prepare(target: Target, table: GateTable, tell: Tell) -> Mapping[str, Any]:
         raise GateError(
             f"{who}: its gate speaks protocol {found['protocol']}, and this one {PROTOCOL}; use one version of both"
         )
-    for module, place in target.packages.items():
-        if not Path(found["modules"][module]).resolve().is_relative_to(Path(place).resolve()):
-            raise GateError(f"{who}: its module {module} came from {found['modules'][module]}, not from {place}")
+    try:
+        for module in target.packages:
+            target.check(module, found["modules"][module])
+    except WorkerError as error:
+        raise GateError(str(error)) from None
     return found
 
 

@@ -57,6 +57,17 @@ class Target:
         """What its processes print."""
         return self.folder / "gate.log"
 
+    def check(self, module: str, file: str) -> None:
+        """See to it that `module` is that of the revision, as it came from `file`.
+
+        Raises:
+            WorkerError: it is not.
+        """
+        if not Path(file).resolve().is_relative_to(Path(self.packages[module]).resolve()):
+            raise WorkerError(
+                f"{self.which} ({self.label}): its module {module} came from {file}, not from {self.packages[module]}"
+            )
+
 
 class Worker:
     """A side's process, see :mod:`bench.gate.worker`. Use as a context manager: it ends with the block."""
@@ -65,7 +76,7 @@ class Worker:
         self.target = target
         self._log = target.log.open("a", encoding="utf-8")
         self._process = subprocess.Popen(
-            [str(target.python), "-P", "-m", "bench.gate.worker", "time", str(target.folder)],
+            [str(target.python), "-P", "-m", "bench.gate.worker", "time", str(target.folder), *target.packages],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -89,6 +100,15 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._log.close()
+
+    def hello(self) -> None:
+        """Wait until it has imported all, and see to it that this is what was asked for.
+
+        Raises:
+            WorkerError: it is not, or the worker failed.
+        """
+        for module, file in self.answer("hello").items():
+            self.target.check(module, file)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Ask for something."""
@@ -189,14 +209,14 @@ class Pairs:
         if self.fits:
             with Worker(order[0]) as first, Worker(order[1]) as second:
                 for worker in (first, second):
-                    worker.answer("hello")
+                    worker.hello()
                 for case in todo:
                     yield case, self._paired(case, wanted[case.name], self._in_turns((first, second), case, wanted))
             return
         found: dict[str, dict[str, Any]] = {}
         for target in order:
             with Worker(target) as worker:
-                worker.answer("hello")
+                worker.hello()
                 found[target.which] = {
                     case.name: self._in_turns((worker,), case, wanted)[target.which] for case in todo
                 }
@@ -212,7 +232,7 @@ class Pairs:
         found: dict[str, dict[str, float]] = {}
         for target in (self.base, self.head):
             with Worker(target) as worker:
-                worker.answer("hello")
+                worker.hello()
                 ready = self._begin(worker, case)
                 worker.send({"do": "profile", "pieces": dict.fromkeys(ready, 5)})
                 found[target.which] = worker.answer("profile")

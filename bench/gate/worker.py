@@ -2,7 +2,7 @@
 
 ``prepare`` runs the suite once, so that there are records and checkpoints, and says what can be timed. ``time`` is a fresh
 process of a pair: it imports everything once and forks a child for each case, so that no case finds the memory that
-another left. A child prepares its case and warms up, says so, and then works only when it is told to, so that the two
+another left. It begins with ``{"hello": {module: file}}``. A child prepares its case and warms up, says so, and then works only when it is told to, so that the two
 workers of a pair take turns:
 
     {"do": "case", "name": …}                   → {"ready": {metric: seconds of one piece of work}}
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -73,7 +73,7 @@ def main() -> None:
         if action == "prepare":
             say(prepare(json.loads(sys.stdin.read())))
         else:
-            serve(Path(arguments[0]), sys.stdin, say)
+            serve(Path(arguments[0]), arguments[1:], sys.stdin, say)
     except Exception as error:
         traceback.print_exc()
         say({"error": f"{type(error).__name__}: {error}"})
@@ -183,8 +183,8 @@ def _file(module: str) -> str:
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-def serve(folder: Path, stdin: TextIO, say: Callable[[Mapping[str, Any]], None]) -> None:
-    """Do cases, each in a child of its own, until there is nothing more to read."""
+def serve(folder: Path, modules: Sequence[str], stdin: TextIO, say: Callable[[Mapping[str, Any]], None]) -> None:
+    """Say where `modules` come from, then do cases, each in a child of its own, until there is nothing more to read."""
     from bench.execute import imports
     from bench.execute.worker import follow
     from bench.models.registry import open_model
@@ -195,7 +195,7 @@ def serve(folder: Path, stdin: TextIO, say: Callable[[Mapping[str, Any]], None])
     types = {open_model(job.model, job.suite_folder).model_type() for job in staged}
     device = staged[0].machine.device if staged else "cpu"
     imports.of((stage for job in staged for stage in job.stages), types, device).hold()
-    say({"hello": PROTOCOL})
+    say({"hello": {name: _file(name) for name in modules}})
     while line := stdin.readline():
         asked = json.loads(line)
         if child := os.fork():

@@ -51,7 +51,7 @@ noise = random.Random(f"{{table['seed']}} {{number}}")
 if fail == "hello":
     say(error="ImportError: no torch")
     sys.exit(1)
-say(hello=1)
+say(hello={{name: table["imports"][name] for name in sys.argv[6:]}})
 worker = {{metric: seconds * (1 + table["spread"] * noise.gauss(0, 1)) for metric, seconds in table["seconds"].items()}}
 trust = {{"contended": True, "reason": "threads waited", "stolen_seconds": table.get("steal", 0.0), "cpu_seconds": 1.0,
          "others_cpu_seconds": 0.0}}
@@ -103,7 +103,7 @@ def side(
     }  # fmt: skip
     given = {
         "records": str(records), "seed": which, "spread": 0.004, "seconds": {THROUGHPUT: 0.01, LATENCY: 0.002},
-        "held": {PEAK: 10**8}, **table,
+        "held": {PEAK: 10**8}, "imports": modules or {}, **table,
     }  # fmt: skip
     given["prepared"] = prepared | table.get("prepared", {})
     (folder / "table.json").write_text(json.dumps(given))

@@ -131,6 +131,18 @@ def test_each_side_must_import_what_was_asked_for(tmp_path: Path) -> None:
         gate(base, head, GateTable.model_validate(GATE), tmp_path, lambda line: None)
 
 
+def test_each_worker_must_import_what_was_asked_for_too(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    sides = []
+    for which, imported in (("base", "/base/mine/__init__.py"), ("head", "/base/mine/__init__.py")):
+        modules = {"mine": f"/{which}/mine/__init__.py"}
+        made = side(tmp_path / which, which, modules=modules, imports={"mine": imported})
+        sides.append(replace(made, packages={"mine": f"/{which}/mine"}))
+    with pytest.raises(GateError, match=r"head \(a head\): its module mine came from /base/mine/__init__.py"):
+        gate(sides[0], sides[1], GateTable.model_validate(GATE), tmp_path, lambda line: None)
+
+
 def test_sides_on_different_machines_are_inconclusive_and_other_versions_are_noted(tmp_path: Path) -> None:
     verdict = run(tmp_path, head={"machine": {"cpu": "another CPU", "versions": {"torch": "2.14.0"}}})
     assert verdict.doubts == ("the sides ran on different machines: cpu is a CPU in base and another CPU in head",)
