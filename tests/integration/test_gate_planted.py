@@ -129,7 +129,8 @@ class Operator(Mine):
         numbers = torch.full((2**21,), 0.5)
 
         def loss(batch):
-            return compute(batch) + (0 * numbers.erfinv()[0] if HEAD else 0)
+            slow = sum(float(numbers.erfinv()[0]) for _ in range(4)) if HEAD else 0.0
+            return compute(batch) + 0 * slow
 
         return loss
 
