@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,30 @@ def test_wrong_use_ends_with_2_and_says_the_mend(tmp_path: Path, arguments: list
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_keeps_what_was_measured_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text(FILE + GATE)
+    sides = [side(tmp_path / which, which, wait=0.02) for which in ("base", "head")]
+    pythons = ("--base-python", str(sides[0].python), "--head-python", str(sides[1].python))
+    command = [sys.executable, "-m", "bench", "gate", "gate.toml", *pythons, "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    pairs = tmp_path / "out" / "pairs.jsonl"
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not pairs.exists() or len(pairs.read_text().splitlines()) < 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Interrupted. What was measured is kept in out; the same command goes on from there." in said
+    assert "Traceback" not in said
+    kept = pairs.read_text().splitlines()
+    assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode == 0
+    assert pairs.read_text().splitlines()[: len(kept)] == kept
+    assert len([line for line in pairs.read_text().splitlines() if line]) == 1 + 2 * 6
 
 
 def test_calibrate_says_what_a_gate_could_tell(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 `side` makes one. What it does is a table: ``prepared`` is what `prepare` answers (``records`` is a folder to take them from),
 ``seconds`` the time of one piece of each metric, ``spread`` its noise from worker to worker, ``held`` the bytes, ``steal`` the
-share of the CPU that a hypervisor takes, and ``fail`` what goes wrong: "prepare", "silent", "hello", "case" or "die".
+share of the CPU that a hypervisor takes, ``wait`` how long a repeat really takes, and ``fail`` what goes wrong: "prepare", "silent", "hello", "case" or "die".
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ for line in sys.stdin:
             sys.exit(9)
         say(ready=worker)
     elif asked["do"] == "repeat":
+        time.sleep(table.get("wait", 0))
         say(repeat={{metric: {{"wall": 2 * worker[metric], "cpu": worker[metric], "cuda": None}} for metric in asked["pieces"]}})
     elif asked["do"] == "profile":
         say(profile=table.get("profile", {{}}))
