@@ -13,7 +13,7 @@ from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import sentences, words
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of both; counts up when a key changes its meaning or goes."""
 
 
@@ -97,6 +97,7 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
             f"{change.kind}_interval": list(change.interval) if change.interval else None,
             "interval_covers": change.covers,
             "verdict": change.verdict,
+            "margin": change.margin,
         }
     return found
 
@@ -104,7 +105,7 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
 _COLUMNS = (
     "title", "model", "task", "name", "recipe", "baseline", "status", "seeds", "seeds_ok", "reasons",
     "metric", "unit", "better", "value", "low", "high", "compared_by", "change", "change_low",
-    "change_high", "interval_covers", "verdict", "contended",
+    "change_high", "interval_covers", "verdict", "margin", "contended",
 )  # fmt: skip
 
 
@@ -160,6 +161,15 @@ def _values(row: Row, metric: Metric) -> list[Any]:
     figure, change = row.figures[metric.name], row.changes.get(metric.name)
     values = [metric.name, metric.unit, metric.better, figure.value, *(figure.interval or ("", ""))]
     if change is None:
-        return [*values, *[""] * 6, figure.contended or ""]
+        return [*values, *[""] * 7, figure.contended or ""]
     ends = change.interval or ("", "")
-    return [*values, change.kind, change.value, *ends, change.covers, change.verdict, figure.contended or ""]
+    return [
+        *values,
+        change.kind,
+        change.value,
+        *ends,
+        change.covers,
+        change.verdict,
+        change.margin,
+        figure.contended or "",
+    ]

@@ -54,7 +54,7 @@ def test_each_process_has_what_it_held():
 
 def test_without_an_interval_it_is_null():
     latency = recipes(seeds=(0,))["nf4"]["metrics"]["latency_1x16"]
-    assert (latency["interval"], latency["ratio_interval"], latency["verdict"]) == (None, None, "unclear")
+    assert (latency["interval"], latency["ratio_interval"], latency["verdict"]) == (None, None, "not settled")
 
 
 def test_what_failed_is_there_with_its_reason():
@@ -72,7 +72,7 @@ def test_contention_is_said():
 
 
 def test_empty_json_is_still_an_object():
-    assert json.loads(to_json([])) == {"schema": 1, "comparisons": [], "recipes": []}
+    assert json.loads(to_json([])) == {"schema": 2, "comparisons": [], "recipes": []}
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
