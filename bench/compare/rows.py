@@ -212,8 +212,8 @@ def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MA
     """`ours` against `theirs`, paired over the seeds that both have; None where they share none, or have no
     ratio.
 
-    A quality difference must hold against other seeds and, where each item's correctness is recorded,
-    against other test items too: the interval spans both. One seed leaves the items alone.
+    A quality difference must hold against other seeds and, where the metric is the mean of the items' scores, against
+    other test items too: its error holds the noise of both. One seed leaves the items alone.
     """
     mine, other = ours.figures.get(metric.name), theirs.figures.get(metric.name)
     seeds = sorted(mine.by_seed.keys() & other.by_seed.keys()) if mine and other else []
@@ -222,39 +222,26 @@ def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MA
     a, b = [mine.by_seed[seed] for seed in seeds], [other.by_seed[seed] for seed in seeds]
     margin = margins.of(metric, other.value)
     contended = mine.contended or (other.contended and f"{theirs.name}: {other.contended}")
-    if _kind(metric) == "ratio":
-        if min(*a, *b) <= 0:
-            return Change(metric, 1.0, (1.0, 1.0), "exact", margin, contended) if a == b else None
-        found = stats.ratio(a, b)
-        if found.interval is None and metric.exact:
-            return Change(metric, found.value, (found.value, found.value), "exact", margin, contended)
-        return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", margin, contended)
-
-    found = stats.difference(a, b)
-    items = _over_items(metric, ours, theirs, seeds)
-    if found.interval and items:
-        span = min(found.interval[0], items[0]), max(found.interval[1], items[1])
-        return Change(metric, found.value, span, "seeds and items", margin, contended)
-    if items:
-        return Change(metric, found.value, items, "items", margin, contended)
-    if found.interval and found.value and _flat(found.interval, found.value):
-        # Seeds that all differ by the same share of items show no noise; that does not mean that there is
-        # none.
-        return Change(metric, found.value, None, "nothing", margin, contended)
+    if _kind(metric) == "difference":
+        scores = _scores(metric, ours, seeds), _scores(metric, theirs, seeds)
+        try:
+            noise = stats.seeds_and_items(*scores)
+        except ValueError:  # no scores, or of different items
+            noise = stats.seeds_alone(a, b)
+        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended)
+    if min(*a, *b) <= 0:
+        return Change(metric, 1.0, (1.0, 1.0), "exact", margin, contended) if a == b else None
+    found = stats.ratio(a, b)
+    if found.interval is None and metric.exact:
+        return Change(metric, found.value, (found.value, found.value), "exact", margin, contended)
     return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", margin, contended)
 
 
-def _over_items(metric: Metric, ours: Row, theirs: Row, seeds: Sequence[int]) -> Interval | None:
-    """The interval over test items, where `metric` is the share of right items and both had the same
-    number."""
-    for row in (ours, theirs):
-        values = row.figures[metric.name].by_seed
-        if any(not is_share(row.correct.get(seed), values[seed]) for seed in seeds):
-            return None
-    mine, other = ([row.correct[seed] for seed in seeds] for row in (ours, theirs))
-    if len({len(each) for each in (*mine, *other)}) != 1 or len(mine[0]) < 2:
-        return None
-    return stats.item_difference(mine, other).interval
+def _scores(metric: Metric, row: Row, seeds: Sequence[int]) -> list[Sequence[float]]:
+    """The score of each item for each of `seeds`; empty where `metric` is not their mean."""
+    found = [row.correct.get(seed, ()) for seed in seeds]
+    values = row.figures[metric.name].by_seed
+    return found if all(is_share(each, values[seed]) for seed, each in zip(seeds, found, strict=True)) else []
 
 
 def is_share(correct: Sequence[float] | None, value: float) -> bool:

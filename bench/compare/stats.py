@@ -11,7 +11,11 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -44,14 +48,23 @@ class Spread:
 class Difference:
     """A mean difference, its standard error and the error's degrees of freedom.
 
-    ``covers`` says what the error holds the noise of: "seeds and items", "items", "exact" where nothing differs and there
-    is no noise, "nothing" where all differ by the same, which does not mean that there is none; then ``error`` is 0.
+    ``covers`` says what the error holds the noise of: "seeds and items", "seeds", "items", "exact" where nothing differs and
+    there is no noise, "nothing" where all differ by the same, or one seed is all there is, which does not mean that there is
+    none; then ``error`` is 0.
     """
 
     mean: float
     error: float
     freedom: float
-    covers: Literal["seeds and items", "items", "nothing", "exact"]
+    covers: Literal["seeds and items", "seeds", "items", "nothing", "exact"]
+
+    @property
+    def interval(self) -> Interval | None:
+        """Student's t interval; None where the noise is not known."""
+        if self.covers == "nothing":
+            return None
+        half = quantile(self.freedom) * self.error if self.error else 0.0
+        return self.mean - half, self.mean + half
 
 
 def mean(values: Sequence[float], *, level: float = LEVEL, spread: Spread | None = None) -> Estimate:
@@ -119,31 +132,6 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
 
 
-def item_difference(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], *, level: float = LEVEL
-) -> Estimate:
-    """The difference of mean correctness on the same test items, with the t interval over items.
-
-    `ours` and `theirs` hold, for each seed, the correctness of each item (1 or 0). An item's difference is
-    averaged over seeds first, so that an item counts once. **The interval covers the choice of test items
-    only**: what another draw of the test set would change. It says nothing of what another training seed
-    would. With 0/1 items of one seed it is McNemar's setting (McNemar 1947) in the form of a difference
-    with its interval (Agresti, Categorical Data Analysis, on matched pairs).
-
-    Raises:
-        ValueError: numbers of seeds or items differ, or there are fewer than two items.
-    """
-    import numpy as np
-
-    a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if a.shape != b.shape or a.ndim != 2 or a.shape[1] < 2:
-        raise ValueError("correctness must be of the same two or more items on both sides")
-    each = (a - b).mean(axis=0)
-    middle, n = float(each.mean()), int(each.size)
-    half = quantile(n - 1, level) * float(each.std(ddof=1)) / math.sqrt(n)
-    return Estimate(middle, (middle - half, middle + half), n)
-
-
 def of_median(values: Sequence[float], *, level: float = LEVEL) -> Interval | None:
     """The interval of the median of `values`, from one of them to another: the narrowest pair of order statistics, as many
     from each end, that holds the median with probability `level` whatever the distribution. Conover, Practical
@@ -156,20 +144,29 @@ def of_median(values: Sequence[float], *, level: float = LEVEL) -> Interval | No
     return (ordered[rank - 1], ordered[n - rank]) if rank else None
 
 
+def seeds_alone(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """The mean of ``ours - theirs``, paired by position (by seed), with the error of the paired differences.
+
+    Raises:
+        ValueError: lengths differ, there are no pairs, or a value is not finite.
+    """
+    each = [a - b for a, b in zip(ours, theirs, strict=True)]
+    found = mean(each)
+    freedom = len(each) - 1
+    if not any(each) and freedom:
+        return Difference(0.0, 0.0, freedom, "exact")
+    error = math.sqrt(_squares(each, found.value) / freedom / len(each)) if freedom else 0.0
+    # Seeds that all differ by the same show no noise; that does not mean that there is none.
+    flat = error <= 1e-9 * abs(found.value)
+    return Difference(found.value, 0.0 if flat else error, freedom, "nothing" if flat else "seeds")
+
+
 def seeds_and_items(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Difference:
     """The mean of ``ours - theirs`` over seeds and test items, with an error that holds the noise of both.
 
-    `ours` and `theirs` hold, for each seed, the score of each item, such as 1 where it is right and 0 where not. A
-    difference is ``D[s, i] = mu + a[s] + b[i] + e[s, i]``, with random effects of seeds and of items. The variance of the
-    mean is (MS_seeds + MS_items - MS_rest) / (seeds * items), of the mean squares of the two-way analysis of variance
-    (Scheffé 1959, The Analysis of Variance, on random effects).
-
-    Here MS_rest is not subtracted: the squared error over seeds and the squared error over items are added, so the noise of
-    one item under one seed counts twice. Nor is the freedom Satterthwaite's (1946), who weighs the reciprocals of
-    ``seeds - 1`` and ``items - 1`` by the squared shares of the variance: the shares themselves are the weights. Both err on
-    the safe side, since three seeds tell their own spread badly: the plain formulas cover 92 % where 95 % are promised,
-    these at least 94 % with three seeds and 300 items, whatever the shares, and 91 % with two. One seed leaves the
-    items alone.
+    `ours` and `theirs` hold, for each seed, the score of each item, such as 1 where it is right and 0 where not; the error
+    is that of :func:`two_way`. One seed leaves the items alone. With 0/1 items of one seed it is McNemar's setting (McNemar
+    1947) in the form of a difference with its error (Agresti, Categorical Data Analysis, on matched pairs).
 
     Raises:
         ValueError: numbers of seeds or items differ, there are fewer than two items, or a score is not finite.
@@ -183,19 +180,47 @@ def seeds_and_items(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[f
     if not np.isfinite(each).all():
         raise ValueError("a score is not finite")
     seeds, items = each.shape
-    middle = float(each.mean())
     if each.min() == each.max():
         return Difference(float(each[0, 0]), 0.0, items - 1, "nothing" if each.any() else "exact")
-    of_items = float(each.mean(axis=0).var(ddof=1)) / items
-    if seeds == 1:
-        return Difference(middle, math.sqrt(of_items), items - 1, "items")
-    of_seeds = float(each.mean(axis=1).var(ddof=1)) / seeds
+    found = two_way(each)
+    if found.error <= 1e-12 * math.sqrt(np.square(each).mean()):  # what some items and seeds win, others lose exactly
+        return Difference(float(found.mean), 0.0, items - 1, "nothing")
+    covers: Literal["seeds and items", "items"] = "seeds and items" if seeds > 1 else "items"
+    return Difference(float(found.mean), float(found.error), float(found.freedom), covers)
+
+
+class TwoWay(NamedTuple):
+    """Arrays of mean differences, their standard errors and the errors' degrees of freedom."""
+
+    mean: NDArray[np.float64]
+    error: NDArray[np.float64]
+    freedom: NDArray[np.float64]
+
+
+def two_way(each: NDArray[Any]) -> TwoWay:
+    """The means of differences over seeds and items, with errors that hold the noise of both. `each`: (..., seeds, items).
+
+    A difference is ``D[s, i] = mu + a[s] + b[i] + e[s, i]``, with random effects of seeds and of items. The variance of the
+    mean is (MS_seeds + MS_items - MS_rest) / (seeds * items), of the mean squares of the two-way analysis of variance
+    (Scheffé 1959, The Analysis of Variance, on random effects).
+
+    Here MS_rest is not subtracted: the squared error over seeds and the squared error over items are added, so the noise of
+    one item under one seed counts twice. Nor is the freedom Satterthwaite's (1946), who weighs the reciprocals of
+    ``seeds - 1`` and ``items - 1`` by the squared shares of the variance: the shares themselves are the weights. Both err on
+    the safe side, since three seeds tell their own spread badly: the plain formulas cover 92 % where 95 % are promised,
+    these at least 94 % with three seeds and 300 items, whatever the shares, and 91 % with two. One seed leaves the
+    items alone. Where nothing differs, the error is 0.
+    """
+    import numpy as np
+
+    seeds, items = each.shape[-2:]
+    by_seed, by_item = each.mean(axis=-1), each.mean(axis=-2)
+    of_items = by_item.var(axis=-1, ddof=1) / items
+    of_seeds = by_seed.var(axis=-1, ddof=1) / seeds if seeds > 1 else np.zeros_like(of_items)
     variance = of_seeds + of_items
-    if variance <= 1e-24 * float(np.square(each).mean()):  # what some items and seeds win, others lose exactly
-        return Difference(middle, 0.0, items - 1, "nothing")
-    share = of_seeds / variance
-    freedom = 1 / (share / (seeds - 1) + (1 - share) / (items - 1))
-    return Difference(middle, math.sqrt(variance), freedom, "seeds and items")
+    share = np.divide(of_seeds, variance, out=np.zeros_like(variance), where=variance > 0)
+    freedom = 1 / (share / max(seeds - 1, 1) + (1 - share) / (items - 1))
+    return TwoWay(by_seed.mean(axis=-1), np.sqrt(variance), freedom)
 
 
 def pooled_sd(groups: Iterable[Sequence[float]]) -> Spread | None:
@@ -215,7 +240,7 @@ def pooled_sd(groups: Iterable[Sequence[float]]) -> Spread | None:
 
 
 @functools.lru_cache(maxsize=256)
-def quantile(freedom: int, level: float = LEVEL) -> float:
+def quantile(freedom: float, level: float = LEVEL) -> float:
     """Student's t with `freedom` degrees of freedom that is exceeded, either way, with probability ``1 -
     level``."""
     from scipy.special import stdtrit  # a fraction of the import of scipy.stats

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.compare import compare
+from bench.compare import compare, stats
 from bench.compare.answer import Verdicts, answer
 from bench.compare.doubts import Busy, MoreUnread, NoBaseline
 from bench.compare.front import front
@@ -166,6 +166,32 @@ def test_seeds_that_all_differ_by_one_item_are_no_proof():
     assert change.verdict == "same"
     records.runs[0]["margins"] = {"quality": 0.002}
     assert rows(records)["other"].changes["accuracy"].verdict == "not settled"
+
+
+def test_the_interval_of_quality_is_that_of_seeds_and_items():
+    records = synthetic.records(TWO)
+    # Differences [[1, 0, -1], [1, 1, 1]]: mean 0.5, squared error 1/3 with 8/7 degrees of freedom, as test_stats has it.
+    for seed, ours, theirs in ((0, [1, 0, 0], [0, 0, 1]), (1, [1, 1, 1], [0, 0, 0])):
+        for recipe, correct in (("lora(r=8)", ours), ("full", theirs)):
+            node(records, seed, recipe)["quality"] = {"metrics": {"accuracy": sum(correct) / 3}, "correct": correct}
+    for recipe in ("lora(r=8)", "full"):
+        node(records, 2, recipe)["status"] = "failed"
+    change = rows(records)["other"].changes["accuracy"]
+    half = stats.quantile(8 / 7) * math.sqrt(1 / 3)
+    assert (change.value, change.covers) == (0.5, "seeds and items")
+    assert change.interval == pytest.approx((0.5 - half, 0.5 + half))
+
+
+@pytest.mark.parametrize("correct", [None, [1, 1, 1, 0], [1] * 9])
+def test_scores_that_are_not_the_figures_or_of_other_items_leave_the_seeds(correct):
+    records = synthetic.records(TWO)
+    set_accuracy(records, "full", {0: 0.75, 1: 0.70, 2: 0.80}, items=20)
+    set_accuracy(records, "lora(r=8)", {0: 0.75, 1: 0.75, 2: 0.75})
+    for seed in (0, 1, 2):
+        node(records, seed, "lora(r=8)")["quality"]["correct"] = correct
+    change = rows(records)["other"].changes["accuracy"]
+    assert change.covers == "seeds"
+    assert change.interval == pytest.approx((-0.124, 0.124), abs=1e-3)
 
 
 def test_equal_differences_without_items_are_not_settled():

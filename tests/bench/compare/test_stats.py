@@ -97,8 +97,6 @@ def test_unequal_lengths_and_ratios_of_zero_are_refused():
         stats.difference([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="above 0"):
         stats.ratio([1.0, 0.0], [1.0, 1.0])
-    with pytest.raises(ValueError, match="same"):
-        stats.item_difference([[1, 0, 1]], [[1, 0]])
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -139,9 +137,10 @@ def test_one_value_with_a_borrowed_spread_has_an_interval():
 def test_the_item_interval_by_hand():
     # Differences +1, +1, −1 and 97 zeros: mean 0.01, and sd² = (3 − 100 · 0.01²) / 99.
     ours, theirs = [1, 1, 0] + [1] * 97, [0, 0, 1] + [1] * 97
-    found = stats.item_difference([ours], [theirs])
+    found = stats.seeds_and_items([ours], [theirs])
     half = 1.984217 * math.sqrt((3 - 0.01) / 99 / 100)
-    assert found.value == pytest.approx(0.01)
+    assert found.mean == pytest.approx(0.01)
+    assert (found.freedom, found.covers) == (pytest.approx(99), "items")
     assert found.interval == pytest.approx((0.01 - half, 0.01 + half), rel=1e-5)
 
 
@@ -152,7 +151,7 @@ def test_the_item_interval_covers_the_choice_of_items():
     rounds, covered = 1500, 0
     for _ in range(rounds):
         ease = draw.random(300)
-        found = stats.item_difference([ease < 0.75], [ease + draw.normal(0, 0.2, 300) < 0.70])
+        found = stats.seeds_and_items([ease < 0.75], [ease + draw.normal(0, 0.2, 300) < 0.70])
         covered += found.interval[0] <= _TRUE_DIFFERENCE <= found.interval[1]
     assert abs(covered / rounds - 0.95) < 4 * math.sqrt(0.95 * 0.05 / rounds) + 0.003
 
@@ -200,12 +199,37 @@ def test_seeds_and_items_by_hand():
     assert found.covers == "seeds and items"
 
 
-def test_one_seed_leaves_the_items_alone():
-    ours, theirs = [[1, 1, 0, 1, 0, 0]], [[1, 0, 0, 0, 0, 1]]
-    found, items = stats.seeds_and_items(ours, theirs), stats.item_difference(ours, theirs)
-    half = stats.quantile(5) * found.error
-    assert (found.mean - half, found.mean + half) == pytest.approx(items.interval)
-    assert (found.freedom, found.covers) == (5, "items")
+def test_seeds_alone_are_the_paired_t():
+    ours, theirs = [5.1, 6.3, 7.2], [4.0, 5.5, 6.0]
+    found = stats.seeds_alone(ours, theirs)
+    assert found.interval == pytest.approx(stats.difference(ours, theirs).interval)
+    assert (found.freedom, found.covers) == (2, "seeds")
+
+
+@pytest.mark.parametrize(
+    ("ours", "covers", "interval"),
+    [
+        ([1.5], "nothing", None),
+        ([1.5, 2.5], "nothing", None),
+        ([0.5, 1.5], "exact", (0.0, 0.0)),
+        ([0.5], "nothing", None),
+    ],
+)
+def test_seeds_that_all_differ_by_the_same_show_no_noise(ours, covers, interval):
+    found = stats.seeds_alone(ours, [0.5, 1.5][: len(ours)])
+    assert (found.covers, found.interval, found.error) == (covers, interval, 0.0)
+
+
+def test_many_two_ways_at_once_are_each_of_them():
+    import numpy as np
+
+    each = np.random.default_rng(7).normal(0.1, 1.0, (2, 3, 4, 20)).round(1)
+    each[0, 0] = 0.0
+    found = stats.two_way(each)
+    for at in np.ndindex(2, 3):
+        alone = stats.seeds_and_items(each[at], np.zeros((4, 20)))
+        assert (found.mean[at], found.error[at]) == pytest.approx((alone.mean, alone.error))
+        assert alone.covers == "exact" or found.freedom[at] == pytest.approx(alone.freedom)
 
 
 @pytest.mark.parametrize(("ours", "mean", "covers"), [(0.25, 0.0, "exact"), (1.25, 1.0, "nothing")])
