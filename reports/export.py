@@ -98,6 +98,8 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
             "interval_covers": change.covers,
             "verdict": change.verdict,
             "margin": change.margin,
+            "p": change.p,
+            "adjusted_p": change.adjusted_p,
         }
     return found
 
@@ -105,7 +107,7 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
 _COLUMNS = (
     "title", "model", "task", "name", "recipe", "baseline", "status", "seeds", "seeds_ok", "reasons",
     "metric", "unit", "better", "value", "low", "high", "compared_by", "change", "change_low",
-    "change_high", "interval_covers", "verdict", "margin", "contended",
+    "change_high", "interval_covers", "verdict", "margin", "p", "adjusted_p", "contended",
 )  # fmt: skip
 
 
@@ -161,15 +163,8 @@ def _values(row: Row, metric: Metric) -> list[Any]:
     figure, change = row.figures[metric.name], row.changes.get(metric.name)
     values = [metric.name, metric.unit, metric.better, figure.value, *(figure.interval or ("", ""))]
     if change is None:
-        return [*values, *[""] * 7, figure.contended or ""]
+        return [*values, *[""] * 9, figure.contended or ""]
     ends = change.interval or ("", "")
-    return [
-        *values,
-        change.kind,
-        change.value,
-        *ends,
-        change.covers,
-        change.verdict,
-        change.margin,
-        figure.contended or "",
-    ]
+    tested = ["" if p is None else p for p in (change.p, change.adjusted_p)]
+    said = [change.kind, change.value, *ends, change.covers, change.verdict, change.margin, *tested]
+    return [*values, *said, figure.contended or ""]

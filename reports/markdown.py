@@ -57,7 +57,7 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     parts.append("\n".join(f"- {sentence(text)}" for text in sentences.headline(whole)))
     if warnings := sentences.warnings(whole):
         parts.append("\n".join(f"> ⚠ {sentence(warning)}  " for warning in warnings))
-    parts += ["## Ranking", plain(words.margins(comparison)), _table(comparison, comparison.mains)]
+    parts += ["## Ranking", plain(words.verdicts(comparison)), _table(comparison, comparison.mains)]
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
     rest = [metric for metric in comparison.metrics if metric not in comparison.mains]

@@ -107,7 +107,7 @@ def renderable(comparison: Comparison) -> RenderableType:
         "",
         Text(
             f"×: ratio to `{comparison.baseline}` (the first row). ✓ better  ✗ worse  = same  "
-            f"? not settled  {words.margins(comparison)}"
+            f"? not settled  {words.verdicts(comparison)}"
             + ("  divergence, gain: from the model that it was made from" if comparison.gain in ratios else "")
             + ("  ⚠ taken while the machine was busy" if any(r.contended for r in comparison.rows) else ""),
             style="dim",

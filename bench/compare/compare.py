@@ -183,7 +183,8 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         ranked_by=(run.primary or {}).get(task, ""),
         margins=margins,
     )
-    return replace(draft, rows=tuple(_ranked(rows, draft.primary)))
+    primary = draft.primary
+    return replace(draft, rows=tuple(_ranked(_adjusted(rows, primary) if primary else rows, primary)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +327,21 @@ def _contention(metric: Metric, paths: Iterable[Sequence[_Step]]) -> str | None:
 
 def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> dict[str, Change]:
     return {metric.name: found for metric in known if (found := change(metric, row, base, margins))}
+
+
+def _adjusted(rows: Sequence[Row], primary: Metric) -> list[Row]:
+    """`rows`, with the p-values of `primary` adjusted for how many recipes are compared with the baseline in it."""
+    p = {row.name: found.p for row in rows if (found := row.changes.get(primary.name)) and found.p is not None}
+    adjusted = dict(zip(p, stats.holm(list(p.values())).tolist(), strict=True))
+    return [
+        replace(
+            row,
+            changes={**row.changes, primary.name: replace(row.changes[primary.name], adjusted_p=adjusted[row.name])},
+        )
+        if row.name in adjusted
+        else row
+        for row in rows
+    ]
 
 
 def _ranked(rows: Iterable[Row], primary: Metric | None) -> list[Row]:

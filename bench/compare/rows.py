@@ -63,7 +63,10 @@ class Change:
 
     ``covers`` says what the interval holds the noise of: ``seeds``, ``items`` (the choice of test items),
     ``seeds and items``, ``nothing`` where there is no interval, ``exact`` where there is no noise. ``margin`` is what does not
-    matter: in the metric's unit, or as a share where this is a ratio.
+    matter: in the metric's unit, or as a share where this is a ratio. ``p`` is the probability of a difference as large as
+    this where there is none, by Student's t; None of a ratio, and without an interval. ``adjusted_p`` is the same, adjusted
+    for how many recipes are compared: of the metric that ranks the recipes it decides whether one is better or worse. All
+    other metrics are exploratory, and have none.
     """
 
     metric: Metric
@@ -72,6 +75,13 @@ class Change:
     covers: Literal["seeds", "items", "seeds and items", "nothing", "exact"]
     margin: float
     contended: str | None = None
+    p: float | None = None
+    adjusted_p: float | None = None
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether better and worse hold for all recipes of the comparison together."""
+        return self.adjusted_p is not None
 
     @property
     def kind(self) -> Literal["difference", "ratio"]:
@@ -89,7 +99,11 @@ class Change:
         )
         if least - 1e-12 <= low and high <= most + 1e-12:
             return "same"
-        if low - 1e-12 <= self._none <= high + 1e-12:
+        if self.adjusted_p is None:
+            differs = not low - 1e-12 <= self._none <= high + 1e-12
+        else:
+            differs = self.adjusted_p <= 1 - stats.LEVEL
+        if not differs:
             return "not settled"
         return "better" if self.gains else "worse"
 
@@ -228,7 +242,7 @@ def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MA
             noise = stats.seeds_and_items(*scores)
         except ValueError:  # no scores, or of different items
             noise = stats.seeds_alone(a, b)
-        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended)
+        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended, noise.p)
     if min(*a, *b) <= 0:
         return Change(metric, 1.0, (1.0, 1.0), "exact", margin, contended) if a == b else None
     found = stats.ratio(a, b)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Interval = tuple[float, float]
 """Lower and upper end."""
@@ -65,6 +65,14 @@ class Difference:
             return None
         half = quantile(self.freedom) * self.error if self.error else 0.0
         return self.mean - half, self.mean + half
+
+    @property
+    def p(self) -> float | None:
+        """Student's t: the probability of a difference as large as this, either way, where there is none; None where the
+        noise is not known."""
+        if self.covers == "nothing":
+            return None
+        return float(p_value(self.mean, self.error, self.freedom)) if self.error else 1.0
 
 
 def mean(values: Sequence[float], *, level: float = LEVEL, spread: Spread | None = None) -> Estimate:
@@ -221,6 +229,30 @@ def two_way(each: NDArray[Any]) -> TwoWay:
     share = np.divide(of_seeds, variance, out=np.zeros_like(variance), where=variance > 0)
     freedom = 1 / (share / max(seeds - 1, 1) + (1 - share) / (items - 1))
     return TwoWay(by_seed.mean(axis=-1), np.sqrt(variance), freedom)
+
+
+def p_value(mean: ArrayLike, error: ArrayLike, freedom: ArrayLike) -> NDArray[np.float64]:
+    """Two-sided p-values of Student's t, element by element; `error` is above 0."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    found: NDArray[np.float64] = 2 * stdtr(freedom, -np.abs(mean) / np.asarray(error))
+    return found
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """p-values (..., tests), adjusted for how many they are: those up to a level α are rejected, and the chance that any of
+    them is wrong is at most α, however the tests depend on each other (Holm 1979, "A simple sequentially rejective multiple
+    test procedure").
+    """
+    import numpy as np
+
+    plain = np.asarray(p, dtype=float)
+    order = plain.argsort(axis=-1)
+    stepped = np.take_along_axis(plain, order, axis=-1) * np.arange(plain.shape[-1], 0, -1)
+    found = np.empty_like(plain)
+    np.put_along_axis(found, order, np.minimum(np.maximum.accumulate(stepped, axis=-1), 1.0), axis=-1)
+    return found
 
 
 def pooled_sd(groups: Iterable[Sequence[float]]) -> Spread | None:

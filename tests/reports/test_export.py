@@ -43,6 +43,8 @@ def test_a_metric_has_its_value_unit_direction_and_interval():
     accuracy = recipe["metrics"]["accuracy"]
     assert accuracy["difference"] < 0
     assert "ratio" not in accuracy
+    assert 0 < accuracy["p"] < accuracy["adjusted_p"] <= 1
+    assert (latency["p"], latency["adjusted_p"], latency["margin"]) == (None, None, 0.02)
     assert list(accuracy["by_seed"]) == ["0", "1", "2"]
 
 

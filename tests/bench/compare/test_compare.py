@@ -131,6 +131,46 @@ def test_a_ratio_inside_the_margin_is_the_same(low, high, verdict):
     assert Change(peak, math.sqrt(low * high), (low, high), "seeds", 0.02).verdict == verdict
 
 
+def several(*means):
+    """Recipes whose accuracies for seeds 0, 1 and 2 are these means, with a paired spread of one point."""
+    names = ["full", *(f"r{i}" for i in range(1, len(means)))]
+    records = synthetic.records({name: Method(f"lora(r={i})") for i, name in enumerate(names, start=1)})
+    for i, (first, middle) in enumerate(zip([0.0, *[0.01] * len(means)], means, strict=False), start=1):
+        set_accuracy(records, f"lora(r={i})", {0: middle - first, 1: middle, 2: middle + first})
+    return records
+
+
+def test_better_and_worse_hold_for_all_recipes_together():
+    # 0.04 ± 0.01 over three seeds: t = 6.93, p = .0202, which is below 5 % alone and not among four.
+    (alone,) = only(several(0.70, 0.74)).rows[1:]
+    assert (alone.changes["accuracy"].verdict, alone.changes["accuracy"].adjusted) == ("better", True)
+    first, *rest = only(several(0.70, 0.74, 0.70, 0.71, 0.69)).rows[1:]
+    found = first.changes["accuracy"]
+    assert found.p == pytest.approx(0.0202, abs=1e-4)
+    assert found.adjusted_p == pytest.approx(4 * found.p)
+    assert found.interval[0] > 0
+    assert found.verdict == "not settled"
+    assert [row.changes["accuracy"].adjusted_p for row in rest] == pytest.approx([0.676, 1.0, 0.676], abs=1e-3)
+
+
+def test_other_columns_stay_exploratory():
+    records = several(0.70, 0.74, 0.70, 0.71, 0.69)
+    changes = only(records).rows[1].changes
+    assert [name for name, each in changes.items() if each.adjusted] == ["accuracy"]
+    assert changes["train_tokens_per_second"].p is None
+    assert (
+        "Accuracy is decided for all recipes together (Holm, 5 %); other verdicts are exploratory."
+        in words.verdicts(only(records))
+    )
+
+
+def test_what_is_the_same_needs_its_own_interval_alone():
+    records = several(0.70, 0.74, 0.70)
+    set_accuracy(records, "lora(r=3)", {0: 0.701, 1: 0.702, 2: 0.703})
+    change = rows(records)["r2"].changes["accuracy"]
+    assert (change.verdict, change.adjusted) == ("same", True)
+
+
 def test_margins_are_those_of_the_run():
     records = synthetic.records(TWO)
     set_accuracy(records, "full", {0: 0.75, 1: 0.70, 2: 0.80})
@@ -142,11 +182,11 @@ def test_margins_are_those_of_the_run():
     assert (changes["accuracy"].margin, changes["accuracy"].verdict) == (0.04, "same")
     assert changes["train_peak_bytes"].margin == 0.5
     assert changes["final_loss"].margin == pytest.approx(0.04 * found.rows[0].figures["final_loss"].value)
-    assert words.margins(found) == "“Same” is within 4 points of quality and 50 % of costs."
+    assert words.verdicts(found).startswith("“Same” is within 4 points of quality and 50 % of costs.")
     records.runs[0]["margins"] = {"final_loss": 0.25}
     found = only(records)
     assert (found.rows[1].changes["final_loss"].margin, found.margins.quality) == (0.25, 0.01)
-    assert words.margins(found) == "“Same” is within 1 point of quality, 0.250 nats of training loss and 2 % of costs."
+    assert words.verdicts(found).startswith("“Same” is within 1 point of quality, 0.250 nats of training loss and 2 %")
 
 
 def test_pairing_by_seed_finds_what_means_alone_would_hide():
@@ -586,16 +626,20 @@ def test_the_front_is_what_nothing_dominates(points, better):
 
 @pytest.mark.slow
 def test_recipes_that_are_the_same_are_seldom_told_apart():
-    # Twenty recipes that differ in nothing but noise, thirty times: false alarms of 95 % intervals.
-    alarms = tests = 0
+    # Twenty recipes that differ in nothing but noise, thirty times: false alarms of 95 % intervals, and of suites in accuracy.
+    alarms = tests = suites = 0
     for round_ in range(30):
         methods = {f"same {i}": Method(f"full(lr=0.{i:03})") for i in range(21)}
-        found = only(synthetic.records(methods, subjects=[("minilm", f"round {round_}")], items=300, steps=8))
-        for row in found.rows[1:]:
-            for name in ("accuracy", "train_peak_bytes", "latency_1x16"):
+        records = synthetic.records(methods, subjects=[("minilm", f"round {round_}")], items=300, steps=8)
+        records.runs[0]["margins"] = {"quality": 0.0, "cost": 0.0}
+        rows = only(records).rows[1:]
+        suites += any(row.changes["accuracy"].verdict in ("better", "worse") for row in rows)
+        for row in rows:
+            for name in ("train_peak_bytes", "latency_1x16"):
                 alarms += row.changes[name].verdict in ("better", "worse")
                 tests += 1
     assert 0.005 < alarms / tests < 0.08
+    assert suites <= 5  # of 30, of which 1.5 are expected
 
 
 def test_what_could_not_be_measured_is_said_with_its_reason_and_the_rest_is_there():

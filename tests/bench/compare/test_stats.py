@@ -268,3 +268,31 @@ def test_three_seeds_and_300_items_cover_94_times_in_100(of_seeds, of_items):
         found = stats.seeds_and_items(each, np.zeros_like(each))
         covered += abs(found.mean) <= stdtrit(found.freedom, 0.975) * found.error
     assert covered / trials >= 0.94
+
+
+def test_holm_by_hand():
+    # In order .01, .02, .03, .04 are multiplied by 4, 3, 2 and 1; none may be below the one before.
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert stats.holm([]).tolist() == []
+    assert stats.holm([[0.03, 0.01], [0.01, 0.01]]).tolist() == [[0.03, 0.02], [0.02, 0.02]]
+
+
+def test_holm_keeps_false_alarms_among_13_recipes_below_5_percent():
+    import numpy as np
+
+    draw = np.random.default_rng(2)
+    p = draw.random((20_000, 13))
+    p[:, :3] /= 1_000  # three differences that are there
+    alarms = (stats.holm(p)[:, 3:] <= 0.05).any(axis=1)
+    assert 0.03 < alarms.mean() < 0.055
+    assert (p[:, 3:] <= 0.05).any(axis=1).mean() > 0.3
+
+
+def test_the_p_value_is_scipys_paired_t():
+    import scipy.stats
+
+    ours, theirs = [5.1, 6.3, 7.2], [4.0, 5.5, 6.0]
+    assert stats.seeds_alone(ours, theirs).p == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue)
+    assert stats.seeds_alone(theirs, theirs).p == 1.0
+    assert stats.seeds_alone([1.0], [2.0]).p is None
