@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bench.compare.answer import (
@@ -15,6 +16,7 @@ from bench.compare.answer import (
     Trap,
     Uncompared,
     Unscored,
+    Unsettled,
     Verdicts,
     Win,
     answer,
@@ -34,6 +36,7 @@ from bench.compare.doubts import (
     Unregistered,
 )  # fmt: skip
 from bench.compare.rows import Change, Row, Verdict
+from bench.compare.stats import MOST_SEEDS
 from bench.metrics import registry
 from bench.metrics.metric import Metric
 from bench.metrics.units import show
@@ -73,6 +76,8 @@ def _fact(fact: Fact) -> str:
                 recipes.setdefault(win.row.name, []).append(_win(win, baseline))
             among = f"Of those with the same or better {quality.title.lower()}" if quality else "Of all recipes"
             return f"{among}, {'; '.join(f'{_name(name)} {_listed(parts)}' for name, parts in recipes.items())}."
+        case Unsettled():
+            return _unsettled(fact)
         case Trap():
             return _trap(fact)
         case Slower(latency, of, found):
@@ -105,6 +110,21 @@ def _verdicts(fact: Verdicts) -> str:
     ]
     baseline = f"{_name(fact.baseline)} ({metric.title.lower()} {fact.baseline.figures[metric.name]})"
     return f"Beside the baseline {baseline}, {'; '.join(said)}."
+
+
+def _unsettled(fact: Unsettled) -> str:
+    ranked = sorted(fact.rows, key=lambda pair: (pair[1].settling and pair[1].settling.seeds) or math.inf)
+    groups: dict[str, list[str]] = {}
+    for row, change in ranked:
+        assert change.settling, "Unsettled has only changes with one"
+        seeds = "more than one" if change.covers == "items" else str(change.settling.seeds or f"over {MOST_SEEDS}")
+        detected = words.margin(fact.metric, change.settling.detectable)
+        groups.setdefault(seeds, []).append(f"{_name(row)} ({detected})")
+    said = "; ".join(f"{seeds} for {_shortened(parts)}" for seeds, parts in groups.items())
+    return (
+        f"Seeds that would settle {fact.metric.title.lower()}: {said}. In brackets is the smallest difference that this run "
+        "detects."
+    )
 
 
 def _win(win: Win, baseline: str) -> str:

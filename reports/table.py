@@ -101,7 +101,7 @@ def renderable(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((comparison.title, "bold"), f"  {comparison.model} · {comparison.task}"),
         "",
-        *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:2]),
+        *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:3]),
         "",
         table,
         "",

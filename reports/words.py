@@ -23,7 +23,8 @@ HOW_TO_READ = (
     " A quality difference must also hold against another choice of test "
     "items, where items are recorded; counted figures (bytes, parameters, FLOPs) are exact. "
     "Of the quality that ranks the recipes, “better” and “worse” hold for all recipes together: the chance that any is wrong"
-    " is 5 % (Holm's correction), so that a recipe may be “not settled” though its own interval has no 0 in it. All other"
+    " is 5 % (Holm's correction), so that a recipe may be “not settled” though its own interval has no 0 in it. What is said to settle"
+    " it would do so four times in five, if the difference is as large as it looks. All other"
     " figures are exploratory: each interval stands alone, and of twenty recipes that are equal about one looks different."
 )
 
@@ -97,7 +98,7 @@ def margin(metric: Metric, value: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{value * 100:g} point{'' if value == 0.01 else 's'}"
+    return f"{value * 100:.3g} point{'' if value == 0.01 else 's'}"
 
 
 def verdicts(comparison: Comparison) -> str:

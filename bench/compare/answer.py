@@ -48,6 +48,14 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The recipes that are not settled in ``metric`` and have an interval, each with its change."""
+
+    metric: Metric
+    rows: tuple[tuple[Row, Change], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Win:
     """The recipe that needs least of what ``metric`` counts, and less than the baseline; ``change`` says how much."""
 
@@ -99,7 +107,19 @@ class OneSeed:
     over_items: bool
 
 
-Fact = NoResult | NoQuality | Unscored | Uncompared | Verdicts | Cheapest | Trap | Slower | Incomplete | OneSeed
+Fact = (
+    NoResult
+    | NoQuality
+    | Unscored
+    | Uncompared
+    | Verdicts
+    | Cheapest
+    | Unsettled
+    | Trap
+    | Slower
+    | Incomplete
+    | OneSeed
+)
 
 
 def answer(comparison: Comparison) -> Iterator[Fact]:
@@ -135,6 +155,10 @@ def _verdicts(comparison: Comparison, good: Sequence[Row], primary: Metric) -> I
         }
         yield Verdicts(primary, baseline, compared[0].changes[primary.name].margin, rows)
         yield from _cheapest(comparison, [*rows["better"], *rows["same"]], primary)
+        if unsettled := tuple(
+            (row, each) for row in rows["not settled"] if (each := row.changes[primary.name]).settling
+        ):
+            yield Unsettled(primary, unsettled)
 
 
 def _cheapest(comparison: Comparison, rows: Sequence[Row], quality: Metric | None = None) -> Iterator[Cheapest]:

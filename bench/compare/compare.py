@@ -330,14 +330,21 @@ def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> 
 
 
 def _adjusted(rows: Sequence[Row], primary: Metric) -> list[Row]:
-    """`rows`, with the p-values of `primary` adjusted for how many recipes are compared with the baseline in it."""
+    """`rows`, with the p-values of `primary` adjusted for how many recipes are compared with the baseline in it, and with what
+    would settle those that are not."""
     p = {row.name: found.p for row in rows if (found := row.changes.get(primary.name)) and found.p is not None}
     adjusted = dict(zip(p, stats.holm(list(p.values())).tolist(), strict=True))
+    # Holm's level for the next one: that for all that are not shown to differ.
+    alpha = (1 - stats.LEVEL) / max(1, sum(each > 1 - stats.LEVEL for each in adjusted.values()))
+
+    def decided(found: Change, adjusted_p: float) -> Change:
+        found = replace(found, adjusted_p=adjusted_p)
+        if found.verdict != "not settled" or not found.noise:
+            return found
+        return replace(found, settling=stats.settling(found.noise, found.margin, alpha))
+
     return [
-        replace(
-            row,
-            changes={**row.changes, primary.name: replace(row.changes[primary.name], adjusted_p=adjusted[row.name])},
-        )
+        replace(row, changes={**row.changes, primary.name: decided(row.changes[primary.name], adjusted[row.name])})
         if row.name in adjusted
         else row
         for row in rows

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bench.compare import stats
-from bench.compare.stats import Interval
+from bench.compare.stats import Difference, Interval, Settling
 from bench.metrics.metric import Metric
 from bench.metrics.units import show
 from bench.record.schema import STATUSES, Status
@@ -63,10 +63,10 @@ class Change:
 
     ``covers`` says what the interval holds the noise of: ``seeds``, ``items`` (the choice of test items),
     ``seeds and items``, ``nothing`` where there is no interval, ``exact`` where there is no noise. ``margin`` is what does not
-    matter: in the metric's unit, or as a share where this is a ratio. ``p`` is the probability of a difference as large as
-    this where there is none, by Student's t; None of a ratio, and without an interval. ``adjusted_p`` is the same, adjusted
-    for how many recipes are compared: of the metric that ranks the recipes it decides whether one is better or worse. All
-    other metrics are exploratory, and have none.
+    matter: in the metric's unit, or as a share where this is a ratio. ``noise`` is the difference with its error; None of a
+    ratio. ``adjusted_p`` is ``p``, adjusted for how many recipes are compared: of the metric that ranks the recipes it decides
+    whether one is better or worse. All other metrics are exploratory, and have none. ``settling`` says what would settle what
+    is not, of that metric.
     """
 
     metric: Metric
@@ -75,8 +75,14 @@ class Change:
     covers: Literal["seeds", "items", "seeds and items", "nothing", "exact"]
     margin: float
     contended: str | None = None
-    p: float | None = None
+    noise: Difference | None = None
     adjusted_p: float | None = None
+    settling: Settling | None = None
+
+    @property
+    def p(self) -> float | None:
+        """The probability of a difference as large as this where there is none; None of a ratio, and without an interval."""
+        return None if self.noise is None else self.noise.p
 
     @property
     def adjusted(self) -> bool:
@@ -242,7 +248,7 @@ def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MA
             noise = stats.seeds_and_items(*scores)
         except ValueError:  # no scores, or of different items
             noise = stats.seeds_alone(a, b)
-        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended, noise.p)
+        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended, noise)
     if min(*a, *b) <= 0:
         return Change(metric, 1.0, (1.0, 1.0), "exact", margin, contended) if a == b else None
     found = stats.ratio(a, b)

@@ -50,13 +50,16 @@ class Difference:
 
     ``covers`` says what the error holds the noise of: "seeds and items", "seeds", "items", "exact" where nothing differs and
     there is no noise, "nothing" where all differ by the same, or one seed is all there is, which does not mean that there is
-    none; then ``error`` is 0.
+    none; then ``error`` is 0. ``fixed`` is the part of the squared error that more than the ``seeds`` do not lessen: of what the
+    test items differ by for any seed.
     """
 
     mean: float
     error: float
     freedom: float
     covers: Literal["seeds and items", "seeds", "items", "nothing", "exact"]
+    seeds: int
+    fixed: float = 0.0
 
     @property
     def interval(self) -> Interval | None:
@@ -162,11 +165,11 @@ def seeds_alone(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     found = mean(each)
     freedom = len(each) - 1
     if not any(each) and freedom:
-        return Difference(0.0, 0.0, freedom, "exact")
+        return Difference(0.0, 0.0, freedom, "exact", len(each))
     error = math.sqrt(_squares(each, found.value) / freedom / len(each)) if freedom else 0.0
     # Seeds that all differ by the same show no noise; that does not mean that there is none.
     flat = error <= 1e-9 * abs(found.value)
-    return Difference(found.value, 0.0 if flat else error, freedom, "nothing" if flat else "seeds")
+    return Difference(found.value, 0.0 if flat else error, freedom, "nothing" if flat else "seeds", len(each))
 
 
 def seeds_and_items(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Difference:
@@ -189,20 +192,22 @@ def seeds_and_items(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[f
         raise ValueError("a score is not finite")
     seeds, items = each.shape
     if each.min() == each.max():
-        return Difference(float(each[0, 0]), 0.0, items - 1, "nothing" if each.any() else "exact")
+        return Difference(float(each[0, 0]), 0.0, items - 1, "nothing" if each.any() else "exact", seeds)
     found = two_way(each)
     if found.error <= 1e-12 * math.sqrt(np.square(each).mean()):  # what some items and seeds win, others lose exactly
-        return Difference(float(found.mean), 0.0, items - 1, "nothing")
+        return Difference(float(found.mean), 0.0, items - 1, "nothing", seeds)
     covers: Literal["seeds and items", "items"] = "seeds and items" if seeds > 1 else "items"
-    return Difference(float(found.mean), float(found.error), float(found.freedom), covers)
+    return Difference(float(found.mean), float(found.error), float(found.freedom), covers, seeds, float(found.fixed))
 
 
 class TwoWay(NamedTuple):
-    """Arrays of mean differences, their standard errors and the errors' degrees of freedom."""
+    """Arrays of mean differences, their standard errors, the errors' degrees of freedom, and what of the squared errors more
+    seeds would not lessen."""
 
     mean: NDArray[np.float64]
     error: NDArray[np.float64]
     freedom: NDArray[np.float64]
+    fixed: NDArray[np.float64]
 
 
 def two_way(each: NDArray[Any]) -> TwoWay:
@@ -223,12 +228,16 @@ def two_way(each: NDArray[Any]) -> TwoWay:
 
     seeds, items = each.shape[-2:]
     by_seed, by_item = each.mean(axis=-1), each.mean(axis=-2)
+    middle = by_seed.mean(axis=-1)
     of_items = by_item.var(axis=-1, ddof=1) / items
     of_seeds = by_seed.var(axis=-1, ddof=1) / seeds if seeds > 1 else np.zeros_like(of_items)
     variance = of_seeds + of_items
     share = np.divide(of_seeds, variance, out=np.zeros_like(variance), where=variance > 0)
     freedom = 1 / (share / max(seeds - 1, 1) + (1 - share) / (items - 1))
-    return TwoWay(by_seed.mean(axis=-1), np.sqrt(variance), freedom)
+    # What is left of the items' variance without MS_rest, of which more seeds leave less.
+    rest = np.square(each - by_seed[..., None] - by_item[..., None, :] + middle[..., None, None]).sum(axis=(-2, -1))
+    rest /= max(seeds - 1, 1) * (items - 1)
+    return TwoWay(middle, np.sqrt(variance), freedom, np.maximum(of_items - rest / (seeds * items), 0.0))
 
 
 def p_value(mean: ArrayLike, error: ArrayLike, freedom: ArrayLike) -> NDArray[np.float64]:
@@ -253,6 +262,47 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     found = np.empty_like(plain)
     np.put_along_axis(found, order, np.minimum(np.maximum.accumulate(stepped, axis=-1), 1.0), axis=-1)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """What keeps a difference from being settled, and what would settle it.
+
+    ``detectable`` is the smallest difference that runs like this one show :data:`POWER` of the time, in the metric's unit.
+    As often, ``seeds`` seeds would settle this one, if it is as large as it looks and the seeds differ as they did; None
+    where :data:`MOST_SEEDS` would not, or one seed does not say how seeds differ.
+    """
+
+    detectable: float
+    seeds: int | None
+
+
+POWER = 0.8
+MOST_SEEDS = 100
+
+
+def settling(found: Difference, margin: float, alpha: float) -> Settling:
+    """What would show that there is a difference, at level `alpha`, or that it is inside `margin`."""
+    import numpy as np
+
+    now = float(_detectable(found.error, found.freedom, alpha))
+    if found.covers == "items":
+        return Settling(now, None)
+    seeds = np.arange(found.seeds + 1, MOST_SEEDS + 1)
+    lessened = max(found.error**2 - found.fixed, 1e-9 * found.error**2) * found.seeds / seeds
+    variance = lessened + found.fixed
+    error, freedom = np.sqrt(variance), (seeds - 1) * variance / lessened  # the items' freedom is large, and left out
+    differs = _detectable(error, freedom, alpha) <= abs(found.mean)
+    same = abs(found.mean) + _detectable(error, freedom, 1 - LEVEL) <= margin
+    settles = seeds[differs | same]
+    return Settling(now, int(settles[0]) if settles.size else None)
+
+
+def _detectable(error: Any, freedom: Any, alpha: float) -> Any:
+    """The difference that is found :data:`POWER` of the time at level `alpha`, either way, element by element."""
+    from scipy.special import stdtrit
+
+    return (stdtrit(freedom, 1 - alpha / 2) + stdtrit(freedom, POWER)) * error
 
 
 def pooled_sd(groups: Iterable[Sequence[float]]) -> Spread | None:

@@ -153,6 +153,26 @@ def test_better_and_worse_hold_for_all_recipes_together():
     assert [row.changes["accuracy"].adjusted_p for row in rest] == pytest.approx([0.676, 1.0, 0.676], abs=1e-3)
 
 
+def test_what_would_settle_it_is_at_the_level_of_those_that_are_left():
+    found = only(several(0.70, 0.95, 0.74, 0.71, 0.70))
+    changes = {row.name: row.changes["accuracy"] for row in found.rows[1:]}
+    assert (changes["r1"].verdict, changes["r1"].settling) == ("better", None)
+    for name in ("r2", "r3", "r4"):
+        change = changes[name]
+        assert change.settling == stats.settling(change.noise, 0.01, 0.05 / 3)  # r1 is settled, three are left
+    assert all(row.changes["train_peak_bytes"].settling is None for row in found.rows[1:])
+
+
+def test_what_would_settle_it_is_said():
+    # Student's t: with 2 degrees of freedom 7.649 at 1 - 5 % / 3 / 2, and 1.061 at 80 %; times 0.01 / √3.
+    text = " ".join(headline(only(several(0.70, 0.95, 0.74, 0.74, 0.70))))
+    assert "Seeds that would settle accuracy: 4 for `r2` (5.03 points) and `r3` (5.03 points); 10 for `r4`" in text
+    assert "(5.03 points). In brackets is the smallest difference that this run detects." in text
+    one = " ".join(headline(only(synthetic.records({"full": Method("full"), "b": Method("lora")}, seeds=(0,)))))
+    assert "Seeds that would settle accuracy: more than one for `b` (" in one
+    assert "Seeds that would" not in " ".join(headline(only(several(0.70, 0.95))))
+
+
 def test_other_columns_stay_exploratory():
     records = several(0.70, 0.74, 0.70, 0.71, 0.69)
     changes = only(records).rows[1].changes

@@ -296,3 +296,63 @@ def test_the_p_value_is_scipys_paired_t():
     assert stats.seeds_alone(ours, theirs).p == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue)
     assert stats.seeds_alone(theirs, theirs).p == 1.0
     assert stats.seeds_alone([1.0], [2.0]).p is None
+
+
+# -- what would settle it ----------------------------------------------------------------------------------
+
+
+def test_what_more_seeds_do_not_lessen_by_hand():
+    # Differences [[1, 1, 0, -1], [1, 1, 0, 1]]: items' means 1, 1, 0 and 0, seeds' 1/4 and 3/4. Items' squared error
+    # 1/3 / 4 = 1/12. Residuals are ±1/4 for the first three items and ±3/4 for the last: squares 6/16 + 2 * 9/16 = 3/2,
+    # over 3 degrees of freedom 1/2; over the 8 scores 1/16.
+    found = stats.seeds_and_items([[1, 1, 0, -1], [1, 1, 0, 1]], [[0] * 4] * 2)
+    assert found.fixed == pytest.approx(1 / 12 - 1 / 16)
+    assert found.error**2 == pytest.approx((1 / 8) / 2 + 1 / 12)
+    assert found.seeds == 2
+
+
+def test_the_smallest_difference_that_is_detected_by_hand():
+    # Student's t with 2 degrees of freedom: 4.303 at 97.5 %, 1.061 at 80 %.
+    found = stats.settling(stats.seeds_alone([0.01, 0.02, 0.03], [0.0] * 3), 0.0, 0.05)
+    assert found.detectable == pytest.approx((4.302653 + 1.060660) * 0.01 / math.sqrt(3), rel=1e-5)
+
+
+def test_the_seeds_that_settle_a_difference_by_hand():
+    # 0.01 with a spread of 0.01: the first n with (t + t') / √n <= 1 is 10, as (2.2622 + 0.8834) / √10 = 0.995; of 9 it is
+    # (2.3060 + 0.8889) / 3 = 1.065. At a level of 0.5 % 17: (3.2520 + 0.8647) / √17 = 0.998.
+    few = stats.seeds_alone([0.0, 0.01, 0.02], [0.0] * 3)
+    assert stats.settling(few, 0.0, 0.05).seeds == 10
+    assert stats.settling(few, 0.0, 0.005).seeds == 17
+
+
+def test_the_seeds_that_settle_that_two_are_the_same_by_hand():
+    # 0 ± 0.01: inside 0.01 from 10 seeds on, for the same reason; a difference of 0 is never found.
+    even = stats.seeds_alone([-0.01, 0.0, 0.01], [0.0] * 3)
+    assert stats.settling(even, 0.01, 0.05).seeds == 10
+    assert stats.settling(even, 0.0, 0.05).seeds is None
+    assert stats.settling(even, 0.001, 0.05).seeds is None  # it would take over a hundred
+
+
+def test_seeds_do_not_settle_what_the_items_leave_open():
+    # Each seed says the same of 20 items, of which 6 are won and 4 lost: other seeds would not add anything.
+    each = [[1] * 6 + [-1] * 4 + [0] * 10] * 3
+    found = stats.seeds_and_items(each, [[0] * 20] * 3)
+    assert found.fixed == pytest.approx(found.error**2)
+    assert stats.settling(found, 0.01, 0.05).seeds is None
+
+
+def test_one_seed_does_not_say_how_seeds_differ():
+    found = stats.settling(stats.seeds_and_items([[1, 1, 0, 1] * 9], [[1, 0, 1, 1] * 9]), 0.01, 0.05)
+    assert found.seeds is None
+    assert found.detectable > 0
+
+
+def test_the_seeds_that_are_named_settle_four_times_in_five():
+    import numpy as np
+
+    draw = np.random.default_rng(4)
+    true, spread, settled, trials = 0.01, 0.01, 0, 400
+    seeds = stats.settling(stats.Difference(true, spread / math.sqrt(3), 2, "seeds", 3), 0.0, 0.05).seeds
+    for _ in range(trials):
+        settled += stats.seeds_alone(draw.normal(true, spread, seeds).tolist(), [0.0] * seeds).p <= 0.05
+    assert 0.75 < settled / trials < 0.87
