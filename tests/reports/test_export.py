@@ -45,9 +45,9 @@ def test_a_metric_has_its_value_unit_direction_and_interval():
     assert "ratio" not in accuracy
     assert 0 < accuracy["p"] < accuracy["adjusted_p"] <= 1
     assert (accuracy["detectable"], accuracy["seeds_to_settle"]) == (None, None)
-    unsettled = recipes()["bf16 full"]["metrics"]["accuracy"]
-    assert (unsettled["verdict"], unsettled["seeds_to_settle"]) == ("not settled", 8)
-    assert 0.01 < unsettled["detectable"] < 0.03
+    unsettled = recipes()["half FFN"]["metrics"]["accuracy"]
+    assert (unsettled["verdict"], unsettled["seeds_to_settle"]) == ("not settled", 6)
+    assert 0.05 < unsettled["detectable"] < 0.1
     assert (latency["p"], latency["adjusted_p"], latency["margin"]) == (None, None, 0.02)
     assert list(accuracy["by_seed"]) == ["0", "1", "2"]
 

@@ -230,14 +230,15 @@ def test_seeds_that_all_differ_by_one_item_are_no_proof():
 
 def test_the_interval_of_quality_is_that_of_seeds_and_items():
     records = synthetic.records(TWO)
-    # Differences [[1, 0, -1], [1, 1, 1]]: mean 0.5, squared error 1/3 with 8/7 degrees of freedom, as test_stats has it.
+    # Differences [[1, 0, -1], [1, 1, 1]]: squared error over seeds 1/4, over items 1/12; MS_rest 1/2, over the 6 scores 1/12.
+    # All of the variance, 1/4, is what MS_seeds says: one degree of freedom.
     for seed, ours, theirs in ((0, [1, 0, 0], [0, 0, 1]), (1, [1, 1, 1], [0, 0, 0])):
         for recipe, correct in (("lora(r=8)", ours), ("full", theirs)):
             node(records, seed, recipe)["quality"] = {"metrics": {"accuracy": sum(correct) / 3}, "correct": correct}
     for recipe in ("lora(r=8)", "full"):
         node(records, 2, recipe)["status"] = "failed"
     change = rows(records)["other"].changes["accuracy"]
-    half = stats.quantile(8 / 7) * math.sqrt(1 / 3)
+    half = stats.quantile(1) * 0.5
     assert (change.value, change.covers) == (0.5, "seeds and items")
     assert change.interval == pytest.approx((0.5 - half, 0.5 + half))
 

@@ -190,13 +190,23 @@ def test_the_interval_of_a_median_covers_it_whatever_the_distribution():
 
 
 def test_seeds_and_items_by_hand():
-    # Differences [[1, 0, -1], [1, 1, 1]]: means of seeds 0 and 1, of items 1, 0.5 and 0.
-    # Squared error over seeds 0.5 / 2 = 0.25, over items 0.25 / 3; shares 3/4 and 1/4 of their sum, 1/3.
-    found = stats.seeds_and_items([[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [0, 0, 0]])
-    assert found.mean == pytest.approx(0.5)
-    assert found.error == pytest.approx(math.sqrt(1 / 3))
-    assert found.freedom == pytest.approx(1 / (0.75 / 1 + 0.25 / 2))
-    assert found.covers == "seeds and items"
+    # Means of seeds 1/3 and 1, of items 2, 1/2 and -1/2. Squared error over seeds 2/9 / 2 = 4/36, over items 19/12 / 3 = 19/36.
+    # Residuals ±1/3, ±1/6 and ±1/6: MS_rest 1/3 / 2, over the 6 scores 1/36. Variance (4 + 19 - 1) / 36, the seeds' share 4/22.
+    found = stats.seeds_and_items([[2, 0, 0], [2, 1, 0]], [[0, 0, 1], [0, 0, 0]])
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.error == pytest.approx(math.sqrt(22 / 36))
+    assert found.freedom == pytest.approx(1 / ((4 / 22) / 1 + (18 / 22) / 2))
+    assert (found.covers, found.seeds) == ("seeds and items", 2)
+    assert found.fixed == pytest.approx(18 / 36)
+
+
+def test_seeds_that_differ_less_than_single_items_add_nothing():
+    # Means of seeds 1/4 and 3/4, of items 1, 1, 0 and 0: squared error over seeds 1/16, over items 1/12. Residuals ±1/4, ±1/4,
+    # ±1/4 and ±3/4: MS_rest 3/2 / 3, over the 8 scores 1/16, as much as that over seeds.
+    found = stats.seeds_and_items([[1, 1, 0, -1], [1, 1, 0, 1]], [[0] * 4] * 2)
+    assert found.error == pytest.approx(math.sqrt(1 / 12))
+    assert found.freedom == pytest.approx(1 / ((12 / 16) / 1 + (4 / 16) / 3))
+    assert found.fixed == pytest.approx(1 / 12 - 1 / 16)
 
 
 def test_seeds_alone_are_the_paired_t():
@@ -299,16 +309,6 @@ def test_the_p_value_is_scipys_paired_t():
 
 
 # -- what would settle it ----------------------------------------------------------------------------------
-
-
-def test_what_more_seeds_do_not_lessen_by_hand():
-    # Differences [[1, 1, 0, -1], [1, 1, 0, 1]]: items' means 1, 1, 0 and 0, seeds' 1/4 and 3/4. Items' squared error
-    # 1/3 / 4 = 1/12. Residuals are ±1/4 for the first three items and ±3/4 for the last: squares 6/16 + 2 * 9/16 = 3/2,
-    # over 3 degrees of freedom 1/2; over the 8 scores 1/16.
-    found = stats.seeds_and_items([[1, 1, 0, -1], [1, 1, 0, 1]], [[0] * 4] * 2)
-    assert found.fixed == pytest.approx(1 / 12 - 1 / 16)
-    assert found.error**2 == pytest.approx((1 / 8) / 2 + 1 / 12)
-    assert found.seeds == 2
 
 
 def test_the_smallest_difference_that_is_detected_by_hand():
