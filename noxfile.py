@@ -144,6 +144,13 @@ def gate_power(session: nox.Session) -> None:
 
 
 @nox.session
+def calibration(session: nox.Session) -> None:
+    """Measure how often a report's intervals and verdicts are wrong, on simulated suites. `-- --suites N`."""
+    install(session, "tests")
+    session.run("python", "-m", "tests.calibration", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Write the report of a results folder. `nox -s report -- DIR [OPTIONS]`."""
     install(session)

@@ -13,7 +13,7 @@ from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import sentences, words
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of both; counts up when a key changes its meaning or goes."""
 
 
@@ -97,6 +97,11 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
             f"{change.kind}_interval": list(change.interval) if change.interval else None,
             "interval_covers": change.covers,
             "verdict": change.verdict,
+            "margin": change.margin,
+            "p": change.p,
+            "adjusted_p": change.adjusted_p,
+            "detectable": change.settling and change.settling.detectable,
+            "seeds_to_settle": change.settling and change.settling.seeds,
         }
     return found
 
@@ -104,7 +109,8 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
 _COLUMNS = (
     "title", "model", "task", "name", "recipe", "baseline", "status", "seeds", "seeds_ok", "reasons",
     "metric", "unit", "better", "value", "low", "high", "compared_by", "change", "change_low",
-    "change_high", "interval_covers", "verdict", "contended",
+    "change_high", "interval_covers", "verdict", "margin", "p", "adjusted_p", "detectable",
+    "seeds_to_settle", "contended",
 )  # fmt: skip
 
 
@@ -160,6 +166,9 @@ def _values(row: Row, metric: Metric) -> list[Any]:
     figure, change = row.figures[metric.name], row.changes.get(metric.name)
     values = [metric.name, metric.unit, metric.better, figure.value, *(figure.interval or ("", ""))]
     if change is None:
-        return [*values, *[""] * 6, figure.contended or ""]
+        return [*values, *[""] * 11, figure.contended or ""]
     ends = change.interval or ("", "")
-    return [*values, change.kind, change.value, *ends, change.covers, change.verdict, figure.contended or ""]
+    settling = (change.settling.detectable, change.settling.seeds) if change.settling else (None, None)
+    tested = ["" if each is None else each for each in (change.p, change.adjusted_p, *settling)]
+    said = [change.kind, change.value, *ends, change.covers, change.verdict, change.margin, *tested]
+    return [*values, *said, figure.contended or ""]

@@ -57,7 +57,7 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     parts.append("\n".join(f"- {sentence(text)}" for text in sentences.headline(whole)))
     if warnings := sentences.warnings(whole):
         parts.append("\n".join(f"> ⚠ {sentence(warning)}  " for warning in warnings))
-    parts += ["## Ranking", _table(comparison, comparison.mains)]
+    parts += ["## Ranking", plain(words.verdicts(comparison)), _table(comparison, comparison.mains)]
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
     rest = [metric for metric in comparison.metrics if metric not in comparison.mains]
@@ -97,7 +97,7 @@ def _figure(row: Row, metric: Metric) -> str:
     mark = " ⚠" if figure.contended or (change and change.contended) else ""
     if change is None:
         return f"{figure}{mark}"
-    return f"{figure}{mark}; {words.spelled(change)} {words.VERDICTS[change.verdict]}"
+    return f"{figure}{mark}; {words.spelled(change)} {words.verdict(change)}"
 
 
 def _chains(comparison: Comparison) -> list[str]:

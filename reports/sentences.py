@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bench.compare.answer import (
-    Beside,
-    Best,
     Cheapest,
     Fact,
     Incomplete,
@@ -15,7 +14,10 @@ from bench.compare.answer import (
     OneSeed,
     Slower,
     Trap,
+    Uncompared,
     Unscored,
+    Unsettled,
+    Verdicts,
     Win,
     answer,
 )  # fmt: skip
@@ -33,7 +35,8 @@ from bench.compare.doubts import (
     Unread,
     Unregistered,
 )  # fmt: skip
-from bench.compare.rows import Change, Row
+from bench.compare.rows import Change, Row, Verdict
+from bench.compare.stats import MOST_SEEDS
 from bench.metrics import registry
 from bench.metrics.metric import Metric
 from bench.metrics.units import show
@@ -58,19 +61,23 @@ def _fact(fact: Fact) -> str:
             return "Quality was not measured, so this compares cost only."
         case Unscored(metric):
             return f"{metric.title} was measured for no recipe that ended ok."
-        case Best():
-            return _best(fact)
-        case Cheapest(best, wins):
+        case Uncompared(metric, row, others):
+            if not others:
+                text = f"{metric.title.lower()} {row.figures[metric.name]}; there is no other result to compare it with"
+            else:
+                most = "highest" if metric.better == "higher" else "lowest"
+                text = f"the {most} {metric.title.lower()}, {row.figures[metric.name]}; the baseline has none to compare it with"
+            return f"{_name(row)} has {text}."
+        case Verdicts():
+            return _verdicts(fact)
+        case Cheapest(quality, baseline, wins):
             recipes: dict[str, list[str]] = {}
             for win in wins:
-                recipes.setdefault(win.row.name, []).append(_win(win, best))
-            among = "Of all recipes" if best is None else "Among these"
+                recipes.setdefault(win.row.name, []).append(_win(win, baseline))
+            among = f"Of those with the same or better {quality.title.lower()}" if quality else "Of all recipes"
             return f"{among}, {'; '.join(f'{_name(name)} {_listed(parts)}' for name, parts in recipes.items())}."
-        case Beside(row, baseline, change):
-            what = change.metric.title.lower()
-            return (
-                f"{_name(row)} {_VERBS[change.verdict]} the baseline {_name(baseline)}: {words.spelled(change)} {what}."
-            )
+        case Unsettled():
+            return _unsettled(fact)
         case Trap():
             return _trap(fact)
         case Slower(latency, of, found):
@@ -88,38 +95,44 @@ def _fact(fact: Fact) -> str:
             return f"Only one seed ran, so training noise is not covered{items if over_items else ' and nothing has an interval.'}"
 
 
-_VERBS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "tie": "ties with",
-    "unclear": "cannot, without an interval, be told apart from",
-}
+def _verdicts(fact: Verdicts) -> str:
+    metric, rows = fact.metric, fact.rows
+    phrases: dict[Verdict, str] = {
+        "better": "better",
+        "same": f"the same within {words.margin(metric, fact.margin)}",
+        "worse": "worse",
+        "not settled": "not settled",
+    }
+    said = [
+        f"{_names(rows[verdict])} {'is' if len(rows[verdict]) == 1 else 'are'} {phrase}"
+        for verdict, phrase in phrases.items()
+        if rows[verdict]
+    ]
+    baseline = f"{_name(fact.baseline)} ({metric.title.lower()} {fact.baseline.figures[metric.name]})"
+    return f"Beside the baseline {baseline}, {'; '.join(said)}."
 
 
-def _best(best: Best) -> str:
-    metric = best.metric
-    figure = best.row.figures[metric.name]
-    if not best.others:
-        return f"{_name(best.row)} has {metric.title.lower()} {figure}; there is no other result to compare it with."
-    text = f"{_name(best.row)} has the {'highest' if metric.better == 'higher' else 'lowest'} {metric.title.lower()}, {figure}"
-    if best.ties:
-        verb = "ties" if len(best.ties) == 1 else "tie"
-        return f"{text}; {_names(best.ties)} {verb} with it: the difference is inside its 95 % interval."
-    if best.unclear:
-        return f"{text}; without intervals, which others tie with it is not known."
-    return f"{text}, and no other recipe ties with it."
+def _unsettled(fact: Unsettled) -> str:
+    ranked = sorted(fact.rows, key=lambda pair: (pair[1].settling and pair[1].settling.seeds) or math.inf)
+    groups: dict[str, list[str]] = {}
+    for row, change in ranked:
+        assert change.settling, "Unsettled has only changes with one"
+        seeds = "more than one" if change.covers == "items" else str(change.settling.seeds or f"over {MOST_SEEDS}")
+        detected = words.margin(fact.metric, change.settling.detectable)
+        groups.setdefault(seeds, []).append(f"{_name(row)} ({detected})")
+    said = "; ".join(f"{seeds} for {_shortened(parts)}" for seeds, parts in groups.items())
+    return (
+        f"Seeds that would settle {fact.metric.title.lower()}: {said}. In brackets is the smallest difference that this run "
+        "detects."
+    )
 
 
-def _win(win: Win, best: Row | None) -> str:
-    notes = [f"{show(win.figure.value, win.metric.unit)}{' ⚠' if win.busy else ''}"]
-    if best is not None and win.than is not None:
-        notes.append(f"{win.than} of {_name(best)}")
-    if win.unclear:
-        notes.append("no interval")
-    elif win.ties:
-        notes.append(_count(win.ties, "tie"))
-    assert win.metric.summary, "Comparison.costs has only metrics with one"
-    return f"{win.metric.summary.best} ({', '.join(notes)})"
+def _win(win: Win, baseline: str) -> str:
+    metric = win.change.metric
+    value = f"{show(win.figure.value, metric.unit)}{' ⚠' if win.change.contended else ''}"
+    doubt = "" if win.change.interval else ", no interval"
+    assert metric.summary, "Comparison.costs has only metrics with one"
+    return f"{metric.summary.best} ({value}, {win.change} of {_name(baseline)}{doubt})"
 
 
 def _trap(trap: Trap) -> str:
@@ -130,7 +143,7 @@ def _trap(trap: Trap) -> str:
     )
     found = []
     for row, saves, costs in trap.found:
-        doubt = ", no interval" if costs.verdict == "unclear" else ""
+        doubt = "" if costs.interval else ", no interval"
         found.append(f"{_name(row)} ({_times(saves)}, but {_times(costs)}{doubt})")
     return f"{claim}: {_shortened(found, 3)}, against the baseline {_name(trap.baseline)}."
 

@@ -48,7 +48,7 @@ class Terminal:
             console.print(f"{self._hidden:,} more comparisons are in the records; `{words.ALL}` has all.")
 
 
-_MARKS = {"better": ("✓", "green"), "worse": ("✗", "red"), "tie": ("=", "dim"), "unclear": ("?", "yellow")}
+_MARKS = {"better": ("✓", "green"), "worse": ("✗", "red"), "same": ("=", "dim"), "not settled": ("?", "yellow")}
 
 
 class Page:
@@ -101,13 +101,13 @@ def renderable(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((comparison.title, "bold"), f"  {comparison.model} · {comparison.task}"),
         "",
-        *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:2]),
+        *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:3]),
         "",
         table,
         "",
         Text(
-            f"×: ratio to `{comparison.baseline}` (the first row). ✓ better  ✗ worse  "
-            "= tie: inside the 95 % interval  ? no interval"
+            f"×: ratio to `{comparison.baseline}` (the first row). ✓ better  ✗ worse  = same  "
+            f"? not settled  {words.verdicts(comparison)}"
             + ("  divergence, gain: from the model that it was made from" if comparison.gain in ratios else "")
             + ("  ⚠ taken while the machine was busy" if any(r.contended for r in comparison.rows) else ""),
             style="dim",

@@ -9,18 +9,23 @@ from typing import Any
 from bench.compare.compare import Comparison, Comparisons
 from bench.compare.rows import NOT_RUN, Change, Ending, Figure, Row
 from bench.metrics.metric import Metric
+from bench.metrics.units import show
 from bench.tasks.alike import said
 
-VERDICTS = {"better": "better", "worse": "worse", "tie": "tie", "unclear": "no interval"}
 LOG_LINES = 30
 
 HOW_TO_READ = (
     "Values are means over seeds ± half of their 95 % interval (Student's t). Changes are against the "
     "baseline, paired by seed: differences for quality, ratios for the rest. “Better” and “worse” mean"
-    " that the whole 95 % interval lies on that side; a difference inside its interval is a tie: this "
-    "run cannot tell the two apart. A quality difference must also hold against another choice of test "
-    "items, where items are recorded; counted figures (bytes, parameters, FLOPs) are exact. Each "
-    "interval stands alone: of twenty true ties, about one looks like a difference."
+    " that the whole interval lies on that side, “same” that it lies inside the margin, up to which a difference does not"
+    " matter, and “not settled” that this run shows neither. A suite's [compare] table sets the margins;"
+    " without one they are 1 point of quality (1 % of the baseline's figure where quality is no fraction) and 2 % of all else."
+    " A quality difference must also hold against another choice of test "
+    "items, where items are recorded; counted figures (bytes, parameters, FLOPs) are exact. "
+    "Of the quality that ranks the recipes, “better” and “worse” hold for all recipes together: the chance that any is wrong"
+    " is 5 % (Holm's correction), so that a recipe may be “not settled” though its own interval has no 0 in it. What is said to settle"
+    " it would do so four times in five, if the difference is as large as it looks. All other"
+    " figures are exploratory: each interval stands alone, and of twenty recipes that are equal about one looks different."
 )
 
 
@@ -80,6 +85,31 @@ def spelled(change: Change) -> str:
 def between(change: Change) -> str:
     """The interval of a change: ``0.41 to 0.45``; empty where there is none or it has no width."""
     return " to ".join(change.ends or ())
+
+
+def verdict(change: Change) -> str:
+    """The verdict; where there is no interval to tell by, that."""
+    return change.verdict if change.interval else "not settled: no interval"
+
+
+def margin(metric: Metric, value: float) -> str:
+    """A margin of a quality metric: ``1 point``, ``0.1 tokens``."""
+    return show(value, metric.unit) if metric.unit != "fraction" else _points(value)
+
+
+def _points(value: float) -> str:
+    return f"{value * 100:.3g} point{'' if value == 0.01 else 's'}"
+
+
+def verdicts(comparison: Comparison) -> str:
+    """Up to where two recipes are the same, and which verdicts are exploratory, in a sentence or two."""
+    found = comparison.margins
+    own = {metric: found.own[metric.name] for metric in comparison.metrics if metric.name in found.own}
+    parts = [f"{_points(found.quality)} of quality", *(f"{margin(m, own[m])} of {m.title.lower()}" for m in own)]
+    text = f"“Same” is within {', '.join(parts)} and {found.cost * 100:g} % of costs."
+    if primary := comparison.primary:
+        text += f" {primary.title} is decided for all recipes together (Holm, 5 %); other verdicts are exploratory."
+    return text
 
 
 def status(row: Row) -> str:

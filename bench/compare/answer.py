@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from bench.compare.compare import Comparison
-from bench.compare.rows import Change, Figure, Row, change
+from bench.compare.rows import Change, Figure, Row, Verdict
 from bench.metrics.metric import Metric
 
 
@@ -28,50 +29,48 @@ class Unscored:
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
-    """The recipe that is best at ``metric``; ``others`` says how many there are beside it.
-
-    ``ties`` are not to be told apart from it. ``unclear``: some have no interval to tell by.
-    """
+class Uncompared:
+    """Nothing is compared in ``metric``, which ``row`` has the best of; ``others`` have it too, and not the baseline."""
 
     metric: Metric
     row: Row
     others: int
-    ties: tuple[Row, ...]
-    unclear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What is shown of each recipe's ``metric`` beside the baseline's; ``margin`` is what does not matter, in its unit."""
+
+    metric: Metric
+    baseline: Row
+    margin: float
+    rows: Mapping[Verdict, tuple[Row, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The recipes that are not settled in ``metric`` and have an interval, each with its change."""
+
+    metric: Metric
+    rows: tuple[tuple[Row, Change], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Win:
-    """The recipe that needs least of what ``metric`` counts; ``ties`` others cannot be told apart from it.
+    """The recipe that needs least of what ``metric`` counts, and less than the baseline; ``change`` says how much."""
 
-    ``than`` is its change against the best, where there is another best. ``busy``: a timing is not to be trusted.
-    """
-
-    metric: Metric
     row: Row
     figure: Figure
-    than: Change | None
-    ties: int
-    unclear: bool
-    busy: bool
+    change: Change
 
 
 @dataclass(frozen=True, slots=True)
 class Cheapest:
-    """Who needs least of what: among ``best`` and those that tie with it, or of all where it is None."""
+    """Who needs least of what: among those that are as good as the baseline in ``quality``, or of all where it is None."""
 
-    best: Row | None
-    wins: tuple[Win, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """The best recipe and the baseline."""
-
-    row: Row
+    quality: Metric | None
     baseline: str
-    change: Change
+    wins: tuple[Win, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,19 @@ class OneSeed:
     over_items: bool
 
 
-Fact = NoResult | NoQuality | Unscored | Best | Cheapest | Beside | Trap | Slower | Incomplete | OneSeed
+Fact = (
+    NoResult
+    | NoQuality
+    | Unscored
+    | Uncompared
+    | Verdicts
+    | Cheapest
+    | Unsettled
+    | Trap
+    | Slower
+    | Incomplete
+    | OneSeed
+)
 
 
 def answer(comparison: Comparison) -> Iterator[Fact]:
@@ -120,7 +131,7 @@ def answer(comparison: Comparison) -> Iterator[Fact]:
         yield NoQuality()
         yield from _cheapest(comparison, good)
     else:
-        yield from _best(comparison, good, comparison.primary)
+        yield from _verdicts(comparison, good, comparison.primary)
     yield from _traps(comparison, good)
     yield from _slower(comparison, good)
     if bad := tuple(row for row in comparison.rows if not row.ok):
@@ -129,47 +140,40 @@ def answer(comparison: Comparison) -> Iterator[Fact]:
         yield OneSeed(any(each.covers == "items" for row in good for each in row.changes.values()))
 
 
-def _best(comparison: Comparison, good: Sequence[Row], primary: Metric) -> Iterator[Fact]:
+def _verdicts(comparison: Comparison, good: Sequence[Row], primary: Metric) -> Iterator[Fact]:
     scored = [row for row in good if primary.name in row.figures]
+    compared = [row for row in scored if primary.name in row.changes]
+    baseline = next((row for row in comparison.rows if row.is_baseline), None)
     if not scored:
         yield Unscored(primary)
-        return
-    best = _first(scored, primary)
-    against = {row.name: change(primary, row, best) for row in scored if row is not best}
-    ties = tuple(row for row in scored if (found := against.get(row.name)) and found.verdict == "tie")
-    unclear = any(found is None or found.verdict == "unclear" for found in against.values())
-    yield Best(primary, best, len(against), ties, unclear)
-    if ties:
-        yield from _cheapest(comparison, [best, *ties], best)
-    if len(scored) > 1 and not best.is_baseline and (found := best.changes.get(primary.name)):
-        yield Beside(best, comparison.baseline, found)
+    elif baseline is None or not compared:
+        yield Uncompared(primary, _first(scored, primary), len(scored) - 1)
+    else:
+        rows: dict[Verdict, tuple[Row, ...]] = {
+            verdict: tuple(row for row in compared if row.changes[primary.name].verdict == verdict)
+            for verdict in get_args(Verdict)
+        }
+        yield Verdicts(primary, baseline, compared[0].changes[primary.name].margin, rows)
+        yield from _cheapest(comparison, [*rows["better"], *rows["same"]], primary)
+        if unsettled := tuple(
+            (row, each) for row in rows["not settled"] if (each := row.changes[primary.name]).settling
+        ):
+            yield Unsettled(primary, unsettled)
 
 
-def _cheapest(comparison: Comparison, rows: Sequence[Row], best: Row | None = None) -> Iterator[Cheapest]:
-    wins = tuple(win for metric in comparison.costs if (win := _win(metric, rows, best)))
+def _cheapest(comparison: Comparison, rows: Sequence[Row], quality: Metric | None = None) -> Iterator[Cheapest]:
+    wins = tuple(win for metric in comparison.costs if (win := _win(metric, rows)))
     if wins:
-        yield Cheapest(best, wins)
+        yield Cheapest(quality, comparison.baseline, wins)
 
 
-def _win(metric: Metric, rows: Sequence[Row], best: Row | None) -> Win | None:
-    """Who needs least of `metric`; None where nobody can be told apart from the rest, or from the best."""
-    have = [row for row in rows if metric.name in row.figures]
-    if len(have) < 2:
+def _win(metric: Metric, rows: Sequence[Row]) -> Win | None:
+    """Who needs least of `metric`; None where nobody needs less than the baseline."""
+    less = [row for row in rows if (found := row.changes.get(metric.name)) and _gains(found) and not _near(found)]
+    if not less:
         return None
-    first = _first(have, metric)
-    others = [found for row in have if row is not first and (found := change(metric, row, first))]
-    than = change(metric, first, best) if best is not None and first is not best else None
-    if all(map(_alike, others)) or (than is not None and _alike(than)):
-        return None
-    return Win(
-        metric,
-        first,
-        first.figures[metric.name],
-        than,
-        ties=sum(map(_alike, others)),
-        unclear=any(found.verdict == "unclear" for found in others),
-        busy=any(found.contended for found in [*others, *([than] if than else [])]),
-    )
+    first = _first(less, metric)
+    return Win(first, first.figures[metric.name], first.changes[metric.name])
 
 
 def _first(rows: Sequence[Row], metric: Metric) -> Row:
@@ -210,14 +214,13 @@ def _slower(comparison: Comparison, good: Sequence[Row]) -> Iterator[Slower]:
 
 
 def _gains(found: Change) -> bool:
-    return found.verdict == "better" or (found.verdict == "unclear" and found.metric.improvement(found.value))
+    return found.verdict == "better" or (found.interval is None and found.gains)
 
 
 def _loses(found: Change) -> bool:
-    far = not _alike(found) and not found.metric.improvement(found.value)
-    return found.verdict == "worse" or (found.verdict == "unclear" and far)
+    return found.verdict == "worse" or (found.interval is None and not found.gains and not _near(found))
 
 
-def _alike(found: Change) -> bool:
-    """Whether a ratio is a tie, or has no interval and is too near to 1 to be worth a sentence."""
-    return found.verdict == "tie" or (found.verdict == "unclear" and 1 / 1.1 < found.value < 1.1)
+def _near(found: Change) -> bool:
+    """Whether a ratio has no interval and is too near to 1 to be worth a sentence."""
+    return found.interval is None and 1 / 1.1 < found.value < 1.1

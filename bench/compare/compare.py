@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bench.compare import doubts, stats
 from bench.compare.doubts import Doubt
-from bench.compare.rows import NOT_RUN, Change, Ending, Figure, Proof, Row, change
+from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Row, change
 from bench.metrics import registry
 from bench.metrics.metric import Metric, Record, paired
 from bench.record.reading import read, sketches
 from bench.record.schema import LARGEST, Cell, Claim, Node, Run
+from bench.suite.margins import Margins
 
 if TYPE_CHECKING:
     from bench.record.reading import Records
@@ -32,7 +33,7 @@ class Comparison:
     ``rows``: the baseline, then the others from the best primary quality down, then those that are not ok.
     ``metrics`` are those that at least one row has. ``environment`` is the run's, as it was recorded. ``data`` says what
     became of the task's texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task
-    declares as its primary one; empty where the records do not say.
+    declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Comparison:
     seeds: tuple[int, ...]
     data: Mapping[str, int] = field(default_factory=dict)
     ranked_by: str = ""
+    margins: Margins = DEFAULT_MARGINS
 
     def main(self, family: str) -> Metric | None:
         """The metric that stands for a family where there is room for one; None where none that may was measured."""
@@ -156,8 +158,9 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
     for cell in cells:
         by_name.setdefault(cell.name, []).append(cell)
     rows = [_row(name, of_name, name == run.baseline, every, known) for name, of_name in by_name.items()]
+    margins = Margins.recorded(run.margins or {})
     if base := next((row for row in rows if row.is_baseline), None):
-        rows = [row if row is base else replace(row, changes=_changes(row, base, known)) for row in rows]
+        rows = [row if row is base else replace(row, changes=_changes(row, base, known, margins)) for row in rows]
     present = tuple(each for each in known if any(each.name in row.figures for row in rows))
     draft = Comparison(
         title=run.title,
@@ -178,8 +181,10 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         seeds=tuple(dict.fromkeys(cell.seed for cell in cells)),
         data=(run.data or {}).get(task) or {},
         ranked_by=(run.primary or {}).get(task, ""),
+        margins=margins,
     )
-    return replace(draft, rows=tuple(_ranked(rows, draft.primary)))
+    primary = draft.primary
+    return replace(draft, rows=tuple(_ranked(_adjusted(rows, primary) if primary else rows, primary)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +325,30 @@ def _contention(metric: Metric, paths: Iterable[Sequence[_Step]]) -> str | None:
     return None
 
 
-def _changes(row: Row, base: Row, known: Sequence[Metric]) -> dict[str, Change]:
-    return {metric.name: found for metric in known if (found := change(metric, row, base))}
+def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> dict[str, Change]:
+    return {metric.name: found for metric in known if (found := change(metric, row, base, margins))}
+
+
+def _adjusted(rows: Sequence[Row], primary: Metric) -> list[Row]:
+    """`rows`, with the p-values of `primary` adjusted for how many recipes are compared with the baseline in it, and with what
+    would settle those that are not."""
+    p = {row.name: found.p for row in rows if (found := row.changes.get(primary.name)) and found.p is not None}
+    adjusted = dict(zip(p, stats.holm(list(p.values())).tolist(), strict=True))
+    # Holm's level for the next one: that for all that are not shown to differ.
+    alpha = (1 - stats.LEVEL) / max(1, sum(each > 1 - stats.LEVEL for each in adjusted.values()))
+
+    def decided(found: Change, adjusted_p: float) -> Change:
+        found = replace(found, adjusted_p=adjusted_p)
+        if found.verdict != "not settled" or not found.noise:
+            return found
+        return replace(found, settling=stats.settling(found.noise, found.margin, alpha))
+
+    return [
+        replace(row, changes={**row.changes, primary.name: decided(row.changes[primary.name], adjusted[row.name])})
+        if row.name in adjusted
+        else row
+        for row in rows
+    ]
 
 
 def _ranked(rows: Iterable[Row], primary: Metric | None) -> list[Row]:

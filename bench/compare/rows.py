@@ -1,7 +1,7 @@
 """The rows of a comparison: each recipe's figures, and how they differ from another's.
 
-A difference inside its interval is a tie and is called so. Quality compares by differences, everything else by ratios on
-the log scale, both paired by seed.
+Quality compares by differences, everything else by ratios on the log scale, both paired by seed. What a verdict says is
+shown: that two are the same as well as that they differ, and what is not shown is not settled.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bench.compare import stats
-from bench.compare.stats import Interval
+from bench.compare.stats import Difference, Interval, Settling
 from bench.metrics.metric import Metric
 from bench.metrics.units import show
 from bench.record.schema import STATUSES, Status
+from bench.suite.margins import Margins
 
-Verdict = Literal["better", "worse", "tie", "unclear"]
-"""``tie``: the interval holds "no difference". ``unclear``: there is no interval to tell by."""
+Verdict = Literal["better", "worse", "same", "not settled"]
+"""``same``: the interval lies inside the margin, so that a difference, if there is one, does not matter. ``not settled``: it
+shows neither this nor a difference, or there is none."""
+
+DEFAULT_MARGINS = Margins()
 
 NOT_RUN: Literal["not run"] = "not run"
 """How a recipe ended of which a stage has no record."""
@@ -58,14 +62,32 @@ class Change:
     """One metric of one recipe against another's: a difference for quality, a ratio for the rest.
 
     ``covers`` says what the interval holds the noise of: ``seeds``, ``items`` (the choice of test items),
-    ``seeds and items``, ``nothing`` where there is no interval, ``exact`` where there is no noise.
+    ``seeds and items``, ``nothing`` where there is no interval, ``exact`` where there is no noise. ``margin`` is what does not
+    matter: in the metric's unit, or as a share where this is a ratio. ``noise`` is the difference with its error; None of a
+    ratio. ``adjusted_p`` is ``p``, adjusted for how many recipes are compared: of the metric that ranks the recipes it decides
+    whether one is better or worse. All other metrics are exploratory, and have none. ``settling`` says what would settle what
+    is not, of that metric.
     """
 
     metric: Metric
     value: float
     interval: Interval | None
     covers: Literal["seeds", "items", "seeds and items", "nothing", "exact"]
+    margin: float
     contended: str | None = None
+    noise: Difference | None = None
+    adjusted_p: float | None = None
+    settling: Settling | None = None
+
+    @property
+    def p(self) -> float | None:
+        """The probability of a difference as large as this where there is none; None of a ratio, and without an interval."""
+        return None if self.noise is None else self.noise.p
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether better and worse hold for all recipes of the comparison together."""
+        return self.adjusted_p is not None
 
     @property
     def kind(self) -> Literal["difference", "ratio"]:
@@ -74,15 +96,31 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says, in the metric's direction."""
+        """What the interval shows, in the metric's direction."""
         if self.interval is None:
-            return "unclear"
-        none = 0.0 if self.kind == "difference" else 1.0
+            return "not settled"
         low, high = self.interval
-        if low - 1e-12 <= none <= high + 1e-12:
-            return "tie"
-        ratio = math.exp(self.value) if self.kind == "difference" else self.value
-        return "better" if self.metric.improvement(ratio) else "worse"
+        least, most = (
+            (-self.margin, self.margin) if self.kind == "difference" else (1 / (1 + self.margin), 1 + self.margin)
+        )
+        if least - 1e-12 <= low and high <= most + 1e-12:
+            return "same"
+        if self.adjusted_p is None:
+            differs = not low - 1e-12 <= self._none <= high + 1e-12
+        else:
+            differs = self.adjusted_p <= 1 - stats.LEVEL
+        if not differs:
+            return "not settled"
+        return "better" if self.gains else "worse"
+
+    @property
+    def gains(self) -> bool:
+        """Whether the value lies on the better side, whatever the interval."""
+        return self.value > self._none if self.metric.better == "higher" else self.value < self._none
+
+    @property
+    def _none(self) -> float:
+        return 0.0 if self.kind == "difference" else 1.0
 
     @property
     def ends(self) -> tuple[str, str] | None:
@@ -190,52 +228,40 @@ class Row:
         return list(dict.fromkeys(figure.contended for figure in self.figures.values() if figure.contended))
 
 
-def change(metric: Metric, ours: Row, theirs: Row) -> Change | None:
+def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MARGINS) -> Change | None:
     """`ours` against `theirs`, paired over the seeds that both have; None where they share none, or have no
     ratio.
 
-    A quality difference must hold against other seeds and, where each item's correctness is recorded,
-    against other test items too: the interval spans both. One seed leaves the items alone.
+    A quality difference must hold against other seeds and, where the metric is the mean of the items' scores, against
+    other test items too: its error holds the noise of both. One seed leaves the items alone.
     """
     mine, other = ours.figures.get(metric.name), theirs.figures.get(metric.name)
     seeds = sorted(mine.by_seed.keys() & other.by_seed.keys()) if mine and other else []
     if not mine or not other or not seeds:
         return None
     a, b = [mine.by_seed[seed] for seed in seeds], [other.by_seed[seed] for seed in seeds]
+    margin = margins.of(metric, other.value)
     contended = mine.contended or (other.contended and f"{theirs.name}: {other.contended}")
-    if _kind(metric) == "ratio":
-        if min(*a, *b) <= 0:
-            return Change(metric, 1.0, (1.0, 1.0), "exact", contended) if a == b else None
-        found = stats.ratio(a, b)
-        if found.interval is None and metric.exact:
-            return Change(metric, found.value, (found.value, found.value), "exact", contended)
-        return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", contended)
-
-    found = stats.difference(a, b)
-    items = _over_items(metric, ours, theirs, seeds)
-    if found.interval and items:
-        span = min(found.interval[0], items[0]), max(found.interval[1], items[1])
-        return Change(metric, found.value, span, "seeds and items", contended)
-    if items:
-        return Change(metric, found.value, items, "items", contended)
-    if found.interval and found.value and _flat(found.interval, found.value):
-        # Seeds that all differ by the same share of items show no noise; that does not mean that there is
-        # none.
-        return Change(metric, found.value, None, "nothing", contended)
-    return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", contended)
+    if _kind(metric) == "difference":
+        scores = _scores(metric, ours, seeds), _scores(metric, theirs, seeds)
+        try:
+            noise = stats.seeds_and_items(*scores)
+        except ValueError:  # no scores, or of different items
+            noise = stats.seeds_alone(a, b)
+        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended, noise)
+    if min(*a, *b) <= 0:
+        return Change(metric, 1.0, (1.0, 1.0), "exact", margin, contended) if a == b else None
+    found = stats.ratio(a, b)
+    if found.interval is None and metric.exact:
+        return Change(metric, found.value, (found.value, found.value), "exact", margin, contended)
+    return Change(metric, found.value, found.interval, "seeds" if found.interval else "nothing", margin, contended)
 
 
-def _over_items(metric: Metric, ours: Row, theirs: Row, seeds: Sequence[int]) -> Interval | None:
-    """The interval over test items, where `metric` is the share of right items and both had the same
-    number."""
-    for row in (ours, theirs):
-        values = row.figures[metric.name].by_seed
-        if any(not is_share(row.correct.get(seed), values[seed]) for seed in seeds):
-            return None
-    mine, other = ([row.correct[seed] for seed in seeds] for row in (ours, theirs))
-    if len({len(each) for each in (*mine, *other)}) != 1 or len(mine[0]) < 2:
-        return None
-    return stats.item_difference(mine, other).interval
+def _scores(metric: Metric, row: Row, seeds: Sequence[int]) -> list[Sequence[float]]:
+    """The score of each item for each of `seeds`; empty where `metric` is not their mean."""
+    found = [row.correct.get(seed, ()) for seed in seeds]
+    values = row.figures[metric.name].by_seed
+    return found if all(is_share(each, values[seed]) for seed, each in zip(seeds, found, strict=True)) else []
 
 
 def is_share(correct: Sequence[float] | None, value: float) -> bool:

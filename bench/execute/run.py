@@ -346,6 +346,7 @@ def _run_line(run_id: str, whole: Plan, names: set[str], environment: Mapping[st
         "notes": [asdict(note) for note in whole.notes(names)],
         "primary": {cell.subject.task.name: cell.subject.task.primary for cell in whole.cells},
         "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
+        "margins": suite.compare.margins().record(),
         "environment": environment,
         "started": _now(),
         "version": version("methodbench"),

@@ -27,7 +27,8 @@ from bench.gate.worker import PHASE, PROTOCOL
 from bench.metrics import registry
 from bench.metrics.metric import Metric
 from bench.record.reading import read
-from bench.suite.gate import GateTable, Tolerance, share
+from bench.suite.gate import GateTable
+from bench.suite.tolerance import Tolerance, share
 
 SPOILED = 10
 """Times that a pair is taken again, in a whole gate, because the machine was not to be trusted meanwhile."""

@@ -19,8 +19,9 @@ from bench.gate.decision import Estimate, Limits
 from bench.gate.verdict import Check, Ended
 from bench.metrics.metric import Metric
 from bench.record.reading import Records
-from bench.suite.gate import GateTable, Tolerance, share
+from bench.suite.gate import GateTable
 from bench.suite.suite import SuiteError
+from bench.suite.tolerance import Tolerance, share
 
 TIMED = ("throughput", "latency", "time")
 """Families of what is timed."""

@@ -95,10 +95,6 @@ class Metric:
                 "number, or None where something was not measured"
             ) from error
 
-    def improvement(self, ratio: float) -> bool:
-        """Whether `ratio` to the baseline is for the better."""
-        return ratio > 1 if self.better == "higher" else ratio < 1
-
 
 @dataclass(frozen=True)
 class MetricSeries:

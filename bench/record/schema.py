@@ -427,6 +427,11 @@ class Run(Line):
         None, description="what became of each task's texts, in numbers"
     )
     primary: dict[Text, Text] | None = Field(None, description="the metric that ranks recipes, of each task")
+    margins: dict[Text, Amount] | None = Field(
+        None,
+        description="up to where recipes are the same: `quality` as a difference of fractions, or a share of the baseline's "
+        "figure where it is no fraction; `cost` as a share; a metric in its unit",
+    )
     environment: Environment | None = Field(None, description="where it ran")
     started: Text | None = Field(None, description="time of day, ISO 8601")
     version: Text | None = Field(None, description="of methodbench")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.metrics import registry
 from bench.metrics.metric import Metric
 from bench.recipe.errors import nearest
+from bench.suite.tolerance import Tolerance, share, tolerance
 
 GATED: Mapping[str, tuple[str, ...]] = {
     "throughput": ("train_tokens_per_second",),
@@ -23,20 +22,6 @@ GATED: Mapping[str, tuple[str, ...]] = {
 recipes, ``seconds`` for the time of a script; any other key is a metric's own name."""
 
 SHORT = ("throughput", "latency", "peak_memory", "size", "flops", "quality", "seconds")
-
-_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How much worse a metric may become: a share of the base's value, or a difference in the metric's own unit."""
-
-    scale: Literal["ratio", "difference"]
-    value: float
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class GateTable(BaseModel):
@@ -62,7 +47,7 @@ class GateTable(BaseModel):
     def _known(self) -> GateTable:
         share(self.margin, "margin")
         for key, value in self.allowed().items():
-            tolerance(key, value)
+            tolerance(key, value, _metric(key))
         if not self.allowed():
             raise ValueError('nothing is gated; name a metric and what it may lose, as in `throughput = "3%"`')
         return self
@@ -85,49 +70,6 @@ class GateTable(BaseModel):
             keys.append("peak_memory")
         key = next((key for key in keys if key in allowed), None)
         return None if key is None else tolerance(key, allowed[key], metric)
-
-
-def share(text: object, key: str) -> float:
-    """A percentage as a share.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", text) if isinstance(text, str) else None
-    if not found or float(found[1]) >= 100:
-        raise ValueError(f'{key}: a percentage below 100, as in "3%", found {text!r}')
-    return float(found[1]) / 100
-
-
-def tolerance(key: str, text: object, metric: Metric | None = None) -> Tolerance:
-    """What `text` allows for the metric or the short key `key`.
-
-    Raises:
-        ValueError: there is no such metric, it cannot be gated, or the unit is not one of its own.
-    """
-    metric = metric or _metric(key)
-    unit, family = (metric.unit, metric.family) if metric else ("fraction", "quality")
-    fits = _fitting(unit, family)
-    example = {"%": "3%", "bytes": "16 MiB", "points": "0.5 points"}.get(fits[0], f"0.01 {fits[0]}")
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([^\s0-9].*?)?\s*", text) if isinstance(text, str) else None
-    given = (found[2] or "") if found else ""
-    if found and "%" in fits and given == "%":
-        return Tolerance("ratio", share(text, key), str(text).strip())
-    if found and "bytes" in fits and given in _BYTES:
-        return Tolerance("difference", float(found[1]) * _BYTES[given], str(text).strip())
-    if found and "points" in fits and given in ("points", "point"):
-        return Tolerance("difference", float(found[1]) / 100, str(text).strip())
-    if found and given in fits:
-        return Tolerance("difference", float(found[1]), str(text).strip())
-    known = ", ".join(_BYTES) if "bytes" in fits else ""
-    said = " or ".join(f"bytes ({known})" if each == "bytes" else "%" if each == "%" else each for each in fits)
-    raise ValueError(f'{key}: its tolerance is in {said}, as in "{example}", found {text!r}')
-
-
-def _fitting(unit: str, family: str) -> list[str]:
-    if family == "quality":
-        return ["points"] if unit == "fraction" else [unit]
-    return ["bytes", "%"] if unit == "B" else ["%"]
 
 
 def _metric(key: str) -> Metric | None:

@@ -21,6 +21,7 @@ from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import check, fields_of
 from bench.recipe.recipe import Recipe
 from bench.suite.gate import GateTable
+from bench.suite.margins import CompareTable
 from bench.tasks.registry import OwnTable
 from bench.tasks.table import DataTable, Name, Strict, readable
 
@@ -115,6 +116,7 @@ class Suite(Strict):
     defaults: dict[str, dict[str, Any]] = Field(
         {}, description="method arguments that apply where a recipe leaves them out"
     )
+    compare: CompareTable = Field(CompareTable(), description="which differences do not matter")
     gate: GateTable | None = Field(None, description="what `methodbench gate` allows a change to cost")
     recipes: dict[Name, Annotated[str, AfterValidator(readable)]] = Field(description="name and recipe of each row")
 

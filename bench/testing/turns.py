@@ -8,7 +8,7 @@ from collections.abc import Callable
 from statistics import median
 
 from bench.gate.decision import Decision, Limits, Rule, decide, quantile
-from bench.suite.gate import share
+from bench.suite.tolerance import share
 
 _REPEATS = 6
 """Timed repeats of each callable in a pair."""

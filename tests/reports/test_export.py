@@ -43,6 +43,12 @@ def test_a_metric_has_its_value_unit_direction_and_interval():
     accuracy = recipe["metrics"]["accuracy"]
     assert accuracy["difference"] < 0
     assert "ratio" not in accuracy
+    assert 0 < accuracy["p"] < accuracy["adjusted_p"] <= 1
+    assert (accuracy["detectable"], accuracy["seeds_to_settle"]) == (None, None)
+    unsettled = recipes()["half FFN"]["metrics"]["accuracy"]
+    assert (unsettled["verdict"], unsettled["seeds_to_settle"]) == ("not settled", 6)
+    assert 0.05 < unsettled["detectable"] < 0.1
+    assert (latency["p"], latency["adjusted_p"], latency["margin"]) == (None, None, 0.02)
     assert list(accuracy["by_seed"]) == ["0", "1", "2"]
 
 
@@ -54,7 +60,7 @@ def test_each_process_has_what_it_held():
 
 def test_without_an_interval_it_is_null():
     latency = recipes(seeds=(0,))["nf4"]["metrics"]["latency_1x16"]
-    assert (latency["interval"], latency["ratio_interval"], latency["verdict"]) == (None, None, "unclear")
+    assert (latency["interval"], latency["ratio_interval"], latency["verdict"]) == (None, None, "not settled")
 
 
 def test_what_failed_is_there_with_its_reason():
@@ -72,7 +78,7 @@ def test_contention_is_said():
 
 
 def test_empty_json_is_still_an_object():
-    assert json.loads(to_json([])) == {"schema": 1, "comparisons": [], "recipes": []}
+    assert json.loads(to_json([])) == {"schema": 2, "comparisons": [], "recipes": []}
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])

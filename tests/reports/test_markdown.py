@@ -33,11 +33,12 @@ def test_pipes_and_markup_in_names_are_text():
     assert "needs | a &lt;b&gt;" in text
 
 
-def test_the_baseline_comes_first_and_ties_are_words():
+def test_the_baseline_comes_first_and_verdicts_are_words():
     text = render()
     ranking = text[text.index("## Ranking") :].splitlines()
-    assert ranking[4].startswith("| full (baseline) | ok | 0.757 ± 0.011 |")
-    assert ranking[5].count(" tie ") >= 3
+    assert ranking[6].startswith("| full (baseline) | ok | 0.757 ± 0.011 |")
+    assert ranking[2].startswith("“Same” is within 1 point of quality")
+    assert (ranking[7].count(" same |"), ranking[7].count(" not settled |"), ranking[7].count(" worse |")) == (1, 3, 1)
 
 
 def test_failures_have_their_reason_and_log_in_a_fence():

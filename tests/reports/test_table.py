@@ -32,9 +32,10 @@ def test_the_baseline_is_the_first_row():
 def test_verdicts_are_signs_with_a_legend():
     text = render()
     assert "1.73× ✗" in line(text, "int8 ")
-    assert "0.751 ± 0.005 =" in line(text, "int8 ")
+    assert "0.751 ± 0.005 ? 1.00× =" in line(text, "int8 ")
     assert "✓ better" in text
-    assert "= tie" in text
+    assert "= same" in text
+    assert "“Same” is within 1 point of quality and 2 % of costs." in " ".join(text.split())
 
 
 def test_failures_say_why():

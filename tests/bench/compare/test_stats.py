@@ -97,8 +97,6 @@ def test_unequal_lengths_and_ratios_of_zero_are_refused():
         stats.difference([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="above 0"):
         stats.ratio([1.0, 0.0], [1.0, 1.0])
-    with pytest.raises(ValueError, match="same"):
-        stats.item_difference([[1, 0, 1]], [[1, 0]])
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -139,9 +137,10 @@ def test_one_value_with_a_borrowed_spread_has_an_interval():
 def test_the_item_interval_by_hand():
     # Differences +1, +1, −1 and 97 zeros: mean 0.01, and sd² = (3 − 100 · 0.01²) / 99.
     ours, theirs = [1, 1, 0] + [1] * 97, [0, 0, 1] + [1] * 97
-    found = stats.item_difference([ours], [theirs])
+    found = stats.seeds_and_items([ours], [theirs])
     half = 1.984217 * math.sqrt((3 - 0.01) / 99 / 100)
-    assert found.value == pytest.approx(0.01)
+    assert found.mean == pytest.approx(0.01)
+    assert (found.freedom, found.covers) == (pytest.approx(99), "items")
     assert found.interval == pytest.approx((0.01 - half, 0.01 + half), rel=1e-5)
 
 
@@ -152,7 +151,7 @@ def test_the_item_interval_covers_the_choice_of_items():
     rounds, covered = 1500, 0
     for _ in range(rounds):
         ease = draw.random(300)
-        found = stats.item_difference([ease < 0.75], [ease + draw.normal(0, 0.2, 300) < 0.70])
+        found = stats.seeds_and_items([ease < 0.75], [ease + draw.normal(0, 0.2, 300) < 0.70])
         covered += found.interval[0] <= _TRUE_DIFFERENCE <= found.interval[1]
     assert abs(covered / rounds - 0.95) < 4 * math.sqrt(0.95 * 0.05 / rounds) + 0.003
 
@@ -191,21 +190,56 @@ def test_the_interval_of_a_median_covers_it_whatever_the_distribution():
 
 
 def test_seeds_and_items_by_hand():
-    # Differences [[1, 0, -1], [1, 1, 1]]: means of seeds 0 and 1, of items 1, 0.5 and 0.
-    # Squared error over seeds 0.5 / 2 = 0.25, over items 0.25 / 3; shares 3/4 and 1/4 of their sum, 1/3.
-    found = stats.seeds_and_items([[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [0, 0, 0]])
-    assert found.mean == pytest.approx(0.5)
-    assert found.error == pytest.approx(math.sqrt(1 / 3))
-    assert found.freedom == pytest.approx(1 / (0.75 / 1 + 0.25 / 2))
-    assert found.covers == "seeds and items"
+    # Means of seeds 1/3 and 1, of items 2, 1/2 and -1/2. Squared error over seeds 2/9 / 2 = 4/36, over items 19/12 / 3 = 19/36.
+    # Residuals ±1/3, ±1/6 and ±1/6: MS_rest 1/3 / 2, over the 6 scores 1/36. Variance (4 + 19 - 1) / 36, the seeds' share 4/22.
+    found = stats.seeds_and_items([[2, 0, 0], [2, 1, 0]], [[0, 0, 1], [0, 0, 0]])
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.error == pytest.approx(math.sqrt(22 / 36))
+    assert found.freedom == pytest.approx(1 / ((4 / 22) / 1 + (18 / 22) / 2))
+    assert (found.covers, found.seeds) == ("seeds and items", 2)
+    assert found.fixed == pytest.approx(18 / 36)
 
 
-def test_one_seed_leaves_the_items_alone():
-    ours, theirs = [[1, 1, 0, 1, 0, 0]], [[1, 0, 0, 0, 0, 1]]
-    found, items = stats.seeds_and_items(ours, theirs), stats.item_difference(ours, theirs)
-    half = stats.quantile(5) * found.error
-    assert (found.mean - half, found.mean + half) == pytest.approx(items.interval)
-    assert (found.freedom, found.covers) == (5, "items")
+def test_seeds_that_differ_less_than_single_items_add_nothing():
+    # Means of seeds 1/4 and 3/4, of items 1, 1, 0 and 0: squared error over seeds 1/16, over items 1/12. Residuals ±1/4, ±1/4,
+    # ±1/4 and ±3/4: MS_rest 3/2 / 3, over the 8 scores 1/16, as much as that over seeds.
+    found = stats.seeds_and_items([[1, 1, 0, -1], [1, 1, 0, 1]], [[0] * 4] * 2)
+    assert found.error == pytest.approx(math.sqrt(1 / 12))
+    assert found.freedom == pytest.approx(1 / ((12 / 16) / 1 + (4 / 16) / 3))
+    assert found.fixed == pytest.approx(1 / 12 - 1 / 16)
+
+
+def test_seeds_alone_are_the_paired_t():
+    ours, theirs = [5.1, 6.3, 7.2], [4.0, 5.5, 6.0]
+    found = stats.seeds_alone(ours, theirs)
+    assert found.interval == pytest.approx(stats.difference(ours, theirs).interval)
+    assert (found.freedom, found.covers) == (2, "seeds")
+
+
+@pytest.mark.parametrize(
+    ("ours", "covers", "interval"),
+    [
+        ([1.5], "nothing", None),
+        ([1.5, 2.5], "nothing", None),
+        ([0.5, 1.5], "exact", (0.0, 0.0)),
+        ([0.5], "nothing", None),
+    ],
+)
+def test_seeds_that_all_differ_by_the_same_show_no_noise(ours, covers, interval):
+    found = stats.seeds_alone(ours, [0.5, 1.5][: len(ours)])
+    assert (found.covers, found.interval, found.error) == (covers, interval, 0.0)
+
+
+def test_many_two_ways_at_once_are_each_of_them():
+    import numpy as np
+
+    each = np.random.default_rng(7).normal(0.1, 1.0, (2, 3, 4, 20)).round(1)
+    each[0, 0] = 0.0
+    found = stats.two_way(each)
+    for at in np.ndindex(2, 3):
+        alone = stats.seeds_and_items(each[at], np.zeros((4, 20)))
+        assert (found.mean[at], found.error[at]) == pytest.approx((alone.mean, alone.error))
+        assert alone.covers == "exact" or found.freedom[at] == pytest.approx(alone.freedom)
 
 
 @pytest.mark.parametrize(("ours", "mean", "covers"), [(0.25, 0.0, "exact"), (1.25, 1.0, "nothing")])
@@ -244,3 +278,81 @@ def test_three_seeds_and_300_items_cover_94_times_in_100(of_seeds, of_items):
         found = stats.seeds_and_items(each, np.zeros_like(each))
         covered += abs(found.mean) <= stdtrit(found.freedom, 0.975) * found.error
     assert covered / trials >= 0.94
+
+
+def test_holm_by_hand():
+    # In order .01, .02, .03, .04 are multiplied by 4, 3, 2 and 1; none may be below the one before.
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert stats.holm([]).tolist() == []
+    assert stats.holm([[0.03, 0.01], [0.01, 0.01]]).tolist() == [[0.03, 0.02], [0.02, 0.02]]
+
+
+def test_holm_keeps_false_alarms_among_13_recipes_below_5_percent():
+    import numpy as np
+
+    draw = np.random.default_rng(2)
+    p = draw.random((20_000, 13))
+    p[:, :3] /= 1_000  # three differences that are there
+    alarms = (stats.holm(p)[:, 3:] <= 0.05).any(axis=1)
+    assert 0.03 < alarms.mean() < 0.055
+    assert (p[:, 3:] <= 0.05).any(axis=1).mean() > 0.3
+
+
+def test_the_p_value_is_scipys_paired_t():
+    import scipy.stats
+
+    ours, theirs = [5.1, 6.3, 7.2], [4.0, 5.5, 6.0]
+    assert stats.seeds_alone(ours, theirs).p == pytest.approx(scipy.stats.ttest_rel(ours, theirs).pvalue)
+    assert stats.seeds_alone(theirs, theirs).p == 1.0
+    assert stats.seeds_alone([1.0], [2.0]).p is None
+
+
+# -- what would settle it ----------------------------------------------------------------------------------
+
+
+def test_the_smallest_difference_that_is_detected_by_hand():
+    # Student's t with 2 degrees of freedom: 4.303 at 97.5 %, 1.061 at 80 %.
+    found = stats.settling(stats.seeds_alone([0.01, 0.02, 0.03], [0.0] * 3), 0.0, 0.05)
+    assert found.detectable == pytest.approx((4.302653 + 1.060660) * 0.01 / math.sqrt(3), rel=1e-5)
+
+
+def test_the_seeds_that_settle_a_difference_by_hand():
+    # 0.01 with a spread of 0.01: the first n with (t + t') / √n <= 1 is 10, as (2.2622 + 0.8834) / √10 = 0.995; of 9 it is
+    # (2.3060 + 0.8889) / 3 = 1.065. At a level of 0.5 % 17: (3.2520 + 0.8647) / √17 = 0.998.
+    few = stats.seeds_alone([0.0, 0.01, 0.02], [0.0] * 3)
+    assert stats.settling(few, 0.0, 0.05).seeds == 10
+    assert stats.settling(few, 0.0, 0.005).seeds == 17
+
+
+def test_the_seeds_that_settle_that_two_are_the_same_by_hand():
+    # 0 ± 0.01: inside 0.01 from 10 seeds on, for the same reason; a difference of 0 is never found.
+    even = stats.seeds_alone([-0.01, 0.0, 0.01], [0.0] * 3)
+    assert stats.settling(even, 0.01, 0.05).seeds == 10
+    assert stats.settling(even, 0.0, 0.05).seeds is None
+    assert stats.settling(even, 0.001, 0.05).seeds is None  # it would take over a hundred
+
+
+def test_seeds_do_not_settle_what_the_items_leave_open():
+    # Each seed says the same of 20 items, of which 6 are won and 4 lost: other seeds would not add anything.
+    each = [[1] * 6 + [-1] * 4 + [0] * 10] * 3
+    found = stats.seeds_and_items(each, [[0] * 20] * 3)
+    assert found.fixed == pytest.approx(found.error**2)
+    assert stats.settling(found, 0.01, 0.05).seeds is None
+
+
+def test_one_seed_does_not_say_how_seeds_differ():
+    found = stats.settling(stats.seeds_and_items([[1, 1, 0, 1] * 9], [[1, 0, 1, 1] * 9]), 0.01, 0.05)
+    assert found.seeds is None
+    assert found.detectable > 0
+
+
+def test_the_seeds_that_are_named_settle_four_times_in_five():
+    import numpy as np
+
+    draw = np.random.default_rng(4)
+    true, spread, settled, trials = 0.01, 0.01, 0, 400
+    seeds = stats.settling(stats.Difference(true, spread / math.sqrt(3), 2, "seeds", 3), 0.0, 0.05).seeds
+    for _ in range(trials):
+        settled += stats.seeds_alone(draw.normal(true, spread, seeds).tolist(), [0.0] * seeds).p <= 0.05
+    assert 0.75 < settled / trials < 0.87

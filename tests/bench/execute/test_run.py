@@ -371,7 +371,9 @@ def test_where_all_is_to_end_the_jobs_end_first(start, monkeypatch):
 def test_only_runs_what_is_named_and_the_record_knows_all(start):
     _, executor, store = start(names={"full"})
     assert jobs(executor) == ["full"]
-    assert {cell["name"] for cell in store.read().runs[-1]["cells"]} == set(RECIPES)
+    (run,) = store.read().runs
+    assert {cell["name"] for cell in run["cells"]} == set(RECIPES)
+    assert run["margins"] == {"quality": 0.01, "cost": 0.02}
 
 
 KILLED = """
