@@ -14,7 +14,7 @@ from typing import Literal
 
 from bench.cli.say import say
 from bench.machine.machine import Machine, look, satisfies, visible_gpus
-from bench.metrics.units import show
+from bench.metrics.units import counted, show
 from bench.recipe import registry
 
 SPREAD = 0.1
@@ -134,7 +134,7 @@ def _packages(machine: Machine) -> Finding:
 
 
 def _threads(machine: Machine) -> Finding:
-    text = f"{machine.threads} threads on {machine.cores} cores, {show(machine.memory, 'B')} of memory"
+    text = f"{counted(machine.threads, 'thread')} on {counted(machine.cores, 'core')}, {show(machine.memory, 'B')} of memory"
     if machine.threads > machine.cores:
         mend = f"set threads = {machine.cores}"
         return Finding("threads", "warn", f"{text}: more threads than cores wait for each other; {mend}")
@@ -148,7 +148,7 @@ def _device(machine: Machine) -> Finding:
     if machine.gpus:
         torch = dict(machine.versions).get("torch", "")
         cause = f"torch {torch} is built for CPUs only" if torch.endswith("+cpu") else "the CPU was asked for"
-        return Finding("device", "warn", f"cpu, though {machine.gpus} GPU can be seen: {cause}")
+        return Finding("device", "warn", f"cpu, though {counted(machine.gpus, 'GPU')} can be seen: {cause}")
     return Finding("device", "ok", f"cpu: {visible_gpus()[1]}")
 
 

@@ -1,5 +1,4 @@
-"""The command line. Exit status: 0 all well, 1 something ran and ended neither ok nor refused, 2 wrong use or all was
-refused, 130 interrupted.
+"""The command line.
 
 Each command is a file. What it needs is imported inside it: ``--help`` and ``list`` must not wait for what only ``run``
 needs.
@@ -7,10 +6,13 @@ needs.
 
 from __future__ import annotations
 
+import inspect
 import sys
+from typing import Annotated
 
 import typer
 
+from bench.cli import options
 from bench.cli.calibrate import calibrate_
 from bench.cli.compare import compare_
 from bench.cli.doctor import doctor
@@ -27,22 +29,43 @@ from bench.cli.show import show
 app = typer.Typer(
     help="Which training or compression method should I use? A benchmark whose numbers can be trusted.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"methodbench {version('methodbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What the command itself is told, before the name of one of its commands."""
+
+
 app.command("list")(list_)
 app.command()(show)
-app.command("plan")(plan_)
-app.command("run")(run_)
+app.command("plan", epilog=options.EXIT_STATUS)(plan_)
+app.command("run", epilog=options.EXIT_STATUS)(run_)
 app.command()(report)
-app.command("gate")(gate_)
+app.command("gate", epilog=options.GATE_EXIT_STATUS)(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)
 app.command("history")(history_)
 app.command()(doctor)
 app.command()(schema)
+for _command in app.registered_commands:
+    # Typer would cut it where the line ends.
+    _command.short_help = (inspect.getdoc(_command.callback) or "").split(". ")[0].rstrip(".")
 
 
 def main() -> None:

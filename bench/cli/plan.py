@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from bench.cli import options
 from bench.cli.say import say
 
@@ -30,6 +32,7 @@ def plan_(
     from rich.console import Console
 
     from bench.execute.suites import prepare
+    from bench.metrics.units import counted
     from bench.plan import plan
     from bench.record.line import FILE
     from bench.stage import checkpoint
@@ -50,13 +53,17 @@ def plan_(
     todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
     Console().print(*_trees(chosen, names, todo), sep="\n")
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
-        if counted := said(counts):
-            say(f"{name}: {counted}")
+        if data := said(counts):
+            say(f"{name}: {data}")
     for line in asked.refusals():
         say(line, error=True)
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
-    say(f"{nodes} stages ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}")
+    say(
+        f"{counted(nodes, 'stage')} ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}"
+    )
+    if not nodes:
+        raise typer.Exit(2)
 
 
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
@@ -73,6 +80,7 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
     for cell in chosen.cells:
         if cell.name in names and not cell.refused:
             ends.setdefault(cell.path[-1].id, []).append(cell.name)
+    seeds = f"seed{'' if len(chosen.suite.seeds) == 1 else 's'} {', '.join(map(str, chosen.suite.seeds))}"
     trees: dict[str, Tree] = {}
     drawn: dict[str, Tree] = {}
     for (model, task, _), nodes in twins.items():
@@ -85,7 +93,7 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
         text.append(f"  {', '.join(dict.fromkeys(ends.get(first.id, [])))}", style="bold")
         text.append(f"  {state}", style="dim" if not waiting else "")
         above = drawn.get(first.parent or "") or trees.setdefault(
-            f"{model}/{task}", Tree(f"{model} on {task}, seeds {', '.join(map(str, chosen.suite.seeds))}")
+            f"{model}/{task}", Tree(f"{model} on {task}, {seeds}")
         )
         drawn[first.id] = above.add(text)
     return list(trees.values())

@@ -39,7 +39,8 @@ def run_(
         Through, typer.Option("--checkpoints", help="With --executor ray: how they reach other machines.")
     ] = Through.store,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds that a stage's process may take."),
     ] = None,
 ) -> None:
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""

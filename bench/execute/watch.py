@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.machine.output import visible
+from bench.metrics.units import counted
 from bench.plan.plan import Node, Plan
 from bench.stage.job import Progress as Tell
 
@@ -39,7 +40,7 @@ class Watch:
     def begin(self, nodes: list[Node], recorded: int) -> None:
         """These will run; so many others are recorded."""
         self._of = len(nodes)
-        self._console.print(f"{len(nodes)} stages to run, {recorded} recorded", highlight=False)
+        self._console.print(f"{counted(len(nodes), 'stage')} to run, {recorded} recorded", highlight=False)
         self._stages = self._live.add_task("stages", total=len(nodes))
         self._now = self._live.add_task("", total=1, visible=False)
 
