@@ -73,7 +73,7 @@ def main() -> None:
     from bench.machine import disk, output
     from bench.machine.machine import MachineError
     from bench.metrics.metric import MetricError
-    from bench.recipe.errors import RecipeError
+    from bench.recipe.errors import RecipeError, notes
     from bench.recipe.registry import RegistryError
     from bench.record.errors import RecordError, Unwritten
 
@@ -84,7 +84,7 @@ def main() -> None:
     except (disk.Full, Unwritten) as error:
         fail(f"stopped: {error}", 1)
     except users_mistakes as error:
-        fail(f"error: {error}")
+        fail("\n".join([f"error: {error}", *notes(error)]))
     except OSError as error:
         said = f"{error.filename2 or error.filename or 'a file'}: {error.strerror or error}"
         if disk.full(error):
@@ -93,7 +93,7 @@ def main() -> None:
     except ValueError as error:
         if type(error).__name__ != "SuiteError":  # importing it would import pydantic for every --help
             raise
-        fail(f"error: {error}")
+        fail("\n".join([f"error: {error}", *notes(error)]))
     finally:
         # What `run` prints is in its report too.
         if (lost := output.unwritten()) and sys.argv[1:2] != ["run"]:

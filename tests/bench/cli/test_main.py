@@ -64,6 +64,16 @@ def test_no_color(suite, tmp_path, no_color, coloured):
     ("words", "says"),
     [
         (["run", "nothing.toml"], "nothing.toml: no such file"),
+        (["plan", "encodr"], "encodr: no such file; did you mean `encoder`?"),
+        (["plan", "suit.toml"], "suit.toml: no such file; did you mean `suite.toml`?"),
+        (
+            ["plan", "--model", "org/name", "--task", "stdlib-topics", "--recipe", "full"],
+            "`org/name` looks like a name on a model hub, and models are read from directories alone",
+        ),
+        (
+            ["plan", "--model", "minilm", "--task", "stdlib-topics", "--recipe", "full >> lora(q=3)"],
+            "\n  full >> lora(q=3)\n               ^\n",
+        ),
         (["run"], "give a suite, or --model, --task and --recipe"),
         (["run", "SUITE", "--recipe", "full"], "one or the other"),
         (["run", "SUITE", "--only", "x*"], "'x*' matches no recipe; there are: full, lora"),
