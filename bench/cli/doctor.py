@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from bench.cli.say import say
 from bench.machine.machine import Machine, look, satisfies, visible_gpus
@@ -52,8 +55,13 @@ class Noise:
     others: float | None
 
 
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Objects with name, state and text.")] = False,
+) -> None:
     """Say what this machine has, what cannot run here and why, and how noisy it is."""
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in examine(look())], indent=2, ensure_ascii=False))
+        return
     marks = {"ok": "ok     ", "warn": "warning", "missing": "missing"}
     for finding in examine(look()):
         say(f"{marks[finding.state]}  {finding.name}: {finding.text}")

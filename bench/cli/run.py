@@ -42,10 +42,16 @@ def run_(
         float | None,
         typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds that a stage's process may take."),
     ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print the final table and errors alone.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print what was measured of each stage, too.")
+    ] = False,
 ) -> None:
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
     if jobs != "auto" and not (jobs.isdecimal() and len(jobs) < 10 and int(jobs)):
         fail(f"error: --jobs {jobs}: it is a whole number of at least 1, or auto")
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet or --verbose: give one or the other")
     from bench.execute.suites import run
 
     try:
@@ -53,7 +59,7 @@ def run_(
             options.given(suite, model, task, recipe),
             out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
             fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
-            timeout=timeout,
+            timeout=timeout, say="errors" if quiet else "figures" if verbose else "stages",
         )  # fmt: skip
     except KeyboardInterrupt as end:
         if not end.args:  # nothing had begun
@@ -69,8 +75,9 @@ def run_(
     # First: what is printed may have no reader any more.
     written = write(result.records.read_on(), ["html", "md"], result.folder, shown)
     shown.print()
-    for path in written:
-        say(f"wrote {path}")
+    if not quiet:
+        for path in written:
+            say(f"wrote {path}")
     for text in result.beside:
         say(f"note  {text}; all is in the records", error=True)
     if not result.ok:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.execute.cluster import Cluster, Through
     from bench.execute.run import Result
     from bench.execute.slots import Slots
+    from bench.execute.watch import Say
     from bench.plan.dividing import Shortage
     from bench.plan.plan import Plan
 
@@ -83,6 +84,7 @@ def run(
     checkpoints: Through = "object-store",
     timeout: float | None = None,
     keep: Collection[int] = (),
+    say: Say = "stages",
 ) -> Result:
     """Run a suite and record each stage as it ends. What is recorded already is not run again.
 
@@ -104,6 +106,7 @@ def run(
         checkpoints: how they reach a cluster's machines, "object-store" or "shared-folder".
         timeout: seconds that one process of a stage may take.
         keep: seeds whose checkpoints stay in the folder.
+        say: what standard error says: "errors" alone, a line of all "stages", or the "figures" of each too.
 
     Raises:
         SuiteError: the suite is wrong, or cannot be read. RecipeError, RegistryError: a method is, or a package's.
@@ -122,15 +125,16 @@ def run(
     with contextlib.ExitStack() as until:
         ray = until.enter_context(contextlib.closing(cluster(checkpoints))) if executor == "ray" else None
         asked = _prepared(suite, out, only, seeds, steps, device, threads, ray.shortage if ray else dividing.shortage)
-        for line in asked.refusals():
-            _say(line, sys.stderr)
+        if say != "errors":
+            for line in asked.refusals():
+                _say(line, sys.stderr)
         store = Store(asked.folder)
         until.enter_context(_environment_kept())
         until.enter_context(_interrupted_once(asked.folder))
         runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
-        watching = until.enter_context(watcher(asked.plan))
+        watching = until.enter_context(watcher(asked.plan, say))
         return engine.run(
             asked.plan, asked.names, store, runs, watching, timeout=timeout, fresh=fresh, room=room, keep=keep
         )
