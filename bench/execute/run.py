@@ -33,8 +33,8 @@ from bench.suite.suite import Measure
 class Watcher(Protocol):
     """Told how a run goes on."""
 
-    def begin(self, nodes: list[Node], recorded: int) -> None:
-        """These will run; so many others are recorded."""
+    def begin(self, nodes: list[Node], recorded: int, records: Records) -> None:
+        """These will run; so many others are recorded. `records` are those of before, also of what runs again."""
 
     def node(self, node: Node) -> Progress:
         """A node begins; what it returns is told the progress inside."""
@@ -110,7 +110,7 @@ def run(
     store.append(_run_line(run_id, whole, names, environment))
     _record_refusals(whole, names, store, records, run_id)
 
-    watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
+    watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded), records)
     statuses: dict[str, str] = {}
     beside: list[str] = []
 
