@@ -18,9 +18,12 @@ from bench.cli.compare import compare_
 from bench.cli.doctor import doctor
 from bench.cli.gate import gate_
 from bench.cli.history import history_
+from bench.cli.init import init_
 from bench.cli.list import list_
+from bench.cli.open import open_
 from bench.cli.plan import plan_
 from bench.cli.report import report
+from bench.cli.rerun import rerun_
 from bench.cli.run import run_
 from bench.cli.say import fail
 from bench.cli.schema import schema
@@ -52,11 +55,14 @@ def _options(
     """What the command itself is told, before the name of one of its commands."""
 
 
+app.command("init")(init_)
 app.command("list")(list_)
 app.command()(show)
 app.command("plan", epilog=options.EXIT_STATUS)(plan_)
 app.command("run", epilog=options.EXIT_STATUS)(run_)
+app.command("rerun", epilog=options.EXIT_STATUS)(rerun_)
 app.command()(report)
+app.command("open")(open_)
 app.command("gate", epilog=options.GATE_EXIT_STATUS)(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)
@@ -96,5 +102,5 @@ def main() -> None:
         fail("\n".join([f"error: {error}", *notes(error)]))
     finally:
         # What `run` prints is in its report too.
-        if (lost := output.unwritten()) and sys.argv[1:2] != ["run"]:
+        if (lost := output.unwritten()) and sys.argv[1:2] not in (["run"], ["rerun"]):
             fail(f"stopped: standard output: {lost.strerror}", 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -66,6 +66,16 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="METRIC=CHANGE", help="What may become how much worse, as throughput=3%."),
 ]
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the final table and errors alone.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what was measured of each stage, too.")]
+
+
+def verbosity(quiet: bool, verbose: bool) -> Literal["errors", "stages", "figures"]:
+    """What a run says while it goes on."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet or --verbose: give one or the other")
+    return "errors" if quiet else "figures" if verbose else "stages"
 
 
 def given(
