@@ -8,7 +8,7 @@ from pathlib import Path
 METHODBENCH = Path(sys.executable).parent / "methodbench"
 
 
-def methodbench(*words, cwd=None, status=0, errors=False):
+def methodbench(*words, cwd=None, status=0, errors=False, columns=80):
     """What it prints; where it fails, or `errors`, what it says on standard error."""
     done = subprocess.run(
         [METHODBENCH, *map(str, words)],
@@ -16,7 +16,7 @@ def methodbench(*words, cwd=None, status=0, errors=False):
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "COLUMNS": "80"},
+        env={**os.environ, "COLUMNS": str(columns)},
     )
     assert done.returncode == status, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from bench.cli.say import say
 from bench.machine.machine import Machine, look, satisfies, visible_gpus
-from bench.metrics.units import show
+from bench.metrics.units import counted, show
 from bench.recipe import registry
 
 SPREAD = 0.1
@@ -52,8 +55,13 @@ class Noise:
     others: float | None
 
 
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Objects with name, state and text.")] = False,
+) -> None:
     """Say what this machine has, what cannot run here and why, and how noisy it is."""
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in examine(look())], indent=2, ensure_ascii=False))
+        return
     marks = {"ok": "ok     ", "warn": "warning", "missing": "missing"}
     for finding in examine(look()):
         say(f"{marks[finding.state]}  {finding.name}: {finding.text}")
@@ -134,7 +142,7 @@ def _packages(machine: Machine) -> Finding:
 
 
 def _threads(machine: Machine) -> Finding:
-    text = f"{machine.threads} threads on {machine.cores} cores, {show(machine.memory, 'B')} of memory"
+    text = f"{counted(machine.threads, 'thread')} on {counted(machine.cores, 'core')}, {show(machine.memory, 'B')} of memory"
     if machine.threads > machine.cores:
         mend = f"set threads = {machine.cores}"
         return Finding("threads", "warn", f"{text}: more threads than cores wait for each other; {mend}")
@@ -148,7 +156,7 @@ def _device(machine: Machine) -> Finding:
     if machine.gpus:
         torch = dict(machine.versions).get("torch", "")
         cause = f"torch {torch} is built for CPUs only" if torch.endswith("+cpu") else "the CPU was asked for"
-        return Finding("device", "warn", f"cpu, though {machine.gpus} GPU can be seen: {cause}")
+        return Finding("device", "warn", f"cpu, though {counted(machine.gpus, 'GPU')} can be seen: {cause}")
     return Finding("device", "ok", f"cpu: {visible_gpus()[1]}")
 
 

@@ -37,10 +37,7 @@ def gate_(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure what is there already, too.")] = False,
 ) -> None:
-    """Compare two revisions, environments or recipes: did anything become slower, larger or worse?
-
-    Exit status: 0 nothing did, 1 something did, 2 wrong use or a side that cannot run, 3 it could not be told.
-    """
+    """Compare two revisions, environments or recipes: did anything become slower, larger or worse?"""
     import shutil
 
     from bench.gate import targets

@@ -1,15 +1,25 @@
-"""What several commands are told, and what they make of it."""
+"""What several commands are told, what they make of it, and how they end."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from bench.suite.gate import GateTable
+
+
+EXIT_STATUS = (
+    "Exit status: 0 all went well; 1 a stage ended neither ok nor refused, or the disk is full; 2 the use was wrong, or "
+    "everything was refused; 130 interrupted by Ctrl-C."
+)
+GATE_EXIT_STATUS = (
+    "Exit status: 0 nothing became worse; 1 something did; 2 the use was wrong, or a side cannot run; 3 it could not be "
+    "told; 130 interrupted by Ctrl-C."
+)
 
 
 class Where(StrEnum):
@@ -21,21 +31,34 @@ class Where(StrEnum):
 
 SuiteArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[SUITE]", help="A suite file, or the name of one that comes along.", show_default=False),
+    typer.Argument(metavar="SUITE", help="A suite file, or the name of one that comes along.", show_default=False),
 ]
-Models = Annotated[list[str] | None, typer.Option("--model", help="Without a suite: a model's name or directory.")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="Without a suite: a task's name.")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", metavar="MODEL", help="Without a suite: a model's name or directory.")
+]
+Tasks = Annotated[list[str] | None, typer.Option("--task", metavar="TASK", help="Without a suite: a task's name.")]
 Recipes = Annotated[
-    list[str] | None, typer.Option("--recipe", help="Without a suite: a recipe; the first is the baseline.")
+    list[str] | None,
+    typer.Option("--recipe", metavar="RECIPE", help="Without a suite: a recipe; the first is the baseline."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="The results folder.", show_default="results/SUITE")]
-Only = Annotated[list[str] | None, typer.Option("--only", help="Run the recipes whose names match this pattern.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The results folder.", show_default="results/SUITE")
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="PATTERN", help="Run the recipes whose names match this pattern.")
+]
 Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, max=1000, help="Run seeds 0 to N-1 instead of the suite's.")
+    int | None, typer.Option("--seeds", metavar="N", min=1, max=1000, help="Run seeds 0 to N-1 instead of the suite's.")
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps instead of the suite's.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda instead of the suite's.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads instead of the suite's.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", metavar="N", min=1, help="Optimizer steps instead of the suite's.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda instead of the suite's.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads instead of the suite's.")
+]
 Executes = Annotated[
     Where, typer.Option("--executor", help="This machine, or a Ray cluster: RAY_ADDRESS's, or one that is made here.")
 ]
@@ -43,6 +66,16 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", metavar="METRIC=CHANGE", help="What may become how much worse, as throughput=3%."),
 ]
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the final table and errors alone.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print what was measured of each stage, too.")]
+
+
+def verbosity(quiet: bool, verbose: bool) -> Literal["errors", "stages", "figures"]:
+    """What a run says while it goes on."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet or --verbose: give one or the other")
+    return "errors" if quiet else "figures" if verbose else "stages"
 
 
 def given(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from bench.cli import options
 from bench.cli.say import say
@@ -10,6 +14,7 @@ from bench.cli.say import say
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from bench.execute.suites import Prepared
     from bench.plan.plan import Node, Plan
 
 
@@ -25,38 +30,97 @@ def plan_(
     device: options.Device = None,
     threads: options.Threads = None,
     where: options.Executes = options.Where.local,
+    as_json: Annotated[bool, typer.Option("--json", help="One object: stages, refusals, notes and data.")] = False,
 ) -> None:
     """Show the tree of stages: what is shared, what is recorded, and what is refused and why."""
-    from rich.console import Console
-
     from bench.execute.suites import prepare
     from bench.plan import plan
     from bench.record.line import FILE
     from bench.stage import checkpoint
-    from bench.tasks.alike import said
 
     asked = prepare(
         options.given(suite, model, task, recipe),
         out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
         executor=where.value,
     )  # fmt: skip
-    whole, names, folder = asked.plan, asked.names, asked.folder
-    chosen = whole.select(names)
+    chosen = asked.plan.select(asked.names)
     recorded: set[str] = set()
-    if (folder / FILE).exists():
+    if (asked.folder / FILE).exists():
         from bench.record.reading import read
 
-        recorded = read(folder).ok
-    todo = plan.to_run(chosen, recorded, checkpoint.present(folder))
+        recorded = read(asked.folder).ok
+    todo = plan.to_run(chosen, recorded, checkpoint.present(asked.folder))
+    if as_json:
+        print(json.dumps(_object(asked, chosen, todo), indent=2, ensure_ascii=False))
+    else:
+        _show(asked, chosen, todo)
+    if not chosen.nodes:
+        raise typer.Exit(2)
+
+
+def _ends(chosen: Plan, names: set[str]) -> dict[str, list[str]]:
+    """The names of the recipes that end at each node."""
+    ends: dict[str, list[str]] = {}
+    for cell in chosen.cells:
+        if cell.name in names and not cell.refused:
+            ends.setdefault(cell.path[-1].id, []).append(cell.name)
+    return ends
+
+
+def _object(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> dict[str, Any]:
+    """The plan as `--json` prints it; a stage's state is new, recorded, or again where a new branch needs its model."""
+    ends = _ends(chosen, asked.names)
+    refused = [cell for cell in chosen.cells if cell.refused and cell.name in asked.names]
+    return {
+        "folder": str(asked.folder),
+        "stages": [
+            {
+                "id": node.id,
+                "parent": node.parent,
+                "stage": str(node.stage),
+                "recipe": str(node.recipe),
+                "ends": ends.get(node.id, []),
+                "model": node.subject.model.name,
+                "task": node.subject.task.name,
+                "seed": node.seed,
+                "state": todo.get(node.id, "recorded"),
+            }
+            for node in chosen.nodes.values()
+        ],
+        "refused": [
+            {
+                "name": cell.name,
+                "recipe": str(cell.recipe),
+                "model": cell.subject.model.name,
+                "task": cell.subject.task.name,
+                "seed": cell.seed,
+                "reasons": list(cell.refused),
+            }
+            for cell in refused
+        ],
+        "notes": [asdict(note) for note in chosen.notes(asked.names)],
+        "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in chosen.cells},
+    }
+
+
+def _show(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> None:
+    from rich.console import Console
+
+    from bench.metrics.units import counted
+    from bench.tasks.alike import said
+
+    whole, names, folder = asked.plan, asked.names, asked.folder
     Console().print(*_trees(chosen, names, todo), sep="\n")
     for name, counts in {cell.subject.task.name: cell.subject.task.counts() for cell in whole.cells}.items():
-        if counted := said(counts):
-            say(f"{name}: {counted}")
+        if data := said(counts):
+            say(f"{name}: {data}")
     for line in asked.refusals():
         say(line, error=True)
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
-    say(f"{nodes} stages ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}")
+    say(
+        f"{counted(nodes, 'stage')} ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}"
+    )
 
 
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
@@ -69,10 +133,8 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
         twins.setdefault(
             (node.subject.model.name, node.subject.task.name, node.recipe.spell(defaults=True)), []
         ).append(node)
-    ends: dict[str, list[str]] = {}
-    for cell in chosen.cells:
-        if cell.name in names and not cell.refused:
-            ends.setdefault(cell.path[-1].id, []).append(cell.name)
+    ends = _ends(chosen, names)
+    seeds = f"seed{'' if len(chosen.suite.seeds) == 1 else 's'} {', '.join(map(str, chosen.suite.seeds))}"
     trees: dict[str, Tree] = {}
     drawn: dict[str, Tree] = {}
     for (model, task, _), nodes in twins.items():
@@ -85,7 +147,7 @@ def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:
         text.append(f"  {', '.join(dict.fromkeys(ends.get(first.id, [])))}", style="bold")
         text.append(f"  {state}", style="dim" if not waiting else "")
         above = drawn.get(first.parent or "") or trees.setdefault(
-            f"{model}/{task}", Tree(f"{model} on {task}, seeds {', '.join(map(str, chosen.suite.seeds))}")
+            f"{model}/{task}", Tree(f"{model} on {task}, {seeds}")
         )
         drawn[first.id] = above.add(text)
     return list(trees.values())

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli import options
 from bench.cli.say import fail, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.execute.run import Result
 
 
 class Through(StrEnum):
@@ -39,21 +44,33 @@ def run_(
         Through, typer.Option("--checkpoints", help="With --executor ray: how they reach other machines.")
     ] = Through.store,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0.1, help="Seconds that a stage's process may take.")
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds that a stage's process may take."),
     ] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Run a suite, or recipes given here, and write the report. What is recorded already is not run again."""
     if jobs != "auto" and not (jobs.isdecimal() and len(jobs) < 10 and int(jobs)):
         fail(f"error: --jobs {jobs}: it is a whole number of at least 1, or auto")
+    said = options.verbosity(quiet, verbose)
     from bench.execute.suites import run
 
-    try:
-        result = run(
+    def start() -> Result:
+        return run(
             options.given(suite, model, task, recipe),
             out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
             fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
-            timeout=timeout,
+            timeout=timeout, say=said,
         )  # fmt: skip
+
+    carry_out(start, quiet=quiet)
+
+
+def carry_out(start: Callable[[], Result], *, quiet: bool) -> None:
+    """`start` a run, write and print its report, and end with its exit status."""
+    try:
+        result = start()
     except KeyboardInterrupt as end:
         if not end.args:  # nothing had begun
             raise
@@ -68,8 +85,9 @@ def run_(
     # First: what is printed may have no reader any more.
     written = write(result.records.read_on(), ["html", "md"], result.folder, shown)
     shown.print()
-    for path in written:
-        say(f"wrote {path}")
+    if not quiet:
+        for path in written:
+            say(f"wrote {path}")
     for text in result.beside:
         say(f"note  {text}; all is in the records", error=True)
     if not result.ok:

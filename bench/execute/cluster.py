@@ -30,7 +30,7 @@ from bench.execute.worker import GONE
 from bench.machine import machine
 from bench.machine.machine import Machine
 from bench.stage import checkpoint
-from bench.stage.job import Job, Progress, Share, threads_each
+from bench.stage.job import Job, Progress, Share, threads_each, untold
 
 if TYPE_CHECKING:
     from bench.recipe.recipe import Stage
@@ -353,7 +353,7 @@ def _do(
                 there: dict[str, Any] = {name: checkpoint.path(Path(folder), name)}
                 moved = replace(moved, **there)
                 checkpoint.write(there[name], content)
-        outcome = _server(held).run(moved, timeout, lambda what, done, of: None)
+        outcome = _server(held).run(moved, timeout, untold)
         here = machine.look(job.machine.device, job.machine.threads)
         measured = {**outcome.measured, "environment": machine.environment(here, job.suite_folder)}
         left = names is not None and job.what == "stage" and first and outcome.status == "ok"

@@ -23,7 +23,7 @@ from bench.execute import worker
 from bench.execute.forkserver import died, kernel_kills
 from bench.recipe.declarations import Axis
 from bench.record.schema import Status
-from bench.stage.job import Job, Progress, Share, threads_each
+from bench.stage.job import Job, Progress, Share, threads_each, untold
 
 GRACE = 2.0
 """Seconds that the others have, after the first has failed, to say what they know of it."""
@@ -97,7 +97,7 @@ def _rank(
         met = time.perf_counter()
         return joined
 
-    progress = worker.Throttled(connection) if rank == 0 else lambda what, done, of: None
+    progress = worker.Throttled(connection) if rank == 0 else untold
     status, reason, measured = worker.run_job(replace(job, machine=machine), progress, meet)
     measured.setdefault("seconds", {})["launch"] = met - started
     connection.send(("done", status, reason, measured))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -33,8 +34,8 @@ from bench.suite.suite import Measure
 class Watcher(Protocol):
     """Told how a run goes on."""
 
-    def begin(self, nodes: list[Node], recorded: int) -> None:
-        """These will run; so many others are recorded."""
+    def begin(self, nodes: list[Node], recorded: int, records: Records) -> None:
+        """These will run; so many others are recorded. `records` are those of before, also of what runs again."""
 
     def node(self, node: Node) -> Progress:
         """A node begins; what it returns is told the progress inside."""
@@ -107,10 +108,10 @@ def run(
         for needed in (store.folder / "logs", checkpoint.temporary(store.folder)):
             needed.mkdir(parents=True, exist_ok=True)
     environment = machine.environment(whole.machine, whole.suite_folder)
-    store.append(_run_line(run_id, whole, names, environment))
+    store.append(_run_line(run_id, whole, names, environment, store.folder))
     _record_refusals(whole, names, store, records, run_id)
 
-    watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded))
+    watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded), records)
     statuses: dict[str, str] = {}
     beside: list[str] = []
 
@@ -322,7 +323,9 @@ def _record_refusals(whole: Plan, names: set[str], store: Store, records: Record
             store.append({**_node_line(run_id, last, whole), "status": "refused", "reason": reason, "log": ""})
 
 
-def _run_line(run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any]) -> dict[str, Any]:
+def _run_line(
+    run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
     suite = whole.suite
     return {
         "kind": "run",
@@ -343,6 +346,8 @@ def _run_line(run_id: str, whole: Plan, names: set[str], environment: Mapping[st
             }
             for cell in whole.cells
         ],
+        "suite": suite.model_dump(mode="json", exclude_unset=True),
+        "suite_folder": os.path.relpath(whole.suite_folder, folder),
         "notes": [asdict(note) for note in whole.notes(names)],
         "primary": {cell.subject.task.name: cell.subject.task.primary for cell in whole.cells},
         "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import signal
 import sys
@@ -16,8 +17,10 @@ from bench.machine import machine
 from bench.machine.machine import MachineError
 from bench.machine.output import visible
 from bench.plan import dividing, plan
+from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.method import Method
 from bench.recipe.recipe import Recipe
+from bench.record.errors import RecordError
 from bench.suite.suite import Suite, of, read_table, shipped
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from bench.execute.cluster import Cluster, Through
     from bench.execute.run import Result
     from bench.execute.slots import Slots
+    from bench.execute.watch import Say
     from bench.plan.dividing import Shortage
     from bench.plan.plan import Plan
 
@@ -54,6 +58,7 @@ class Prepared:
 def prepare(
     suite: Given,
     *,
+    suite_folder: str | os.PathLike[str] = "",
     out: str | os.PathLike[str] | None = None,
     only: str | Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
@@ -65,12 +70,13 @@ def prepare(
     """Plan a suite without running anything. Arguments and errors are those of :func:`run`."""
     with contextlib.closing(cluster()) if executor == "ray" else contextlib.nullcontext() as ray:
         shortage = ray.shortage if ray else dividing.shortage
-        return _prepared(suite, out, only, seeds, steps, device, threads, shortage)
+        return _prepared(suite, suite_folder, out, only, seeds, steps, device, threads, shortage)
 
 
 def run(
     suite: Given,
     *,
+    suite_folder: str | os.PathLike[str] = "",
     out: str | os.PathLike[str] | None = None,
     only: str | Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
@@ -83,6 +89,7 @@ def run(
     checkpoints: Through = "object-store",
     timeout: float | None = None,
     keep: Collection[int] = (),
+    say: Say = "stages",
 ) -> Result:
     """Run a suite and record each stage as it ends. What is recorded already is not run again.
 
@@ -91,7 +98,8 @@ def run(
 
     Args:
         suite: a file's path, the name of a suite that comes along, or a table as a file would hold it, in which a recipe
-            may be a :class:`Recipe` too; paths in a table are relative to the working directory.
+            may be a :class:`Recipe` too.
+        suite_folder: the folder that the paths in a table are relative to; the working directory otherwise.
         out: the results folder; ``results/NAME`` otherwise, of a table ``results/python``.
         only: run the recipes whose names match one of these patterns.
         seeds: run seeds 0 to N-1, or these, instead of the suite's.
@@ -104,6 +112,7 @@ def run(
         checkpoints: how they reach a cluster's machines, "object-store" or "shared-folder".
         timeout: seconds that one process of a stage may take.
         keep: seeds whose checkpoints stay in the folder.
+        say: what standard error says: "errors" alone, a line of all "stages", or the "figures" of each too.
 
     Raises:
         SuiteError: the suite is wrong, or cannot be read. RecipeError, RegistryError: a method is, or a package's.
@@ -121,19 +130,52 @@ def run(
 
     with contextlib.ExitStack() as until:
         ray = until.enter_context(contextlib.closing(cluster(checkpoints))) if executor == "ray" else None
-        asked = _prepared(suite, out, only, seeds, steps, device, threads, ray.shortage if ray else dividing.shortage)
-        for line in asked.refusals():
-            _say(line, sys.stderr)
+        shortage = ray.shortage if ray else dividing.shortage
+        asked = _prepared(suite, suite_folder, out, only, seeds, steps, device, threads, shortage)
+        if say != "errors":
+            for line in asked.refusals():
+                _say(line, sys.stderr)
         store = Store(asked.folder)
         until.enter_context(_environment_kept())
         until.enter_context(_interrupted_once(asked.folder))
         runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
-        watching = until.enter_context(watcher(asked.plan))
+        watching = until.enter_context(watcher(asked.plan, say))
         return engine.run(
             asked.plan, asked.names, store, runs, watching, timeout=timeout, fresh=fresh, room=room, keep=keep
         )
+
+
+def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -> Result:
+    """Run the stages of one recipe of the latest run in a results `folder` again, as that run's suite has them.
+
+    Raises:
+        RecordError: there is no such run, or its record does not have the suite. RecipeError: no recipe has that name. And
+            what :func:`run` raises.
+    """
+    from bench.record.reading import read
+
+    records = read(folder)
+    if not records.runs:
+        raise RecordError(f"{records.file}: there is no record of a run in it")
+    last = records.runs[-1]
+    if not isinstance(last.suite, Mapping) or not isinstance(last.suite_folder, str):
+        raise RecordError(
+            f"{records.file}: the latest run was recorded without its suite, by an older version; run the suite with "
+            f"--only '{recipe}' --fresh --out {folder}"
+        )
+    names = list(last.suite.get("recipes", ()))
+    if recipe not in names:
+        raise RecipeError(f"the latest run in {folder} has no recipe `{recipe}`{nearest(recipe, names)}")
+    return run(
+        last.suite,
+        suite_folder=Path(folder) / last.suite_folder,
+        out=folder,
+        only=glob.escape(recipe),
+        fresh=True,
+        say=say,
+    )
 
 
 def cluster(through: Through = "object-store") -> Cluster:
@@ -158,6 +200,7 @@ def cluster(through: Through = "object-store") -> Cluster:
 
 def _prepared(
     given: Given,
+    suite_folder: str | os.PathLike[str],
     out: str | os.PathLike[str] | None,
     only: str | Sequence[str],
     seeds: int | Sequence[int] | None,
@@ -166,7 +209,7 @@ def _prepared(
     threads: int | None,
     shortage: Shortage,
 ) -> Prepared:
-    table, base, stem, where = _table(given)
+    table, base, stem, where = _table(given, Path.cwd() / suite_folder)
     if seeds is not None:
         table["seeds"] = list(range(seeds) if isinstance(seeds, int) else seeds)
     if steps is not None:
@@ -181,7 +224,7 @@ def _prepared(
     return Prepared(plan.make(suite, base, here, shortage), names, folder)
 
 
-def _table(given: Given) -> tuple[dict[str, Any], Path, str, str]:
+def _table(given: Given, suite_folder: Path) -> tuple[dict[str, Any], Path, str, str]:
     """A suite's table, the folder that its paths are from, the name of its results, and what begins an error."""
     if isinstance(given, Suite):
         given = given.model_dump(exclude_unset=True)
@@ -189,7 +232,7 @@ def _table(given: Given) -> tuple[dict[str, Any], Path, str, str]:
         recipes = given.get("recipes")
         if isinstance(recipes, Mapping):
             given = {**given, "recipes": {name: _text(recipe) for name, recipe in recipes.items()}}
-        return dict(given), Path.cwd(), "python", ""
+        return dict(given), suite_folder, "python", ""
     path = Path(given)
     if not path.exists() and str(given) in (found := shipped()):
         path = found[str(given)]

@@ -10,14 +10,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.machine import disk, output
 from bench.record.schema import Status
-from bench.stage.job import Job, Progress
+from bench.stage.job import UNSEEN, Job, Progress
 
 if TYPE_CHECKING:
     from bench.distributed.group import Group
@@ -144,7 +144,7 @@ class Throttled:
         """Send what was measured so far."""
         self._connection.send(("kept", measured))
 
-    def __call__(self, what: str, done: int, of: int) -> None:
+    def __call__(self, what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN) -> None:
         """Send it, or let it go."""
         if what != self._what:
             self._what = what
@@ -152,7 +152,7 @@ class Throttled:
         now = time.monotonic()
         if now >= self._next or done == of:
             self._next = now + self._every
-            self._connection.send(("progress", what, done, of))
+            self._connection.send(("progress", what, done, of, dict(seen)))
 
 
 def follow(parent: int) -> None:

@@ -324,7 +324,7 @@ def _training(job: Job) -> Iterator[Ready]:
     # It never ends by itself: the one who asks decides how many steps there are.
     job = replace(job, budget=job.budget.model_copy(update={"steps": MOST_STEPS}))
     peak = Peak(device)
-    training = stage.begin(job, source, task, lambda what, done, of: None, Group(), stage.Stopwatch(), clocks)
+    training = stage.begin(job, source, task, lambda *_: None, Group(), stage.Stopwatch(), clocks)
     assert isinstance(training, Training)
     training.prepare()
     stage.begin_training(training)

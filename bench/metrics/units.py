@@ -38,6 +38,11 @@ def show(value: float | None, unit: str) -> str:
     return f"{_three(value)}×" if unit == "×" else f"{_three(value)} {unit}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 stage``, ``2,800 texts``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _three(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 from bench.machine.paths import PathError, find
 from bench.models.base import Model, ModelError
 from bench.recipe.errors import nearest
 from bench.recipe.registry import by_name
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""``organisation/model``."""
 
 
 @functools.cache
@@ -33,5 +37,11 @@ def open_model(spec: str, suite_folder: Path) -> Model:
     except PathError as error:
         raise ModelError(f"model: {error}") from None
     if not path.is_dir():
+        if _HUB_NAME.fullmatch(spec) and not path.parent.is_dir():
+            raise ModelError(
+                f"`{spec}` looks like a name on a model hub, and models are read from directories alone; "
+                f"download it where there is a network, as with `hf download {spec} --local-dir {path.name}`, and name that "
+                "directory"
+            )
         raise ModelError(f"`{spec}` is neither a registered model nor a directory ({path}){nearest(spec, known)}")
     return Directory(path)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 
 class RecipeError(ValueError):
-    """A recipe, a method or one of its arguments is wrong. The message says what, and how to mend it."""
+    """A recipe, a method or one of its arguments is wrong. The message says what in one line, and how to mend it.
+
+    ``argument`` is the name of the argument that is wrong. ``place`` is where the error is in the recipe's text, as :mod:`ast`
+    counts: lines from 1, columns in bytes from 0. Where the text is known, a note of the exception shows it with a caret at that place.
+    """
+
+    place: tuple[int, int] | None = None
+
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class Refusal(Exception):
@@ -29,6 +40,22 @@ FORMER = {
     "reference": "baseline",
 }
 """What was renamed before the first release: an old name is unknown, and its error offers the new one."""
+
+
+Error = TypeVar("Error", bound=Exception)
+
+
+def told_as(kind: type[Error], before: str, error: Exception) -> Error:
+    """`error` as one of another kind: `before` begins its message, and its notes go along."""
+    told = kind(f"{before}{error}")
+    for note in notes(error):
+        told.add_note(note)
+    return told
+
+
+def notes(error: Exception) -> list[str]:
+    """What was noted of an error, such as its place in a recipe."""
+    return getattr(error, "__notes__", [])
 
 
 def nearest(found: str, known: Iterable[str]) -> str:

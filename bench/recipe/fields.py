@@ -81,9 +81,9 @@ def check(cls: type[Method], name: str, value: Any) -> Any:
         checked = _checker(cls, name).validate_python(value)
     except pydantic.ValidationError as error:
         wrong = error.errors(include_url=False)[0]
-        raise RecipeError(f"{cls.name}: {name}: {wrong['msg'].lower()}, found {value!r}") from None
+        raise RecipeError(f"{cls.name}: {name}: {wrong['msg'].lower()}, found {value!r}", argument=name) from None
     if isinstance(checked, float) and not math.isfinite(checked):
-        raise RecipeError(f"{cls.name}: {name}: must be finite, found {value!r}")
+        raise RecipeError(f"{cls.name}: {name}: must be finite, found {value!r}", argument=name)
     return checked
 
 

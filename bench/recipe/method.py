@@ -223,9 +223,9 @@ class Method(abc.ABC):
         given = dict(zip(names, arguments, strict=False))
         for name, value in keywords.items():
             if name not in names:
-                raise RecipeError(f"{cls.name}: unknown argument `{name}`{nearest(name, names)}")
+                raise RecipeError(f"{cls.name}: unknown argument `{name}`{nearest(name, names)}", argument=name)
             if name in given:
-                raise RecipeError(f"{cls.name}: argument `{name}` is given twice")
+                raise RecipeError(f"{cls.name}: argument `{name}` is given twice", argument=name)
             given[name] = value
         given = {**defaults, **given}
         for name in given.keys() - set(names):

@@ -12,14 +12,16 @@ name and defaults left out: ``str(recipe)`` is canonical.
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bench.recipe import registry
 from bench.recipe.declarations import Axis
 from bench.recipe.errors import RecipeError, nearest
+from bench.recipe.fields import fields_of
 from bench.recipe.method import Method, Modifier, Trainer, Transform
 
 MAX_LENGTH = 10_000
@@ -150,14 +152,19 @@ def parse(text: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) ->
     """
     if len(text) > MAX_LENGTH:
         raise RecipeError(f"a recipe has at most {MAX_LENGTH} characters, this one {len(text)}")
+    text = text.strip()
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = ast.parse(text, mode="eval")
         return of(_evaluate(tree.body, defaults or {}))
     except RecipeError as error:
-        raise RecipeError(f"{error}\n  in the recipe `{_shorten(text)}`") from None
+        line, column = error.place or (1, 0)
+        error.add_note(_pointed(text, line, len(_line(text, line).encode()[:column].decode())))  # ast counts bytes
+        raise
     except SyntaxError as error:
         where = f" at character {error.offset}" if error.offset else ""
-        raise RecipeError(f"`{_shorten(text)}` is not a recipe{where}: {error.msg}") from None
+        wrong = RecipeError(f"`{_shorten(text)}` is not a recipe{where}: {error.msg}")
+        wrong.add_note(_pointed(text, error.lineno or 1, error.offset - 1 if error.offset else len(text)))
+        raise wrong from None
     except (ValueError, MemoryError, RecursionError):
         # The parser's own answers to null bytes and to thousands of nested parentheses or operators.
         raise RecipeError(f"`{_shorten(text)}` is not a recipe: it is nested too deeply or is not text") from None
@@ -168,12 +175,44 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:60]} … {text[-30:]}"
 
 
+def _pointed(text: str, line: int, column: int) -> str:
+    """The line of a recipe with a caret under the column; of a long line what fits on a terminal."""
+    begin = max(0, column - 50)
+    shown = _line(text, line).replace("\t", " ")[begin : begin + 76]
+    return f"  {'…' + shown[1:] if begin else shown}\n  {' ' * (column - begin)}^"
+
+
+def _line(text: str, number: int) -> str:
+    return next(iter(text.split("\n")[number - 1 : number]), "")
+
+
+@contextlib.contextmanager
+def _at(node: ast.expr, arguments: Mapping[str, ast.expr | ast.keyword] | None = None) -> Iterator[None]:
+    """An error inside is at `node`, or at the argument that it names, where it says no place yet."""
+    try:
+        yield
+    except RecipeError as error:
+        if error.place is None:
+            at = (arguments or {}).get(error.argument or "", node)
+            error.place = at.lineno, at.col_offset
+        raise
+
+
 def _evaluate(node: ast.expr, defaults: Mapping[str, Mapping[str, Any]]) -> Method | Recipe:
+    with _at(node):
+        return _method_or_recipe(node, defaults)
+
+
+def _method_or_recipe(node: ast.expr, defaults: Mapping[str, Mapping[str, Any]]) -> Method | Recipe:
     match node:
         case ast.BinOp(left=left, op=ast.RShift(), right=right):
-            return then(_evaluate(left, defaults), _evaluate(right, defaults))
+            first, second = _evaluate(left, defaults), _evaluate(right, defaults)
+            with _at(right):
+                return then(first, second)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return join(_evaluate(left, defaults), _evaluate(right, defaults))
+            first, second = _evaluate(left, defaults), _evaluate(right, defaults)
+            with _at(right):
+                return join(first, second)
         case ast.Name(id=name):
             return _method(name).build([], {}, defaults.get(name, {}))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
@@ -185,7 +224,9 @@ def _evaluate(node: ast.expr, defaults: Mapping[str, Mapping[str, Any]]) -> Meth
             if len(given) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise RecipeError(f"{name}: argument `{twice}` is given twice")
-            return cls.build([_argument(arg, defaults) for arg in args], given, defaults.get(name, {}))
+            places = dict(zip([field.name for field in fields_of(cls)], args, strict=False))
+            with _at(node, {**places, **{str(keyword.arg): keyword for keyword in keywords}}):
+                return cls.build([_argument(arg, defaults) for arg in args], given, defaults.get(name, {}))
     raise RecipeError(
         f"`{_shorten(ast.unparse(node))}` is not in the grammar of recipes, which has method names, calls, "
         "literal arguments, `>>` and `+`"
@@ -204,7 +245,8 @@ def _argument(node: ast.expr, defaults: Mapping[str, Mapping[str, Any]]) -> Any:
             return tuple(_argument(item, defaults) for item in items)
         case ast.Name() | ast.Call():
             return _evaluate(node, defaults)
-    raise RecipeError(f"`{_shorten(ast.unparse(node))}` is not a literal or a method")
+    with _at(node):
+        raise RecipeError(f"`{_shorten(ast.unparse(node))}` is not a literal or a method")
 
 
 def _method(name: str) -> type[Method]:

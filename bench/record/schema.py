@@ -422,6 +422,8 @@ class Run(Line):
     cells: list[Cell] = Field(description="all that the suite asks for")
     seeds: Any = Field(None, description="the suite's")
     recipes: Any = Field(None, description="text of each recipe, by its name")
+    suite: Any = Field(None, description="the suite's table, with what the command line said instead")
+    suite_folder: Any = Field(None, description="where its paths begin, seen from the results folder")
     notes: list[Note] = Field(default_factory=list, description="for readers")
     data: dict[str, dict[str, Natural] | None] | None = Field(
         None, description="what became of each task's texts, in numbers"

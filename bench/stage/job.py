@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, Protocol
 
 from bench.machine.machine import Machine
 from bench.recipe import recipe
@@ -15,8 +16,21 @@ from bench.recipe.recipe import Stage
 from bench.suite.suite import Budget, Measure
 from bench.tasks.table import DataTable
 
-Progress = Callable[[str, int, int], None]
-"""Told what is going on, how much of it is done, and of how much."""
+UNSEEN: Mapping[str, float] = MappingProxyType({})
+
+
+class Progress(Protocol):
+    """Told what is going on, how much of it is done, and of how much.
+
+    ``seen`` are figures of the moment: of a training, the ``loss`` that was looked at last and the ``tokens`` so far.
+    """
+
+    def __call__(self, what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN, /) -> None:
+        """Tell it."""
+
+
+def untold(what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN) -> None:
+    """Progress that nobody is told."""
 
 
 @dataclass(frozen=True)

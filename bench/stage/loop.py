@@ -86,6 +86,7 @@ class Training(Work):
         self.stop = False
         self.losses: list[torch.Tensor] = []
         self._looked = 0
+        self._seen = {"loss": math.nan, "tokens": 0.0}
         self.tokens: list[int] = []
         self.samples: list[int] = []
         self.data_seconds = 0.0
@@ -186,10 +187,11 @@ class Training(Work):
             clock.stop()
             self.losses.append(loss)
             self.tokens.append(batch.tokens)
+            self._seen["tokens"] += batch.tokens
             self.samples.append(batch.samples)
             if self.step % look_every == 0 or self.step == self.steps - 1:
                 self._look()
-            self.progress("train", self.step + 1, self.steps)
+            self.progress("train", self.step + 1, self.steps, self._seen)
             for call in on_step_end:
                 call(self)
             yield step
@@ -247,6 +249,7 @@ class Training(Work):
         for step, value in enumerate(values, start=self._looked + 1):
             if not math.isfinite(value):
                 raise Diverged(f"the loss is {value} at step {step} of {self.steps}")
+            self._seen["loss"] = value
         self._looked = len(self.losses)
 
 

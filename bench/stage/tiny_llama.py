@@ -176,7 +176,7 @@ class TinyLlama(Directory):
                     budget=BUDGET,
                     machine=machine.look("cpu", THREADS),
                     seed=0,
-                    progress=lambda what, done, of: progress(f"make {self.name}", done, of),
+                    progress=lambda what, done, of, seen=None: progress(f"make {self.name}", done, of),
                 )
                 training.prepare()
                 training.run()

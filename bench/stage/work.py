@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import UserDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from bench.metrics.registry import check_declared
 from bench.models.modes import evaluating
 from bench.recipe.facts import with_inner
 from bench.stage import evidence
+from bench.stage.job import Progress, untold
 from bench.tasks.base import on_device
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Work:
         machine: Machine,
         seed: int,
         suite_folder: Path = Path(),
-        progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+        progress: Progress = untold,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_va
 
 from bench.machine.paths import irregular
 from bench.recipe import recipe, registry
-from bench.recipe.errors import RecipeError, nearest
+from bench.recipe.errors import RecipeError, nearest, told_as
 from bench.recipe.fields import check, fields_of
 from bench.recipe.recipe import Recipe
 from bench.suite.gate import GateTable
@@ -159,7 +159,7 @@ class Suite(Strict):
             try:
                 found[name] = recipe.parse(text, self.defaults)
             except RecipeError as error:
-                raise SuiteError(f"recipes.{name}: {error}") from None
+                raise told_as(SuiteError, f"recipes.{name}: ", error) from None
         return found
 
     def only(self, patterns: list[str]) -> set[str]:
@@ -212,7 +212,9 @@ def read_table(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        known = sorted(str(other) for other in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+        known = [str(other) for other in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        if file.parent == Path():
+            known += shipped()
         raise SuiteError(f"{file}: no such file{nearest(str(file), known)}") from None
     except (OSError, ValueError) as error:  # such as bytes that are no text, or a path with a NUL
         raise SuiteError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -248,7 +250,7 @@ def of(table: dict[str, Any], where: str = "") -> Suite:
     try:
         suite.parsed()
     except SuiteError as error:
-        raise SuiteError(f"{where}{error}") from None
+        raise told_as(SuiteError, where, error) from None
     return suite
 
 

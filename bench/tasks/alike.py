@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 
+from bench.metrics.units import counted
+
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0E-\x1B\x7F-\x84\x86-\x9F"
     r"\u00AD\u034F\u061C\u115F\u1160\u17B4\u17B5\u180B-\u180F\u200B-\u200F\u202A-\u202E\u2060-\u206F\u3164\uFE00-\uFE0F\uFEFF"
@@ -92,10 +94,10 @@ def said(counts: Mapping[str, int]) -> str:
     """What became of the texts of a task's data, in one line; empty where nothing is known of them."""
     if not counts:
         return ""
-    parts = [f"{counts.get('read', 0):,} texts read"]
+    parts = [f"{counted(counts.get('read', 0), 'text')} read"]
     parts.append(", ".join(f"{counts.get(split, 0):,} in {split}" for split in ("train", "validation", "test")))
     left_out = [f"{counts[what]:,} {words}" for what, words in _LEFT_OUT.items() if counts.get(what)]
     parts += [f"left out {', '.join(left_out)}"] if left_out else []
     if respelled := counts.get("respelled"):
-        parts.append(f"{respelled:,} labels written in another way than their class is called, as 1.0 for 1")
+        parts.append(f"{counted(respelled, 'label')} written in another way than their class is called, as 1.0 for 1")
     return "; ".join(parts)

@@ -16,7 +16,7 @@ from bench.machine import machine
 from bench.recipe import recipe, registry
 from bench.recipe.facts import stages_before_compression
 from bench.recipe.method import Method
-from bench.stage.job import Job
+from bench.stage.job import Job, untold
 from bench.suite.suite import Budget, Measure
 from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
@@ -125,8 +125,8 @@ def _skip_broken(text: str, kind: str) -> None:
                 pytest.skip(f"{method.name}: {broken}")
 
 
-def quiet(what: str, done: int, of: int) -> None:
-    """Progress that nobody is told."""
+quiet = untold
+"""Progress that nobody is told."""
 
 
 def nothing(hook: str) -> Any:

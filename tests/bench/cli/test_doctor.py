@@ -1,5 +1,6 @@
 """The doctor: what it says must follow from what is there."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,12 @@ def test_everything_is_looked_at(findings):
     }
     assert names <= findings.keys()
     assert all(finding.state in ("ok", "warn", "missing") and finding.text for finding in findings.values())
+
+
+def test_json_has_every_finding(findings):
+    said = json.loads(methodbench("doctor", "--json"))
+    assert {finding["name"] for finding in said} == findings.keys()
+    assert all(finding.keys() == {"name", "state", "text"} for finding in said)
 
 
 def test_packages(here):

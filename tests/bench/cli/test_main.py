@@ -1,12 +1,14 @@
 """What all commands share: light start, clear errors and their exit status."""
 
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
-from tests.command import methodbench
+from tests.command import METHODBENCH, methodbench
 
 
 def test_planning_imports_no_torch(suite):
@@ -23,10 +25,55 @@ def test_planning_imports_no_torch(suite):
         assert done.returncode == 0, (words, done.stderr)
 
 
+def test_version_and_short_help():
+    assert methodbench("--version") == methodbench("-V") == f"methodbench {version('methodbench')}\n"
+    assert methodbench("-h") == methodbench("--help")
+    for command in ("plan", "run", "gate"):
+        assert methodbench(command, "-h") == methodbench(command, "--help")
+
+
+def test_help_is_whole_and_as_wide_as_the_terminal():
+    said = {columns: methodbench("--help", columns=columns) for columns in (80, 120)}
+    for text in said.values():
+        assert "..." not in text.partition("Commands:")[2]
+        assert "what is recorded, and what is refused and why" in " ".join(text.split())
+    assert [max(map(len, text.splitlines())) > 80 for text in said.values()] == [False, True]
+
+
+def test_one_wording_of_exit_statuses():
+    plan, run, gate = (" ".join(methodbench(command, "-h").split()) for command in ("plan", "run", "gate"))
+    assert plan.partition("Exit status: ")[2] == run.partition("Exit status: ")[2] != ""
+    assert "130 interrupted by Ctrl-C." in gate
+
+
+def test_completion_knows_the_commands():
+    asked = {**os.environ, "_METHODBENCH_COMPLETE": "complete_bash", "COMP_WORDS": "methodbench p", "COMP_CWORD": "1"}
+    done = subprocess.run([METHODBENCH], env=asked, capture_output=True, text=True)
+    assert "plan" in done.stdout.split()
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_color(suite, tmp_path, no_color, coloured):
+    environment = {**os.environ, "FORCE_COLOR": "1", "NO_COLOR": no_color, "TERM": "xterm-256color"}
+    command = [METHODBENCH, "run", suite('bad = "merge"'), "--out", tmp_path / "out"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]", done.stdout)) is coloured, done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["run", "nothing.toml"], "nothing.toml: no such file"),
+        (["plan", "encodr"], "encodr: no such file; did you mean `encoder`?"),
+        (["plan", "suit.toml"], "suit.toml: no such file; did you mean `suite.toml`?"),
+        (
+            ["plan", "--model", "org/name", "--task", "stdlib-topics", "--recipe", "full"],
+            "`org/name` looks like a name on a model hub, and models are read from directories alone",
+        ),
+        (
+            ["plan", "--model", "minilm", "--task", "stdlib-topics", "--recipe", "full >> lora(q=3)"],
+            "\n  full >> lora(q=3)\n               ^\n",
+        ),
         (["run"], "give a suite, or --model, --task and --recipe"),
         (["run", "SUITE", "--recipe", "full"], "one or the other"),
         (["run", "SUITE", "--only", "x*"], "'x*' matches no recipe; there are: full, lora"),

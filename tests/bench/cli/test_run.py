@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,30 @@ def test_run_report_and_resume(suite, tmp_path):
     )
     assert pyperf.returncode == 0, pyperf.stderr
     assert "Number of value" in pyperf.stdout
+
+
+def test_quiet_and_verbose(suite, tmp_path):
+    file, out = suite('full = "full"\nwild = "full(lr=1e30)"'), tmp_path / "out"
+
+    def run(*words):
+        done = subprocess.run(
+            [METHODBENCH, "run", file, "--out", out, "--fresh", *words], capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 1, done.stderr
+        return done
+
+    verbose, quiet = run("-v"), run("-q")
+    full, wild = (line for line in verbose.stderr.splitlines() if line.startswith("["))
+    assert re.search(
+        r"full, seed 0: accuracy 0\.\d{3}, .*train_tokens_per_second \S+ tokens/s.*, latency_1x8 \S+ m?s", full
+    )
+    assert wild.startswith("[2/2] diverged")
+    # Of the two, what ended ok is not said; the table has it.
+    assert [line.split()[1] for line in quiet.stderr.splitlines() if line.startswith("[")] == ["diverged"]
+    assert "to run" not in quiet.stderr
+    assert "full" in quiet.stdout
+    assert "wrote" not in quiet.stdout
+    methodbench("run", file, "-q", "-v", status=2)
 
 
 def test_recipes_of_the_command_line(tiny_bert, tmp_path):

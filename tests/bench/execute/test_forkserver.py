@@ -38,7 +38,7 @@ def server(fault):
     server.close()
 
 
-def quiet(what, done, of):
+def quiet(what, done, of, seen):
     pass
 
 
@@ -46,8 +46,9 @@ def test_a_job_runs_and_says_how_far_it_is(server, tiny_bert, tmp_path):
     told = []
     outcome = server.run(jobs.job("full", tiny_bert, tmp_path), 120, lambda *now: told.append(now))
     assert outcome.status == "ok", outcome
-    assert len(outcome.measured["training"]["losses"]) == 6
-    assert ("train", 6, 6) in told
+    training = outcome.measured["training"]
+    assert len(training["losses"]) == 6
+    assert ("train", 6, 6, {"loss": training["losses"][-1], "tokens": sum(training["tokens"])}) in told
 
 
 @pytest.mark.parametrize("timeout", [120, 0.05])

@@ -25,7 +25,7 @@ def server():
     server.close()
 
 
-def quiet(what, done, of):
+def quiet(what, done, of, seen):
     pass
 
 
@@ -61,7 +61,7 @@ class Watch:
     def __init__(self, act):
         self.act, self.seen, self.when = act, [], 0.0
 
-    def __call__(self, what, done, of):
+    def __call__(self, what, done, of, seen):
         if what == "train" and done > 2 and not self.seen:
             self.seen = ranks()
             self.when = time.monotonic()

@@ -19,6 +19,14 @@ def test_a_name_and_a_directory(tmp_path: Path) -> None:
     assert open_model(str(tmp_path / "mine"), Path("/elsewhere")).problems()
 
 
+def test_a_hub_name_says_what_is_possible(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"directories alone; download it .* `hf download org/name --local-dir name`"):
+        open_model("org/name", tmp_path)
+    (tmp_path / "org").mkdir()
+    with pytest.raises(ModelError, match="neither a registered model nor a directory"):
+        open_model("org/name", tmp_path)
+
+
 def test_neither(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as error:
         open_model("minilmm", tmp_path)

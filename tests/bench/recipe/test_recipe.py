@@ -151,3 +151,34 @@ def test_every_method_says_where_it_is_described():
         assert cls.evidence.__doc__, name
         asked = {kind.evidence.__doc__ for kind in (Trainer, Modifier, Transform)}
         assert cls.evidence.__doc__ not in asked, f"{name} proves nothing of its own"
+
+
+@pytest.mark.parametrize(
+    ("text", "under"),
+    [
+        ("full >> lorra(r=8)", "lorra"),
+        ("lora(lr=0.1, r=-3)", "r=-3"),
+        ("full >> lora(q=3)", "q=3"),
+        ("full + head", "head"),
+        ("full >> magnitude('ä')", "'ä'"),
+        ("full >> peft('ä', q=x)", "x"),
+        ("full >> distill(student=lora(q=1))", "q=1"),
+        ("full >> prune_ffn", "prune_ffn"),
+        ("lora(r=2 + 3)", "2 + 3"),
+        ("full >> (lora(\n  r=8,\n  q=3))", "q=3"),
+        ("full >> )", ")"),
+        ("full >>", ""),
+        ("accumulate(4)", "accumulate"),
+        (" >> ".join(["full"] * 40) + " >> lorra", "lorra"),
+    ],
+)
+def test_a_caret_is_under_the_mistake(text, under):
+    with pytest.raises(RecipeError) as error:
+        parse(text)
+    assert "\n" not in str(error.value)
+    (note,) = error.value.__notes__
+    shown, caret = note.split("\n")
+    assert caret.strip() == "^"
+    assert shown[caret.index("^") :].startswith(under)
+    assert (shown[caret.index("^") :] == "") is (under == "")
+    assert len(shown) <= 80

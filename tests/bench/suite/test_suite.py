@@ -175,3 +175,17 @@ def test_the_suites_that_come_along_are_right():
     encoder = suite.load(found["encoder"])
     assert len(encoder.recipes) >= 12
     assert "full >> prune_ffn(amount=0.5) >> full(share=0.3)" in map(str, encoder.parsed().values())
+
+
+def test_a_suite_that_was_written_as_json_reads_the_same():
+    """As a run's record holds it, from which the run is made again."""
+    own = {"kind": "classification", "data": "a.csv", "label": "x"}
+    table = {
+        "model": "minilm",
+        "task": [own, "stdlib-topics"],
+        "measure": {"retain": {"kind": "causal_lm", "data": "a.txt"}, "latency": [[1, 8]]},
+        "gate": {"throughput": "3%"},
+        "recipes": {"full": "full"},
+    }
+    whole = suite.of(table)
+    assert suite.of(json.loads(json.dumps(whole.model_dump(mode="json", exclude_unset=True)))) == whole

@@ -42,11 +42,11 @@ def test_zeros_rise_step_by_step_and_stay(tiny_bert, tmp_path):
     seen, zeros = [], []
     real = training.progress
 
-    def look(what, done, of):
+    def look(what, done, of, figures):
         layers = block_linears(training.model).values()
         zeros.append([layer.weight == 0 for layer in layers])
         seen.append(sum(int(each.sum()) for each in zeros[-1]) / sum(each.numel() for each in zeros[-1]))
-        real(what, done, of)
+        real(what, done, of, figures)
 
     training.progress = look
     training.run()
