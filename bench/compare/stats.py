@@ -92,8 +92,7 @@ def mean(values: Sequence[float], *, level: float = LEVEL, spread: Spread | None
     if not all(map(math.isfinite, values)):
         raise ValueError("a value is not finite")
     n = len(values)
-    # fsum over n can miss the common value of equal numbers by a rounding; then a tie would look like a
-    # difference.
+    # fsum over n can miss the common value of equal numbers by a rounding, and so show a difference.
     middle = values[0] if min(values) == max(values) else math.fsum(values) / n
     if spread is None and n > 1:
         spread = Spread(math.sqrt(_squares(values, middle) / (n - 1)), n - 1)
