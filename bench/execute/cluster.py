@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -362,5 +363,6 @@ def _do(
 
 @functools.cache
 def _server(held: Imports) -> ForkServer:
-    """This machine's, which stays for the next job."""
+    """This machine's, which stays for the next job. So its socket is in no job's folder, which goes with the job."""
+    get_temp_dir()  # which multiprocessing stays with
     return ForkServer(held)

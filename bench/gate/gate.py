@@ -64,11 +64,11 @@ class Timed:
             ValueError: a value is not a number above 0.
         """
         base, head = pair.base.value, pair.head.value
-        if not (math.isfinite(base) and math.isfinite(head) and (self.held or min(base, head) > 0)):
-            raise ValueError(f"{self.case.name}: {self.metric.name}: {base} and {head} cannot be compared")
         if self.tolerance.scale == "difference":
             return head - base
-        return math.log(head / base) if min(base, head) > 0 else 0.0 if base == head else math.inf
+        if min(base, head) <= 0:
+            raise ValueError(f"{self.case.name}: {self.metric.name}: {base} and {head} have no ratio")
+        return math.log(head / base) if self.held else pair.log_ratio
 
     def in_unit(self, value: float) -> float:
         """A pair's value in the metric's unit: seconds for each token become tokens a second."""

@@ -25,6 +25,7 @@ PIECE_SECONDS = 0.05
 """Pieces of work are put together to repeats of at least this length."""
 
 Which = Literal["base", "head"]
+Clock = Literal["cpu", "cuda"]
 SIDES: tuple[Which, Which] = ("base", "head")
 
 
@@ -122,11 +123,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides of one metric. ``spoiled`` says why it must not count; empty where it may."""
+    """Both sides of one metric. ``spoiled`` says why it must not count; empty where it may.
+
+    ``log_ratio`` is of a timing: the logarithm of the head's time over the base's. Where the two took turns it is the median
+    over the repeats that were neighbours, which saw the same machine: its spread was down to 0.4 of that of the medians' ratio.
+    """
 
     base: Sample
     head: Sample
     spoiled: str = ""
+    log_ratio: float = math.nan
 
 
 @dataclass
@@ -141,7 +147,7 @@ class Pairs:
     head: Target
     cases: Sequence[Case]
     repeats: int
-    clock: Literal["cpu", "cuda"]
+    clock: Clock
     file: Path
     fits: bool = True
     identity: str = ""
@@ -241,19 +247,17 @@ class Pairs:
         return found
 
     def _paired(self, case: Case, wanted: set[str], sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Pair]:
-        line = {"pair": self.number, "case": case.name, "metrics": sorted(wanted), **sides}
+        line = {"pair": self.number, "case": case.name, "metrics": sorted(wanted), "turns": self.fits, **sides}
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        return paired(case, wanted, sides, self.clock)
+        return paired(case, wanted, line, self.clock)
 
 
-def paired(
-    case: Case, wanted: set[str], sides: Mapping[str, Mapping[str, Any]], clock: Literal["cpu", "cuda"]
-) -> dict[str, Pair]:
-    """The pair of each of the `wanted` metrics, from what the two sides of a line of the file say."""
-    spoiled = ""
+def paired(case: Case, wanted: set[str], line: Mapping[str, Any], clock: Clock) -> dict[str, Pair]:
+    """The pair of each of the `wanted` metrics, from a line of the file."""
+    sides, turns, spoiled = {which: line[which] for which in SIDES}, line["turns"], ""
     for which, side in sides.items():
         trust = side["trust"]
         why = spoils_cpu_time(trust) if clock == "cpu" else trust["reason"] if trust["contended"] else ""
@@ -261,16 +265,24 @@ def paired(
     found = {}
     for metric in wanted:
         if metric in case.timed:
-            base, head = (
-                _timed([Timing(**each[metric]) for each in sides[which]["repeats"]], clock) for which in SIDES
-            )
-            found[metric] = Pair(base, head, spoiled)
+            base, head = ([Timing(**each[metric]) for each in sides[which]["repeats"]] for which in SIDES)
+            log_ratio = _log_ratio(base, head, clock, turns)
+            found[metric] = Pair(_sample(base, clock), _sample(head, clock), spoiled, log_ratio)
         elif None not in (held := [sides[which]["held"].get(metric) for which in SIDES]):
             found[metric] = Pair(Sample(float(held[0])), Sample(float(held[1])))
     return found
 
 
-def _timed(repeats: Sequence[Timing], clock: Literal["cpu", "cuda"]) -> Sample:
+def _sample(repeats: Sequence[Timing], clock: Clock) -> Sample:
     return Sample(
         statistics.median(timing.by(clock) for timing in repeats), statistics.median(timing.wall for timing in repeats)
     )
+
+
+def _log_ratio(base: Sequence[Timing], head: Sequence[Timing], clock: Clock, turns: bool) -> float:
+    ours, theirs = ([timing.by(clock) for timing in side] for side in (head, base))
+    if min(*ours, *theirs) <= 0:
+        return math.nan
+    if not turns:
+        return math.log(statistics.median(ours) / statistics.median(theirs))
+    return statistics.median(math.log(a / b) for a, b in zip(ours, theirs, strict=True))

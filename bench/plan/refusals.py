@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from string import Formatter
 from typing import TYPE_CHECKING
 
 from bench.recipe.declarations import Fact
+from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.facts import with_inner
 
 if TYPE_CHECKING:
@@ -15,9 +17,17 @@ if TYPE_CHECKING:
 _FORMS: frozenset[Fact] = frozenset({"quantized", "inference_only", "exported"})
 """Facts that mostly come together; the first of them that a method refuses says enough."""
 
+_WORDS = frozenset({"method", "name", "model", "fold"})
+_KNOWN = {"requires": _WORDS, "refuses": _WORDS, "refuses_beside": _WORDS | {"other"}}
+"""The words in braces that each declaration's sentences may have."""
+
 
 def problems(method: Method, context: PlanContext) -> Iterator[str]:
-    """Why `method` cannot run at `context`, in a sentence each."""
+    """Why `method` cannot run at `context`, in a sentence each.
+
+    Raises:
+        RecipeError: a sentence that `method` declares has a word in braces that there is not.
+    """
     declared = (why for each in with_inner(method) for why in _declared(each, context))
     reasons = [*dict.fromkeys(declared), *method.problems(context)]
     if method is context.stage.main:
@@ -32,6 +42,7 @@ def problems(method: Method, context: PlanContext) -> Iterator[str]:
 
 def _declared(method: Method, context: PlanContext) -> Iterator[str]:
     """Of what `method` requires, the first that is missing; all that it refuses."""
+    _check_words(method)
     words = {"method": method, "name": method.name, "model": context.model, "fold": context.fold(method)}
     facts = context.facts
     for fact, why in method.requires:
@@ -46,3 +57,16 @@ def _declared(method: Method, context: PlanContext) -> Iterator[str]:
         for other in context.stage.methods:
             if other is not method and trait in other.traits:
                 yield why.format(**words, other=other.name)
+
+
+def _check_words(method: Method) -> None:
+    """Look at all sentences that `method` declares, though few of them are said."""
+    for declared, known in _KNOWN.items():
+        for _, why in getattr(method, declared):
+            where = f"{method.name}: `{declared}` of its class has the sentence `{why}`"
+            try:
+                found = {word for _, word, _, _ in Formatter().parse(why) if word is not None}
+            except ValueError as error:
+                raise RecipeError(f"{where}: {error}; write a brace that is meant twice") from None
+            for word in sorted(found - known):
+                raise RecipeError(f"{where} with the unknown word `{{{word}}}`{nearest(word, known)}")

@@ -52,9 +52,9 @@ TRIED = {
 
 WAITS = {
     "adalora": "adalora/layer.py",
-    "distill": "methods/training/objectives/_shared/distillation.py: per_item",
+    "distill": "_shared/distillation.py: per_item",
     "gradual": "methods/_statistics.py: rows|tasks/base.py",
-    "mixed_precision": "training/mixed_precision.py: unscaled",
+    "mixed_precision": "optimization/mixed_precision.py: unscaled",
     "prefix": "peft/peft_model.py|transformers/cache_utils.py: lazy_initialization",
     "prompt": "peft/peft_model.py",
 }

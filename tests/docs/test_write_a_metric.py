@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -15,14 +14,9 @@ from bench.recipe import registry as methods
 from bench.tasks import registry as tasks
 from bench.testing import jobs
 from tests import synthetic
+from tests.packages import installed
 
 PAGE = Path(__file__).parents[2] / "docs" / "write-a-metric.md"
-CACHES = (metrics.metrics, metrics.series, methods.methods, tasks.tasks)
-
-
-def clear():
-    for cache in CACHES:
-        cache.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +27,8 @@ def package(tmp_path_factory):
         with (folder / name).open("a", encoding="utf-8") as file:
             file.write(block)
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    info = folder / "more_metrics-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = []
-    for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    sys.path.insert(0, str(folder))
-    clear()
-    yield folder
-    sys.path.remove(str(folder))
-    sys.modules.pop("more_metrics", None)
-    clear()
+    with installed(folder, project["entry-points"]):
+        yield folder
 
 
 def test_the_pages_own_test_passes(package):

@@ -1,7 +1,6 @@
 """The code of docs/write-a-model.md, registered as a package registers it, and run."""
 
 import re
-import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -13,29 +12,22 @@ from bench.models import conventions, registry
 from bench.plan import plan
 from bench.suite.suite import of
 from bench.testing import jobs
+from tests.packages import installed
 
 PAGE = Path(__file__).parents[2] / "docs/write-a-model.md"
 
 
 @pytest.fixture
-def files(tmp_path, monkeypatch):
+def files(tmp_path):
     """The page's files, whose modules are an installed package's with the page's entry points."""
     found = defaultdict(str)
     for name, content in re.findall(r'^```\w+ title="(.+?)"\n(.+?)^```$', PAGE.read_text("utf-8"), re.M | re.S):
         found[name] += content
-    ((group, points),) = tomllib.loads(found.pop("pyproject.toml"))["project"]["entry-points"].items()
-    package = tmp_path / "mine-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+    groups = tomllib.loads(found.pop("pyproject.toml"))["project"]["entry-points"]
     for name, content in found.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry.models.cache_clear()
-    yield tmp_path
-    registry.models.cache_clear()
-    for name in ("nano", "mixer"):  # what transformers has registered stays
-        sys.modules.pop(name, None)
+    with installed(tmp_path, groups):  # what transformers has registered stays
+        yield tmp_path
 
 
 def refused(text, model, folder):

@@ -24,6 +24,7 @@ from bench.tasks import registry
 from bench.tasks.base import TaskError
 from bench.tasks.registry import open_task
 from bench.testing import jobs
+from tests.packages import installed
 
 PAGE = Path(__file__).parents[2] / "docs/write-a-task.md"
 
@@ -35,29 +36,12 @@ def files(tmp_path, monkeypatch):
     for name, content in re.findall(r'^```\w+ title="(.+?)"\n(.+?)^```$', PAGE.read_text("utf-8"), re.M | re.S):
         found[name] += content
     groups = tomllib.loads(found.pop("pyproject.toml"))["project"]["entry-points"]
-    points = [
-        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in of.items()) for group, of in groups.items()
-    ]
-    package = tmp_path / "mine-1.0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("\n".join(points))
     for name, content in found.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     runpy.run_path("orders.py")
-    _forget()
-    yield tmp_path
-    monkeypatch.undo()
-    _forget()
-
-
-def _forget():
-    registry.tasks.cache_clear()
-    registry.kinds.cache_clear()
-    for name in ("unicode_names", "word_tags"):
-        sys.modules.pop(name, None)
+    with installed(tmp_path, groups):
+        yield tmp_path
 
 
 def orders(files, model, recipes=None):

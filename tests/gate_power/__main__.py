@@ -86,12 +86,12 @@ def main(arguments: Sequence[str]) -> int:
     recording.add_argument("file", type=Path)
     recording.add_argument("--pairs", type=int, default=80, help="of fresh processes; 80")
     given = parser.parse_args(arguments)
-    if "file" in given:
-        recorded.record(given.file, given.pairs)
-        return 0
     if min(given.trials, given.peers, given.suites) < 1:
         parser.error("at least one trial of each is needed")
     try:
+        if "file" in given:
+            recorded.record(given.file, given.pairs)
+            return 0
         machines = sources(given.recorded or [recorded.FILE])
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -46,12 +46,14 @@ def peers() -> dict[str, Peer]:
     """The other tools' rules, by what a user writes; asv's are left out where it is not installed."""
     found: dict[str, Peer] = {
         "pyperf compare_to": lambda base, head: by_pyperf(base, head, None),
-        "pyperf compare_to --min-speed=5": lambda base, head: by_pyperf(base, head, 5),
+        "pyperf compare_to --min-speed=3": lambda base, head: by_pyperf(base, head, 3),
         "pytest --benchmark-compare-fail=mean:5%": lambda base, head: by_pytest_benchmark(base, head, "mean:5%"),
+        "pytest --benchmark-compare-fail=mean:3%": lambda base, head: by_pytest_benchmark(base, head, "mean:3%"),
     }
     if importlib.util.find_spec("asv"):
-        found["asv compare --factor=1.05"] = lambda base, head: by_asv(base, head, 1.05)
         found["asv compare"] = lambda base, head: by_asv(base, head, 1.1)
+        found["asv compare --factor=1.05"] = lambda base, head: by_asv(base, head, 1.05)
+        found["asv compare --factor=1.03"] = lambda base, head: by_asv(base, head, 1.03)
     return found
 
 

@@ -78,7 +78,8 @@ def test_a_peer_finds_what_is_obvious_and_nothing_in_the_same_data(name):
 
 def test_what_asks_for_asv_has_it_or_leaves_it_out(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert len(peers()) == 3
+    assert len(peers()) == 4
+    assert not any(name.startswith("asv") for name in peers())
 
 
 def test_our_gate_is_asked_for_each_metric_in_its_order():
@@ -116,6 +117,8 @@ def test_the_pairs_of_a_gate_are_read_too(tmp_path):
         ("no JSON", "neither a recording"),
         ('{"base": [1.0]}', "neither a recording"),
         ('{"base": [1.0], "head": [1.0]}', "at least 20 pairs"),
+        ('{"base": [1.0], "head": [NaN]}\n' * 20, "not a positive number"),
+        ('{"base": [1.0], "head": [0.0]}\n' * 20, "not a positive number"),
     ],
 )
 def test_a_file_of_something_else_is_named(text, message, tmp_path):
@@ -123,6 +126,15 @@ def test_a_file_of_something_else_is_named(text, message, tmp_path):
     file.write_text(text)
     with pytest.raises(ValueError, match=rf"other\.jsonl.*{message}"):
         recorded.read(file)
+
+
+@pytest.mark.slow
+def test_what_is_recorded_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "WORKERS", 2)
+    assert session.main(["record", str(tmp_path / "mine.jsonl"), "--pairs", "2"]) == 0
+    base, head = recorded.read(tmp_path / "mine.jsonl")["mine"]
+    assert base.shape == head.shape == (2, REPEATS)
+    assert len(np.unique([base, head])) > REPEATS
 
 
 def test_the_recording_that_comes_along_is_of_fresh_processes_that_ran_the_same():

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import hashlib
-import itertools
-import json
 import math
-import sys
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from bench.machine import cache
-from bench.tasks.alike import comparable, representative
-from bench.tasks.base import (
-    IGNORED,
-    Answers,
-    Batch,
-    Quality,
-    Retention,
-    Split,
-    TaskError,
-    first,
-    hash_fraction,
-    split_of,
-)
+from bench.tasks.base import IGNORED, Answers, Batch, Quality, Retention, Split, TaskError
+from bench.tasks.passages import DividedPassages, divide, passages
 from bench.tasks.rows import Rows
 from bench.tasks.table import DataTable
 from bench.tasks.texts import TextTask
@@ -38,87 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.models.structure import Structure
-
-PASSAGE = 2_000
-"""Characters of a passage, about."""
-
-HELD_OUT = 200_000
-"""Bytes of text, about, in each of the validation and test splits: every stage scores all of the test split."""
-
-
-@dataclass(frozen=True)
-class DividedPassages:
-    """Texts in their splits. Order and fingerprint depend on the set of texts alone.
-
-    ``counts`` says what became of the texts, as :meth:`bench.tasks.base.Task.counts` does.
-    """
-
-    texts: Mapping[Split, tuple[str, ...]]
-    fingerprint: str
-    counts: Mapping[str, int] = field(default_factory=dict, compare=False)
-
-
-def divide(found: Iterable[str]) -> DividedPassages:
-    """Put whole texts into splits by a hash of their content, so that no text is in two; the same ones count once.
-
-    Texts are the same where they have the same form (:func:`bench.tasks.alike.comparable`), of which alone the hash is;
-    the item's text is as it was written, in one of the ways that occur.
-
-    About 70 % train, 10 % validate and 20 % test. Of the last two, each text is cut into passages, and some
-    200 kB of them are taken, again by their hash: from all texts rather than all of a few. A passage that a training
-    text has too is not taken for either, nor one of validation for testing.
-    """
-    same = _by_form(found)
-    counts = Counter(
-        read=sum(of.total() for of in same.values()),
-        equal=sum(of.total() - len(of) for of in same.values()),
-        near_equal=sum(len(of) - 1 for of in same.values()),
-    )
-    texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
-    for at, text in sorted((hash_fraction(form), representative(of)) for form, of in same.items()):
-        texts[split_of(at)].append(text)
-    elsewhere = {comparable(piece) for text in texts["train"] for piece in passages(text)}
-    held_out: tuple[Split, ...] = ("validation", "test")
-    for split in held_out:
-        pieces = _by_form(piece for text in texts[split] for piece in passages(text))
-        counts["in_two_splits"] += len(pieces.keys() & elsewhere)
-        new = sorted((hash_fraction(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
-        elsewhere |= pieces.keys()
-        texts[split] = list(_first_bytes((piece for _, piece in new), HELD_OUT))
-    digest = hashlib.sha256()
-    for split, of in texts.items():
-        for text in of:
-            digest.update(json.dumps([text, split]).encode("ascii"))
-    counts.update({split: len(of) for split, of in texts.items()})
-    return DividedPassages({split: tuple(of) for split, of in texts.items()}, digest.hexdigest(), counts)
-
-
-def _by_form(texts: Iterable[str]) -> dict[str, Counter[str]]:
-    """The texts of each form, and how often each occurs; those are left out of which nothing can be seen."""
-    same: dict[str, Counter[str]] = defaultdict(Counter)
-    for text in texts:
-        if form := comparable(text):
-            same[form][text] += 1
-    return same
-
-
-def passages(text: str) -> Iterator[str]:
-    """`text` cut at ends of lines into pieces of 2,000 characters or a little more; put together, they are the text."""
-    start = 0
-    while start < len(text):
-        newline = text.find("\n", start + PASSAGE - 1, start + 2 * PASSAGE)
-        end = newline + 1 if newline >= 0 else start + 2 * PASSAGE
-        yield text[start:end]
-        start = end
-
-
-def _first_bytes(texts: Iterable[str], limit: int) -> Iterator[str]:
-    taken = 0
-    for text in texts:
-        if taken >= limit:
-            return
-        taken += len(text.encode("utf-8"))
-        yield text
+    from bench.tasks.blocks import Blocks
 
 
 class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
@@ -261,6 +163,8 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> Blocks:
         """Texts in blocks."""
+        from bench.tasks.blocks import Blocks
+
         return Blocks(tokenizer, self.texts(split), max_length)
 
 
@@ -358,98 +262,6 @@ def _quality(nats: Sequence[float], hits: int, tokens: int, sizes: Sequence[int]
     share = len(sizes) / (math.log(2) * size)
     correct = tuple(each * share for each in nats) if math.isfinite(total) else ()
     return Quality(metrics, (), correct, {"nats": total, "tokens": tokens, "bytes": size})
-
-
-class Blocks:
-    """Texts as blocks of token ids; ``lengths`` counts each block's tokens, ``text_of`` says which text it is of.
-
-    All ids lie end to end in one array: a batch is a single look-up, and a large split takes 4 bytes a token.
-    ``tokens`` counts those that are predicted: all but the blocks' first.
-    """
-
-    def __init__(self, tokenizer: Any, texts: Sequence[str], max_length: int) -> None:
-        import torch
-
-        self.tokenizer = tokenizer
-        self._begin = first(tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id, 0)
-        self._pad = first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        ids, counts = _encode(tokenizer, texts)
-        self.tokens = len(ids)
-        self.lengths: list[int] = []
-        self.text_of: list[int] = []
-        for text, count in enumerate(counts):
-            whole, rest = divmod(count, max_length - 1)
-            self.lengths += [max_length] * whole + [rest + 1] * (rest > 0)
-            self.text_of += [text] * (whole + (rest > 0))
-        self._ids = torch.frombuffer(ids, dtype=torch.int32)
-        self._lengths = torch.tensor(self.lengths)
-        # Of the tokens of its text, a block has one less than its length.
-        self._starts = (self._lengths - 1).cumsum(0) - (self._lengths - 1)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def batch(self, items: Sequence[int]) -> Batch:
-        """These blocks, in this order."""
-        import torch
-
-        chosen = torch.tensor(items)
-        lengths = tuple(self.lengths[item] for item in items)
-        column = torch.arange(max(lengths))
-        real = column < self._lengths[chosen][:, None]
-        # Where there is only padding, and at the beginning, any token is read and then written over.
-        where = torch.where(real, self._starts[chosen][:, None] + column - 1, 0).clamp_(min=0)
-        ids = self._ids[where].long()
-        ids[:, 0] = self._begin
-        return Batch(
-            inputs={"input_ids": ids.masked_fill(~real, self._pad), "attention_mask": real.long()},
-            labels=ids.masked_fill(~real, IGNORED),
-            lengths=lengths,
-            terms=tuple(length - 1 for length in lengths),
-            items=tuple(items),
-        )
-
-
-def _encode(tokenizer: Any, texts: Sequence[str]) -> tuple[array[int], array[int]]:
-    """The ids of all texts end to end, without special tokens, and how many each text has.
-
-    Kept in :mod:`bench.machine.cache`: every stage needs them, and the standard library takes some three seconds.
-    """
-    name = _cache_name(tokenizer, texts)
-    ids, counts = array("i"), array("i")
-    if name is not None:
-        try:
-            kept = (cache.folder() / name).read_bytes()
-            if kept[:16] == hashlib.blake2b(kept[16:], digest_size=16).digest():
-                end = 16 + counts.itemsize * len(texts)
-                counts.frombytes(kept[16:end])
-                ids.frombytes(kept[end:])
-                return ids, counts
-        except OSError:
-            pass  # there is none yet
-    # Some at a time: the tokenizer needs much memory for each text it is at.
-    for start in range(0, len(texts), 64):
-        part = list(texts[start : start + 64])
-        found = tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        counts.extend(map(len, found))
-        ids.extend(itertools.chain.from_iterable(found))
-    if name is not None:
-        content = counts.tobytes() + ids.tobytes()
-        cache.write(name, hashlib.blake2b(content, digest_size=16).digest() + content)
-    return ids, counts
-
-
-def _cache_name(tokenizer: Any, texts: Sequence[str]) -> str | None:
-    """Named by all that the ids come from; None for a tokenizer in Python, which does not say what it does."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    from importlib.metadata import version
-
-    digest = hashlib.blake2b(f"{version('tokenizers')} {sys.byteorder} {backend.to_str()}".encode(), digest_size=16)
-    for text in texts:
-        digest.update(f"{len(text)} ".encode() + text.encode("utf-8"))
-    return f"tokens/{digest.hexdigest()}"
 
 
 class OwnText(LanguageModelling):

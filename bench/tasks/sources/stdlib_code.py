@@ -17,7 +17,8 @@ from typing import ClassVar
 
 from bench.machine import cache
 from bench.tasks.base import TaskError
-from bench.tasks.kinds.language_modelling import HELD_OUT, PASSAGE, DividedPassages, LanguageModelling
+from bench.tasks.kinds.language_modelling import LanguageModelling
+from bench.tasks.passages import HELD_OUT, PASSAGE, DividedPassages
 from bench.tasks.sources.kept import Kept
 from bench.tasks.sources.stdlib_topics import sources, without_sources
 

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 from bench.tasks.alike import comparable
 from bench.tasks.base import TaskError
-from bench.tasks.kinds.language_modelling import LanguageModelling, passages
+from bench.tasks.kinds.language_modelling import LanguageModelling
+from bench.tasks.passages import passages
 
 
 class StdlibReference(LanguageModelling):

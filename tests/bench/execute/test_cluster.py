@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,6 +51,25 @@ LONG = {"budget": {"steps": 100_000}}
 )
 def test_few_machines_and_equal_shares(processes, rooms, parts):
     assert divided(processes, rooms) == parts
+
+
+def test_a_machines_server_outlives_the_folder_of_its_first_job():
+    code = """
+import sys
+from multiprocessing.util import get_temp_dir
+from pathlib import Path
+from bench.execute import cluster, forkserver
+cluster._server(cluster.NOTHING)
+forkserver._meet_in(Path(sys.argv[1]))
+print(get_temp_dir())
+"""
+    folder = tempfile.mkdtemp(dir="/tmp")  # short enough for a socket's name
+    try:
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=60)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.stdout.strip(), done.stderr
+    assert not Path(done.stdout.strip()).is_relative_to(folder)
 
 
 class Machines:

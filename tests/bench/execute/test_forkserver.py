@@ -18,28 +18,21 @@ import pytest
 
 from bench.execute import forkserver
 from bench.execute.forkserver import ForkServer
-from bench.recipe import registry
 from bench.testing import jobs
+from tests.packages import installed
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def fault(tmp_path_factory):
     """A package of somebody else's with the method `fault`, registered by its entry point."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "others_faults.py").write_text((Path(__file__).parent / "faults.py").read_text())
-    info = folder / "others_faults-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others-faults\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[methodbench.methods]\nfault = others_faults:Fault\n")
-    sys.path.insert(0, str(folder))
-    registry.methods.cache_clear()
-    yield
-    sys.path.remove(str(folder))
-    registry.methods.cache_clear()
+    with installed(folder, {"methodbench.methods": {"fault": "others_faults:Fault"}}):
+        yield
 
 
 @pytest.fixture(scope="module")
-def server(installed):
+def server(fault):
     server = ForkServer()
     yield server
     server.close()
@@ -149,7 +142,7 @@ def test_what_a_job_prints_is_not_on_the_terminal(server, tiny_bert, tmp_path, c
     assert "to the user's terminal" in job.log.read_text()
 
 
-def test_a_folder_of_the_users_does_not_shadow_ours(installed, tiny_bert, tmp_path):
+def test_a_folder_of_the_users_does_not_shadow_ours(fault, tiny_bert, tmp_path):
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     (tmp_path / "torch.py").write_text("raise SystemExit('the wrong one')")

@@ -1,5 +1,6 @@
 """Metrics that others register, and what is wrong with some."""
 
+import contextlib
 import subprocess
 import sys
 from types import ModuleType
@@ -12,6 +13,7 @@ from bench.recipe import registry as methods
 from bench.recipe.registry import RegistryError
 from bench.tasks.registry import tasks
 from tests import synthetic
+from tests.packages import installed
 
 
 def make(name="exact_match", **keys):
@@ -23,24 +25,15 @@ def make(name="exact_match", **keys):
 def install(tmp_path, monkeypatch):
     """Register what a module of another package has, by the entry point ``other = VALUE``."""
 
-    def register(value="others_metrics", **variables):
-        module = ModuleType("others_metrics")
-        vars(module).update(variables)
-        monkeypatch.setitem(sys.modules, "others_metrics", module)
-        info = tmp_path / "others_metrics-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others-metrics\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[methodbench.metrics]\nother = {value}\n")
-        monkeypatch.syspath_prepend(tmp_path)
-        clear()
+    with contextlib.ExitStack() as until_the_end:
 
-    def clear():
-        registry.metrics.cache_clear()
-        registry.series.cache_clear()
+        def register(value="others_metrics", **variables):
+            module = ModuleType("others_metrics")
+            vars(module).update(variables)
+            monkeypatch.setitem(sys.modules, "others_metrics", module)
+            until_the_end.enter_context(installed(tmp_path, {"methodbench.metrics": {"other": value}}))
 
-    yield register
-    monkeypatch.undo()
-    clear()
+        yield register
 
 
 def test_a_variable_a_list_and_one_metric_alone_are_registered(install):

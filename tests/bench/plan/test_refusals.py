@@ -7,6 +7,7 @@ import pytest
 from bench.plan import refusals
 from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact, Trait
+from bench.recipe.errors import RecipeError
 from bench.recipe.recipe import parse
 from bench.recipe.registry import methods
 from bench.tasks.kinds.classification import Classification
@@ -14,6 +15,15 @@ from tests import architectures
 from tests.subjects import HERE
 
 WORDS = dict.fromkeys(("method", "name", "model", "fold", "other"), "-")
+
+
+def at_the_end_of(text):
+    """The context of the last stage of a recipe."""
+    *before, stage = parse(text).stages
+    return PlanContext(
+        before=tuple(before), stage=stage, machine=HERE, task=Classification, model="bert", batch_size=16, steps=60,
+        config={"hidden_size": 32, "intermediate_size": 64}, structure=architectures.structure("bert"),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", methods())
@@ -60,11 +70,7 @@ def test_each_trait_is_some_methods(trait):
     ],
 )
 def test_planning_refuses_by_declarations(text, said):
-    *before, stage = parse(text).stages
-    context = PlanContext(
-        before=tuple(before), stage=stage, machine=HERE, task=Classification, model="bert", batch_size=16, steps=60,
-        config={"hidden_size": 32, "intermediate_size": 64}, structure=architectures.structure("bert"),
-    )  # fmt: skip
+    context = at_the_end_of(text)
     declaring = [
         method for method in context.stage.methods if method.refuses or method.refuses_beside or method.requires
     ]
@@ -72,3 +78,29 @@ def test_planning_refuses_by_declarations(text, said):
     assert len(found) == len(said), found
     for part, problem in zip(said, found, strict=True):
         assert part in problem
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (
+            {"refuses": (("adapter", "put {fact} first"),)},
+            "full: `refuses` of its class has the sentence `put {fact} fir",
+        ),
+        ({"requires": (("sparse", "{models} is dense"),)}, "the unknown word `{models}`; did you mean `model`?"),
+        (
+            {"refuses": (("adapter", "leave out {other}"),)},
+            "the unknown word `{other}`; known: fold, method, model, name",
+        ),
+        ({"refuses_beside": (("compiles", "{other.name} compiles"),)}, "the unknown word `{other.name}`; did you mean"),
+        ({"refuses_beside": (("compiles", "{}"),)}, "the unknown word `{}`; known: fold, method, model, name, other"),
+        ({"refuses": (("adapter", "a set is {1, 2"),)}, "write a brace that is meant twice"),
+    ],
+)
+def test_an_unknown_word_is_an_error_whether_it_is_said_or_not(monkeypatch, declared, said):
+    context = at_the_end_of("full")
+    for name, sentences in declared.items():
+        monkeypatch.setattr(type(context.stage.main), name, sentences)
+    with pytest.raises(RecipeError) as error:
+        list(refusals.problems(context.stage.main, context))
+    assert said in str(error.value)

@@ -7,6 +7,7 @@ _CONTRASTIVE = "methods/training/objectives/contrastive.py"
 _DISTILL = "methods/training/objectives/distill.py"
 _MATCHING = "methods/training/objectives/_shared/distillation.py"
 _PRETRAIN = "methods/training/objectives/pretrain.py"
+_SELF_SUPERVISED = "methods/training/objectives/_shared/self_supervised.py"
 _RDROP = "methods/training/objectives/rdrop.py"
 _SMOOTHING = "methods/training/objectives/label_smoothing.py"
 
@@ -105,22 +106,22 @@ MUTANTS = [
     Mutant("adversarial", _ADVERSARIAL, "return loss / self._steps", "return loss", _LB, "the returned loss is a sum"),
     Mutant("adversarial", _ADVERSARIAL, "else self.alpha or 0.1", "else 0.1", 'full + adversarial("freelb", steps=3, alpha=0.2)', "alpha is ignored"),
     # -- pretrain
-    Mutant("pretrain", _PRETRAIN, "return min(tokens, max(1, round(0.15 * tokens)))", "return min(tokens, max(1, round(0.3 * tokens)))", 'pretrain("mlm")', "30 % of the tokens are predicted"),
-    Mutant("pretrain", _PRETRAIN, "chosen & (fate < 0.8), tokenizer.mask_token_id", "chosen, tokenizer.mask_token_id", 'pretrain("mlm")', "none stays"),
-    Mutant("pretrain", _PRETRAIN, "        gaps = torch.where(chosen & (fate >= 0.9), random, gaps)\n", "", 'pretrain("mlm")', "20 % stay and none is random"),
-    Mutant("pretrain", _PRETRAIN, "random = torch.randint(len(tokenizer), ids.shape, generator=draw)", "random = torch.randint(8, ids.shape, generator=draw)", 'pretrain("mlm")', "random tokens are of the first eight"),
-    Mutant("pretrain", _PRETRAIN, "labels=ids.masked_fill(~chosen, IGNORED),", "labels=ids.masked_fill(~ordinary, IGNORED),", 'pretrain("mlm")', "all tokens are predicted"),
-    Mutant("pretrain", _PRETRAIN, "labels=ids.masked_fill(~chosen, IGNORED),", "labels=gaps.masked_fill(~chosen, IGNORED),", 'pretrain("mlm")', "gaps are to be predicted as they are"),
-    Mutant("pretrain", _PRETRAIN, "order = torch.rand(ids.shape, generator=draw)", "order = torch.rand(ids.shape, generator=_generator(0))", 'pretrain("mlm")', "the same places in each batch"),
-    Mutant("pretrain", _PRETRAIN, "return batch.inputs[\"attention_mask\"].bool() & ~torch.isin(ids, special)", "return batch.inputs[\"attention_mask\"].bool()", 'pretrain("mlm")', "special tokens are predicted"),
-    Mutant("pretrain", _PRETRAIN, "terms=tuple(wanted.tolist()),", "terms=(1,) * batch.samples,", 'pretrain("mlm")', "the loss is per text"),
+    Mutant("pretrain", _SELF_SUPERVISED, "return min(tokens, max(1, round(0.15 * tokens)))", "return min(tokens, max(1, round(0.3 * tokens)))", 'pretrain("mlm")', "30 % of the tokens are predicted"),
+    Mutant("pretrain", _SELF_SUPERVISED, "chosen & (fate < 0.8), tokenizer.mask_token_id", "chosen, tokenizer.mask_token_id", 'pretrain("mlm")', "none stays"),
+    Mutant("pretrain", _SELF_SUPERVISED, "        gaps = torch.where(chosen & (fate >= 0.9), random, gaps)\n", "", 'pretrain("mlm")', "20 % stay and none is random"),
+    Mutant("pretrain", _SELF_SUPERVISED, "random = torch.randint(len(tokenizer), ids.shape, generator=draw)", "random = torch.randint(8, ids.shape, generator=draw)", 'pretrain("mlm")', "random tokens are of the first eight"),
+    Mutant("pretrain", _SELF_SUPERVISED, "labels=ids.masked_fill(~chosen, IGNORED),", "labels=ids.masked_fill(~ordinary, IGNORED),", 'pretrain("mlm")', "all tokens are predicted"),
+    Mutant("pretrain", _SELF_SUPERVISED, "labels=ids.masked_fill(~chosen, IGNORED),", "labels=gaps.masked_fill(~chosen, IGNORED),", 'pretrain("mlm")', "gaps are to be predicted as they are"),
+    Mutant("pretrain", _SELF_SUPERVISED, "order = torch.rand(ids.shape, generator=draw)", "order = torch.rand(ids.shape, generator=generator_of(0))", 'pretrain("mlm")', "the same places in each batch"),
+    Mutant("pretrain", _SELF_SUPERVISED, "return batch.inputs[\"attention_mask\"].bool() & ~torch.isin(ids, special)", "return batch.inputs[\"attention_mask\"].bool()", 'pretrain("mlm")', "special tokens are predicted"),
+    Mutant("pretrain", _SELF_SUPERVISED, "terms=tuple(wanted.tolist()),", "terms=(1,) * batch.samples,", 'pretrain("mlm")', "the loss is per text"),
     Mutant("pretrain", _PRETRAIN, "        training.model.requires_grad_(True)\n", "        training.model.requires_grad_(True)\n        training.model.get_input_embeddings().requires_grad_(False)\n", 'pretrain("mlm")', "embeddings stay frozen"),
     Mutant("pretrain", _PRETRAIN, "        training.model.requires_grad_(True)\n", "        [p.requires_grad_(p.dim() > 1) for p in training.model.parameters()]\n", 'pretrain("mlm")', "vectors stay frozen"),
     Mutant("pretrain", _PRETRAIN, "    model.apply(unwrapped(model)._init_weights)\n", "    from bench.models.architecture import blocks\n    blocks(model).apply(unwrapped(model)._init_weights)\n", 'pretrain("mlm", weights="random")', "blocks alone are drawn anew"),
     Mutant("pretrain", _PRETRAIN, "    model.apply(unwrapped(model)._init_weights)\n", "    model.apply(unwrapped(model)._init_weights)\n    [p.data.mul_(3) for p in model.parameters() if p.dim() > 1]\n", 'pretrain("mlm", weights="random")', "random weights are three times as large"),
-    Mutant("pretrain", _PRETRAIN, "labels = torch.randint(2, (count,), generator=draw)", "labels = (torch.rand(count, generator=draw) < 0.2).long()", 'pretrain("nsp")', "a fifth of the pairs is another's"),
-    Mutant("pretrain", _PRETRAIN, "halves[(item + label * step) % count][1]", "halves[(item + (1 - label) * step) % count][1]", 'pretrain("nsp")', "labels are the wrong way round"),
-    Mutant("pretrain", _PRETRAIN, "kinds.append([0] * (len(one) + 2) + [1] * (len(two) + 1))", "kinds.append([0] * (len(one) + len(two) + 3))", 'pretrain("nsp")', "both halves are of one kind"),
-    Mutant("pretrain", _PRETRAIN, "labels=ids.masked_fill(~real, IGNORED), terms=", "labels=ids, terms=", 'pretrain("clm")', "padding is predicted", model="llama"),
-    Mutant("pretrain", _PRETRAIN, "return outputs.logits[:, :-1], batch.labels[:, 1:]", "return outputs.logits, batch.labels", 'pretrain("clm")', "each token is predicted from itself", model="llama"),
+    Mutant("pretrain", _SELF_SUPERVISED, "labels = torch.randint(2, (count,), generator=draw)", "labels = (torch.rand(count, generator=draw) < 0.2).long()", 'pretrain("nsp")', "a fifth of the pairs is another's"),
+    Mutant("pretrain", _SELF_SUPERVISED, "halves[(item + label * step) % count][1]", "halves[(item + (1 - label) * step) % count][1]", 'pretrain("nsp")', "labels are the wrong way round"),
+    Mutant("pretrain", _SELF_SUPERVISED, "kinds.append([0] * (len(one) + 2) + [1] * (len(two) + 1))", "kinds.append([0] * (len(one) + len(two) + 3))", 'pretrain("nsp")', "both halves are of one kind"),
+    Mutant("pretrain", _SELF_SUPERVISED, "labels=ids.masked_fill(~real, IGNORED), terms=", "labels=ids, terms=", 'pretrain("clm")', "padding is predicted", model="llama"),
+    Mutant("pretrain", _SELF_SUPERVISED, "return outputs.logits[:, :-1], batch.labels[:, 1:]", "return outputs.logits, batch.labels", 'pretrain("clm")', "each token is predicted from itself", model="llama"),
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Pretraining against BERT's description, transformers' own losses and a bare loop."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -20,6 +21,7 @@ from bench.tasks.kinds.language_modelling import LanguageModelling
 from bench.tasks.registry import open_task
 from bench.testing import jobs
 from methods.training.objectives import pretrain
+from methods.training.objectives._shared import self_supervised
 from methods.training.objectives.pretrain import Pretrain
 from tests import architectures
 
@@ -124,7 +126,7 @@ class TestMasked:
     def test_a_text_without_a_token_counts_nothing(self, make):
         training = prepared(make('pretrain("mlm")'))
         batch = next(training.batches())
-        empty = pretrain.replace(batch, labels=torch.full_like(batch.labels, -100), terms=(0,) * batch.samples)
+        empty = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -100), terms=(0,) * batch.samples)
         assert float(training.loss(empty).detach()) == 0
 
 
@@ -266,7 +268,7 @@ class TestWeights:
 
 class TestEvidence:
     def test_too_many_gaps_are_seen(self, tiny_bert, tmp_path, monkeypatch):
-        monkeypatch.setattr(pretrain, "_gaps", lambda tokens: min(tokens, max(1, round(0.4 * tokens))))
+        monkeypatch.setattr(self_supervised, "_gaps", lambda tokens: min(tokens, max(1, round(0.4 * tokens))))
         status, reason, _ = jobs.run('pretrain("mlm")', tiny_bert, tmp_path)
         assert status == "invalid"
         assert "15 %" in reason
@@ -278,20 +280,20 @@ class TestEvidence:
         assert "not those given" in reason
 
     def test_wrong_labels_are_seen(self, tiny_bert, tmp_path, monkeypatch):
-        real = pretrain._Sentences.change
+        real = self_supervised.NextSentence.change
 
         def flipped(*args):
             batch = real(*args)
-            return pretrain.replace(batch, labels=1 - batch.labels)
+            return dataclasses.replace(batch, labels=1 - batch.labels)
 
-        monkeypatch.setattr(pretrain._Sentences, "change", flipped)
+        monkeypatch.setattr(self_supervised.NextSentence, "change", flipped)
         status, reason, _ = jobs.run('pretrain("nsp")', tiny_bert, tmp_path)
         assert status == "invalid"
         assert "as their labels say" in reason
 
     def test_another_loss_is_seen(self, tiny_bert, tmp_path, monkeypatch):
-        real = pretrain._Objective.criterion
-        monkeypatch.setattr(pretrain._Objective, "criterion", lambda *args: real(*args) * 1.01)
+        real = self_supervised.Objective.criterion
+        monkeypatch.setattr(self_supervised.Objective, "criterion", lambda *args: real(*args) * 1.01)
         status, reason, _ = jobs.run('pretrain("mlm")', tiny_bert, tmp_path)
         assert status == "invalid"
         assert "the loss is the objective's" in reason
