@@ -95,7 +95,7 @@ def _side(name: Literal["base", "head"], folder: Path, records: Records) -> Side
 def settings(records: Records) -> dict[str, set[str]]:
     """What the results of the latest runs depend on, with the values that occur."""
     found: dict[str, set[str]] = {}
-    ids = {id_ for run in Comparisons(records).runs for cell in run.cells for id_ in cell.path}
+    ids = dict.fromkeys(id_ for run in Comparisons(records).runs for cell in run.cells for id_ in cell.path)
     for node in (records.nodes[id_] for id_ in ids if id_ in records.nodes):
         environment = node.get("environment")
         machine = Environment(**environment).machine if environment else None
@@ -123,6 +123,6 @@ def _notes(base: Records, head: Records) -> Iterator[str]:
     theirs, ours = (
         {cell.name: cell.recipe for run in Comparisons(side).runs for cell in run.cells} for side in (base, head)
     )
-    for name in theirs.keys() & ours.keys():
-        if theirs[name] != ours[name]:
+    for name in theirs:
+        if theirs[name] != ours.get(name, theirs[name]):
             yield f"{name}: the recipe is {theirs[name]} in the base, {ours[name]} in the head"
