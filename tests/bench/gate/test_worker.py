@@ -57,6 +57,32 @@ def test_clocks_add_up_pieces_and_give_the_seconds_of_a_unit(monkeypatch: pytest
     assert clocks.take(1) == worker.Timing(wall=1.0, cpu=0.5)
 
 
+def test_on_a_gpu_events_time_each_piece_and_are_read_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("record")
+
+        def elapsed_time(self, other: object) -> float:
+            assert done[-1] == "wait"
+            return 5.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
+    clocks = worker.Clocks(torch.device("cuda"))
+    for _ in range(2):
+        clocks.start()
+        clocks.stop()
+    assert clocks.take(4).cuda == pytest.approx(0.010 / 4)
+    assert done == ["record"] * 4 + ["wait"]
+
+
 def test_a_folder_of_other_code_or_another_question_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "mine_for_a_test"
     package.mkdir()
