@@ -5,7 +5,7 @@ the head's times, so that the noise of a trial is the same under each. Progress 
 Markdown, and the targets on standard output. The exit status is 0 where every target is shown to hold.
 
 ``python -m tests.gate_power record FILE`` records timings of the same code on this machine, and ``--recorded FILE`` reads
-them, or those of a ``gate.json``. ``windows FILE`` has gates follow each other over a recording, without any drawing.
+them, or those of a ``gate.json``. ``windows [FILE]`` has gates follow each other over a recording, without any drawing.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     really = commands.add_parser(
         "windows", help="gates, one after the other, over the pairs of a recording as they came"
     )
-    really.add_argument("windows", type=Path, metavar="FILE")
+    really.add_argument("windows", type=Path, nargs="?", default=recorded.WINDOWS, metavar="FILE", help="windows.jsonl")
     given = parser.parse_args(arguments)
     if min(given.trials, given.peers, given.suites) < 1:
         parser.error("at least one trial of each is needed")

@@ -18,6 +18,8 @@ import numpy as np
 from tests.gate_power.noise import REPEATS, WORKERS, Trials
 
 FILE = Path(__file__).with_name("aa.jsonl")
+WINDOWS = Path(__file__).with_name("windows.jsonl")
+"""500 more pairs, on two such cores at a load of 4 to 8, for gates that follow each other."""
 BLOCK = 5
 """Neighbouring pairs that are resampled together, so that what neighbours have in common stays."""
 

@@ -185,3 +185,11 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path, capsys):
         session.main(["--recorded", str(tmp_path / "none.jsonl")])
     assert ended.value.code == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_gates_that_follow_each_other_over_a_recording_raise_no_alarm() -> None:
+    ((name, (base, head)),) = recorded.read(recorded.WINDOWS).items()
+    first, _, ours, *others = session.windows(name, base, head)
+    assert first.startswith("windows: 500 pairs, 62 windows of 6 to 16 pairs")
+    assert "0 of 62 | 0 |" in ours
+    assert len(others) >= 8
