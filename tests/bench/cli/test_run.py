@@ -67,7 +67,7 @@ def test_quiet_and_verbose(suite, tmp_path):
     verbose, quiet = run("-v"), run("-q")
     full, wild = (line for line in verbose.stderr.splitlines() if line.startswith("["))
     assert re.search(
-        r"full, seed 0: accuracy 0\.\d{3}, .*train_tokens_per_second \S+ tokens/s.*, latency_1x8 \S+ m?s", full
+        r"full, seed 0: accuracy 0\.\d{3}, .*train_tokens_per_second \S+ tokens/s.*, latency_1x8 \S+ [mµ]?s", full
     )
     assert wild.startswith("[2/2] diverged")
     # Of the two, what ended ok is not said; the table has it.
