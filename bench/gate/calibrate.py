@@ -7,9 +7,10 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.gate.decision import Estimate, Rule, pairs_needed
+from bench.gate.decision import Rule, as_change, pairs_needed, smallest_of
 from bench.gate.gate import GateError, Measured, Tell, Timed, pairs_of, prepare, take, timed
 from bench.gate.pairs import Target, WorkerError
+from bench.record.reading import read
 from bench.suite.gate import GateTable
 
 
@@ -44,7 +45,7 @@ def calibrate(base: Target, head: Target, table: GateTable, out: Path, pairs: in
     asked = timed(prepared, table)
     if not asked:
         raise GateError("nothing of what [gate] names is timed: name throughput, latency, peak_memory or seconds")
-    taking, measured = pairs_of(base, head, prepared, table, out), Measured()
+    taking, measured = pairs_of(base, head, prepared, map(read, (base.folder, head.folder)), table, out), Measured()
     found: dict[str, list[float]] = {}
     try:
         for number in range(pairs):
@@ -58,8 +59,7 @@ def calibrate(base: Target, head: Target, table: GateTable, out: Path, pairs: in
 
 def _noise(asked: Timed, differences: list[float], measured: Measured, table: GateTable, tests: int) -> Noise:
     rule, spread = Rule(alpha=table.alpha, most=table.max_pairs), statistics.stdev(differences)
-    level = rule.alpha / len(rule.looks) / tests
-    most = Estimate(0.0, spread / math.sqrt(rule.most), rule.most - 1, rule.most).smallest(asked.limits.margin, level)
+    smallest = smallest_of(spread, rule.most, asked.limits, rule.level(tests))
     of = measured.pairs[f"{asked.case.recipe}: {asked.metric.name}"]
     wall = [math.log(pair.head.wall / pair.base.wall) for pair in of if pair.base.wall > 0]
     return Noise(
@@ -71,6 +71,6 @@ def _noise(asked: Timed, differences: list[float], measured: Measured, table: Ga
         len(differences),
         spread,
         statistics.stdev(wall) if len(wall) > 1 else None,
-        math.expm1(most) if asked.tolerance.scale == "ratio" else most,
+        as_change(smallest, asked.tolerance.scale),
         pairs_needed(spread, asked.limits, rule, tests) if spread else 0,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bench.metrics.metric import Metric
 
@@ -42,6 +43,11 @@ class Case:
     timed: tuple[str, ...]
     held: tuple[str, ...] = ()
     refused: str = ""
+
+    @classmethod
+    def read(cls, table: Mapping[str, Any]) -> Case:
+        """The case that another process wrote as JSON, where a tuple becomes a list."""
+        return cls(**{**table, "timed": tuple(table["timed"]), "held": tuple(table["held"])})
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from bench.compare import stats
+
 Outcome = Literal["pass", "regression", "inconclusive"]
 
 POWER = 0.90
@@ -57,6 +59,10 @@ class Rule:
             found.append(at)
             at *= 2
         return (*found, self.most)
+
+    def level(self, tests: int) -> float:
+        """What a p-value must be at most, at each look, where all of `tests` are still held against ``alpha``."""
+        return self.alpha / len(self.looks) / tests
 
 
 @dataclass(frozen=True)
@@ -162,13 +168,9 @@ def sign_flip(differences: Sequence[float], margin: float) -> float:
 
 def holm(p_values: Mapping[str, float], alpha: float, tests: int | None = None) -> set[str]:
     """Those of `p_values` that are rejected with a family-wise error of `alpha`, out of `tests` in all."""
-    tests = len(p_values) if tests is None else tests
-    rejected: set[str] = set()
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        if p_values[name] > alpha / (tests - rank):
-            break
-        rejected.add(name)
-    return rejected
+    others = 0 if tests is None else tests - len(p_values)
+    adjusted = stats.holm([*p_values.values(), *[1.0] * others])
+    return {name for name, p_value in zip(p_values, adjusted, strict=False) if p_value <= alpha}
 
 
 Pair = Mapping[str, float]
@@ -317,14 +319,22 @@ def exact(differences: Sequence[float], limits: Limits) -> Decision:
 def pairs_needed(deviation: float, limits: Limits, rule: Rule, tests: int) -> int | None:
     """Pairs after which the smallest detectable difference is within the tolerance, where differences have the standard
     deviation `deviation`; None where 1,000 are not enough."""
-    level = rule.alpha / len(rule.looks) / tests
     for pairs in range(EARLIEST, 1001):
-        if (
-            Estimate(0.0, deviation / math.sqrt(pairs), pairs - 1, pairs).smallest(limits.margin, level)
-            <= limits.tolerance
-        ):
+        if smallest_of(deviation, pairs, limits, rule.level(tests)) <= limits.tolerance:
             return pairs
     return None
+
+
+def smallest_of(deviation: float, pairs: int, limits: Limits, level: float) -> float:
+    """The smallest difference that `pairs` pairs find with probability :data:`POWER`, where differences have the standard
+    deviation `deviation`."""
+    return Estimate(0.0, deviation / math.sqrt(pairs), pairs - 1, pairs).smallest(limits.margin, level)
+
+
+def as_change(difference: float, scale: Literal["ratio", "difference"]) -> float:
+    """A difference as a share of the base where it is of a logarithm, and as it is otherwise."""
+    # The end of an interval that is wider than numbers go is the largest number, or nearly.
+    return math.expm1(min(difference, 700.0)) if scale == "ratio" else difference
 
 
 def quantile(freedom: float, level: float) -> float:

@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 from bench.gate import recorded
 from bench.gate.case import OF_SCRIPTS, Case
-from bench.gate.decision import Decision, Limits, Rule, decide
+from bench.gate.decision import Decision, Limits, Rule, as_change, decide
 from bench.gate.pairs import SIDES, Pair, Pairs, Target, WorkerError
 from bench.gate.verdict import Check, Grown, Side, Verdict
 from bench.gate.worker import PHASE, PROTOCOL
 from bench.metrics import registry
 from bench.metrics.metric import Metric
-from bench.record.reading import read
+from bench.record.reading import Records, read
 from bench.suite.gate import GateTable
 from bench.suite.tolerance import Tolerance, share
 
@@ -99,7 +99,7 @@ def gate(base: Target, head: Target, table: GateTable, out: Path, tell: Tell) ->
     asked = timed(prepared, table)
     tests = recorded.tests_of(theirs, ours, table)
     checks = recorded.checks(theirs, ours, table, tests=tests + len(asked))
-    pairs = pairs_of(base, head, prepared, table, out)
+    pairs = pairs_of(base, head, prepared, (theirs, ours), table, out)
     rule = Rule(alpha=table.alpha, most=table.max_pairs)
     measured = Measured()
     try:
@@ -166,7 +166,7 @@ def prepare(target: Target, table: GateTable, tell: Tell) -> Mapping[str, Any]:
         env=dict(target.environment),
     )
     who = f"{target.which} ({target.label})"
-    if "No module named" in done.stdout or not done.stdout.strip():
+    if not done.stdout.strip():
         raise GateError(
             f"{who}: {target.python} has no methodbench with a gate (status {done.returncode}); install methodbench there, "
             "or name a revision that has one"
@@ -196,25 +196,19 @@ def _same_question(base: Mapping[str, Any], head: Mapping[str, Any]) -> None:
     for key in sorted({*base["suite"], *head["suite"]} - own):
         ours, theirs = base["suite"].get(key), head["suite"].get(key)
         if ours != theirs:
-            inner = (
-                sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-                if isinstance(ours, dict) and isinstance(theirs, dict)
-                else []
-            )
-            where, values = (
-                (f"{key}.{inner[0]}", (ours[inner[0]], theirs[inner[0]])) if inner else (key, (ours, theirs))
-            )
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                name = min(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+                key, ours, theirs = f"{key}.{name}", ours.get(name), theirs.get(name)
             raise GateError(
-                f"the sides' suites ask different questions: {where} is {values[0]} in base and {values[1]} in head; "
+                f"the sides' suites ask different questions: {key} is {ours} in base and {theirs} in head; "
                 "compare revisions with the same one"
             )
 
 
 def _gated(table: GateTable) -> Iterable[Metric]:
-    names = [*registry.metrics()]
-    primaries = {"quality"} & table.allowed().keys()
-    for metric in map(registry.metric, names):
-        if table.tolerance_of(metric) or (primaries and metric.family == "quality"):
+    by_rank = "quality" in table.allowed()
+    for metric in registry.metrics().values():
+        if table.tolerance_of(metric) or (by_rank and metric.family == "quality"):
             yield metric
 
 
@@ -238,7 +232,7 @@ def timed(prepared: Sequence[Mapping[str, Any]], table: GateTable) -> dict[str, 
     base, head = ({case["name"]: case for case in each["cases"]} for each in prepared)
     found = {}
     for name in base.keys() & head.keys():
-        case = Case(**{**base[name], "timed": tuple(base[name]["timed"]), "held": tuple(base[name]["held"])})
+        case = Case.read(base[name])
         if case.refused or head[name]["refused"]:
             continue
         for each in (*case.timed, *case.held):
@@ -253,25 +247,29 @@ def timed(prepared: Sequence[Mapping[str, Any]], table: GateTable) -> dict[str, 
     return dict(sorted(found.items()))
 
 
-def pairs_of(base: Target, head: Target, prepared: Sequence[Mapping[str, Any]], table: GateTable, out: Path) -> Pairs:
-    """What measures the pairs, with what the folder `out` has of the same ones."""
+def pairs_of(
+    base: Target,
+    head: Target,
+    prepared: Sequence[Mapping[str, Any]],
+    records: Iterable[Records],
+    table: GateTable,
+    out: Path,
+) -> Pairs:
+    """What measures the pairs, with what the folder `out` has of the same ones. `records` of both sides say what fits memory."""
     here = prepared[0]["environment"]["machine"]
     clock: Literal["cpu", "cuda"] = "cuda" if here["device"] == "cuda" else "cpu"
     peaks = [
         value
-        for target in (base, head)
-        for node in read(target.folder).nodes.values()
+        for side in records
+        for node in side.nodes.values()
         if (value := (node.get("training") or {}).get("peak_bytes"))
     ]
     most = here["gpu_memory"] if clock == "cuda" else here["memory"]
     identity = [[each["identity"] for each in prepared], table.repeats, _boot()]
-    cases = [
-        Case(**{**case, "timed": tuple(case["timed"]), "held": tuple(case["held"])}) for case in prepared[0]["cases"]
-    ]
     return Pairs(
         base,
         head,
-        cases,
+        [Case.read(case) for case in prepared[0]["cases"]],
         table.repeats,
         clock,
         out / "pairs.jsonl",
@@ -336,10 +334,8 @@ def take(pairs: Pairs, asked: Mapping[str, Timed], wanted: Iterable[str], measur
 
 
 def _check(asked: Timed, decision: Decision, pairs: Sequence[Pair], clock: Literal["cpu", "cuda"]) -> Check:
-    ratio = asked.tolerance.scale == "ratio"
-
     def shown(difference: float) -> float:
-        return math.expm1(min(difference, 700.0)) if ratio else difference
+        return as_change(difference, asked.tolerance.scale)
 
     # After an alarm, the fresh pairs alone count.
     counted = pairs[-len(decision.fresh) :] if decision.fresh else pairs

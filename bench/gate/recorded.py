@@ -15,7 +15,7 @@ from bench.compare import stats
 from bench.compare.compare import Comparison, Comparisons
 from bench.compare.rows import Row, is_share
 from bench.gate import decision
-from bench.gate.decision import Estimate, Limits
+from bench.gate.decision import Estimate, Limits, as_change
 from bench.gate.verdict import Check, Ended
 from bench.metrics.metric import Metric
 from bench.record.reading import Records
@@ -240,7 +240,7 @@ def _over_seeds(draft: Check, case: _Case, level: float, margin: float) -> Check
             sign * math.log(head / base) for base, head in zip(draft.base_values, draft.head_values, strict=True)
         ]
     mean = fmean(differences)
-    draft = replace(draft, change=math.expm1(mean) if ratio else mean)
+    draft = replace(draft, change=as_change(mean, draft.scale))
     if len(differences) < 2:
         return replace(draft, reason="one seed shows no spread to judge by; run at least two")
     estimate = decision.estimate(differences)
@@ -255,17 +255,13 @@ FLAT = "the difference does not vary at all, so there is no error to judge it by
 
 
 def _judged(draft: Check, estimate: Estimate, limits: Limits, level: float, remark: str) -> Check:
-    def scaled(value: float) -> float:
-        # The end of an interval that is wider than numbers go is the largest number, or nearly.
-        return math.expm1(min(value, 700.0)) if draft.scale == "ratio" else value
-
     found = decision.judge(estimate, limits, level)
     assert found.smallest is not None
     return replace(
         draft,
         outcome=found.outcome,
-        interval=(scaled(estimate.bound(0.025)), scaled(estimate.bound(0.975))),
-        smallest=scaled(found.smallest),
+        interval=(as_change(estimate.bound(0.025), draft.scale), as_change(estimate.bound(0.975), draft.scale)),
+        smallest=as_change(found.smallest, draft.scale),
         p_value=found.p_value,
         level=found.level,
         reason="; ".join(filter(None, (found.reason, remark))),

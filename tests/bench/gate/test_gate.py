@@ -113,6 +113,10 @@ def test_threads_that_wait_do_not_spoil_cpu_time(tmp_path: Path) -> None:
         ({"works": 3, "then": "die"}, "its process ended"),
         ({"prepared": {"protocol": 99}}, "speaks protocol 99, and this one 1"),
         ({"prepared": {"suite": {**SUITE, "budget": {"steps": 20}}}}, r"budget\.steps is 10 in base and 20 in head"),
+        (
+            {"prepared": {"suite": {**SUITE, "budget": {"steps": 10, "new": 1}}}},
+            r"budget\.new is None in base and 1 in head",
+        ),
         ({"prepared": {"suite": {**SUITE, "model": "other"}}}, "model is minilm in base and other in head"),
     ],
 )
