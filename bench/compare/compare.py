@@ -5,11 +5,12 @@ A recipe that gave no result stays among the rows with its reason. Facts alone: 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import warnings
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -33,7 +34,9 @@ class Comparison:
     ``rows``: the baseline, then the others from the best primary quality down, then those that are not ok.
     ``metrics`` are those that at least one row has. ``environment`` is the run's, as it was recorded. ``data`` says what
     became of the task's texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task
-    declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter.
+    declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter. ``suite``
+    is the suite's table, empty where an older version recorded none; ``fingerprints`` are of the model's files and of the
+    task's data.
     """
 
     title: str
@@ -51,6 +54,14 @@ class Comparison:
     data: Mapping[str, int] = field(default_factory=dict)
     ranked_by: str = ""
     margins: Margins = DEFAULT_MARGINS
+    suite: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    def against(self, baseline: str) -> Comparison:
+        """The same recipes, compared with `baseline`, which is one of them."""
+        rows = [replace(row, is_baseline=row.name == baseline, changes={}) for row in self.rows]
+        draft = replace(self, baseline=baseline)
+        return replace(draft, rows=tuple(_compared(rows, draft.metrics, self.margins, draft.primary)))
 
     def main(self, family: str) -> Metric | None:
         """The metric that stands for a family where there is room for one; None where none that may was measured."""
@@ -159,8 +170,6 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         by_name.setdefault(cell.name, []).append(cell)
     rows = [_row(name, of_name, name == run.baseline, every, known) for name, of_name in by_name.items()]
     margins = Margins.recorded(run.margins or {})
-    if base := next((row for row in rows if row.is_baseline), None):
-        rows = [row if row is base else replace(row, changes=_changes(row, base, known, margins)) for row in rows]
     present = tuple(each for each in known if any(each.name in row.figures for row in rows))
     draft = Comparison(
         title=run.title,
@@ -182,9 +191,21 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         data=(run.data or {}).get(task) or {},
         ranked_by=(run.primary or {}).get(task, ""),
         margins=margins,
+        suite=run.suite if isinstance(run.suite, Mapping) else {},
+        fingerprints=_fingerprints(next((every[id_] for cell in cells for id_ in cell.path if id_ in every), {})),
     )
-    primary = draft.primary
-    return replace(draft, rows=tuple(_ranked(_adjusted(rows, primary) if primary else rows, primary)))
+    return replace(draft, rows=tuple(_compared(rows, present, margins, draft.primary)))
+
+
+def _fingerprints(node: Mapping[str, Any]) -> dict[str, str]:
+    return {what: str(found) for what in ("model", "task") if (found := node.get(f"{what}_fingerprint"))}
+
+
+def _compared(rows: list[Row], known: Sequence[Metric], margins: Margins, primary: Metric | None) -> list[Row]:
+    """`rows` with their changes beside the baseline's, in their order."""
+    if base := next((row for row in rows if row.is_baseline), None):
+        rows = [row if row is base else replace(row, changes=_changes(row, base, known, margins)) for row in rows]
+    return _ranked(_adjusted(rows, primary) if primary else rows, primary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +237,9 @@ def _row(
         endings=endings,
         figures=_figures(known, paths),
         losses={seed: losses for seed, path in trained.items() if (losses := _losses(path))},
+        clock={seed: _clock(path) for seed, path in trained.items() if path},
+        phases=_phases(paths.values()),
+        arguments=tuple(step.node.arguments for step in next(iter(paths.values()), ()) if step.node.arguments),
         training=tuple(node.id for path in trained.values() for node in path),
         evidence=_evidence(every.values()),
         correct={
@@ -291,6 +315,25 @@ def _ending(cell: Cell, steps: Mapping[str, _Step]) -> Ending:
 def _losses(path: Iterable[Node]) -> Sequence[float]:
     every = (loss for node in path if node.training for loss in node.training.losses or ())
     return array("d", [math.nan if loss is None else loss for loss in every])
+
+
+def _clock(path: Iterable[Node]) -> tuple[Sequence[float], Sequence[float]]:
+    every = [node.training for node in path if node.training]
+    return (
+        array("f", itertools.accumulate(value for each in every for value in each.step_seconds)),
+        array("f", itertools.accumulate(value for each in every for value in each.tokens)),
+    )
+
+
+def _phases(paths: Collection[Sequence[_Step]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for path in paths:
+        for step in path:
+            seconds = step.node.seconds if isinstance(step.node.seconds, Mapping) else {}
+            for name, value in seconds.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    found[str(name)] = found.get(str(name), 0.0) + value / len(paths)
+    return found
 
 
 def _evidence(paths: Iterable[Sequence[_Step]]) -> tuple[Proof, ...]:

@@ -170,7 +170,9 @@ class Proof:
 class Row:
     """One recipe of a comparison.
 
-    ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``chain``
+    ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``clock``
+    has, for each seed, the seconds and the tokens of training up to the end of each step. ``phases`` are the mean seconds
+    of what all stages did, by name. ``arguments`` is each stage with all its arguments, where they are recorded. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
     trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name;
     ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
@@ -183,9 +185,12 @@ class Row:
     endings: tuple[Ending, ...]
     figures: Mapping[str, Figure]
     losses: Mapping[int, Sequence[float]]
+    clock: Mapping[int, tuple[Sequence[float], Sequence[float]]]
+    phases: Mapping[str, float]
     training: tuple[str, ...]
     evidence: tuple[Proof, ...]
     correct: Mapping[int, Sequence[float]] = field(repr=False)
+    arguments: tuple[str, ...] = ()
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)

@@ -367,6 +367,7 @@ def _node_line(run_id: str, node: Node, whole: Plan) -> dict[str, Any]:
         "run": run_id,
         "recipe": str(node.recipe),
         "stage": str(node.stage),
+        "arguments": node.stage.spell(defaults=True),
         "depth": node.depth,
         "base_kind": node.stage.main.kind,
         "model": node.subject.model.name,

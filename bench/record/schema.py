@@ -362,6 +362,7 @@ class Node(Line):
     log: Text | None = Field(None, description="the end of what its processes printed, where it is not ok")
     recipe: Text = Field("", description="its stages, up to this one")
     stage: Text = Field("", description="this stage")
+    arguments: Text | None = Field(None, description="this stage, with all arguments, those that were not given too")
     depth: Any = Field(None, description="how many stages are before it")
     base_kind: Any = Field(None, description="trainer or transform")
     model: Text = Field("", description="its name")
