@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bench.compare import doubts, stats
 from bench.compare.doubts import Doubt
-from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Row, change
+from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change
 from bench.metrics import registry
 from bench.metrics.metric import Metric, Record, paired
 from bench.record.reading import read, sketches
@@ -34,6 +34,7 @@ class Comparison:
     ``metrics`` are those that at least one row has. ``environment`` is the run's, as it was recorded. ``data`` says what
     became of the task's texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task
     declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter.
+    ``references`` are beside the rows: what a guess without the text reaches, and the model before any training.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Comparison:
     data: Mapping[str, int] = field(default_factory=dict)
     ranked_by: str = ""
     margins: Margins = DEFAULT_MARGINS
+    references: tuple[Reference, ...] = ()
 
     def main(self, family: str) -> Metric | None:
         """The metric that stands for a family where there is room for one; None where none that may was measured."""
