@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bench.compare import doubts, stats
 from bench.compare.doubts import Doubt
-from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Row, change
+from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change
 from bench.metrics import registry
 from bench.metrics.metric import Metric, Record, paired
 from bench.record.reading import read, sketches
@@ -36,7 +36,7 @@ class Comparison:
     became of the task's texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task
     declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter. ``suite``
     is the suite's table, empty where an older version recorded none; ``fingerprints`` are of the model's files and of the
-    task's data.
+    task's data. ``references`` are beside the rows: what a guess without the text reaches, and the model before any training.
     """
 
     title: str
@@ -54,6 +54,7 @@ class Comparison:
     data: Mapping[str, int] = field(default_factory=dict)
     ranked_by: str = ""
     margins: Margins = DEFAULT_MARGINS
+    references: tuple[Reference, ...] = ()
     suite: Mapping[str, Any] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 

@@ -233,6 +233,18 @@ class Row:
         return list(dict.fromkeys(figure.contended for figure in self.figures.values() if figure.contended))
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What quality is to be seen beside: no recipe, so it is neither compared nor ranked.
+
+    ``name`` is "chance" or "untrained"; ``about`` says in a sentence what that is; ``figures`` are of quality alone, by name.
+    """
+
+    name: str
+    about: str
+    figures: Mapping[str, Figure]
+
+
 def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MARGINS) -> Change | None:
     """`ours` against `theirs`, paired over the seeds that both have; None where they share none, or have no
     ratio.
