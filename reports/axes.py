@@ -50,8 +50,8 @@ def axis_of(figures: Sequence[Figure], *, log: bool) -> Axis:
     # An interval of two seeds can be wider than all that is compared; it may leave the picture, the
     # points may not.
     room = largest - smallest or abs(largest) or 1.0
-    low = max(min([smallest, *ends]), smallest - room / 2)
-    high = min(max([largest, *ends]), largest + room / 2)
+    low = max(min([smallest, *ends]), smallest - room / 5)
+    high = min(max([largest, *ends]), largest + room / 5)
     if log and smallest > 0 and largest / smallest > 5:
         low = max(low, smallest / 1.5)
         margin = (high / low) ** 0.08
@@ -79,6 +79,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _tick_label(value: float, unit: str) -> str:
+    if unit == "×":
+        return f"{value:g}×"
     number, _, name = show(value, unit).partition(" ")
     if "." in number:
         number = number.rstrip("0").rstrip(".")

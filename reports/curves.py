@@ -10,16 +10,22 @@ from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from reports.drawing import HEIGHT, PALETTE, Drawing, spec_of
 
+ACROSS = {
+    "step": "step, over all training stages",
+    "seconds": "seconds of training",
+    "tokens": "tokens of training",
+}
+"""What the loss can be seen against, with the axis's title."""
+
 _DASHES = ([1, 0], [6, 3], [2, 2])
 _CURVES = 20  # more than this nobody can read in one figure
 _STEPS = 60  # points of a loss curve, each the mean of its share of the steps
 
 
 def losses(comparison: Comparison) -> Drawing | None:
-    """The training loss of each recipe by step: the mean over seeds, and each seed faintly. None where none
-    trained.
+    """The training loss of each recipe: the mean over seeds, with the range of the seeds. None where none trained.
 
-    Recipes that share their training share a curve.
+    It is drawn by step; the data has the other keys of :data:`ACROSS` too. Recipes that share their training share a curve.
     """
     shared: dict[tuple[str, ...], list[Row]] = {}
     for row in comparison.rows:
@@ -27,41 +33,63 @@ def losses(comparison: Comparison) -> Drawing | None:
             shared.setdefault(row.training, []).append(row)
     groups = list(shared.values())[:_CURVES]
     names = [_curve_name(group) for group in groups]
-    means, seeds = _points(names, groups)
-    if not means:
+    points = [{"name": name, **point} for name, group in zip(names, groups, strict=True) for point in _curve(group[0])]
+    if not points:
         return None
-    chart = _chart(names, means, several=len(comparison.seeds) > 1)
+    several = len(comparison.seeds) > 1
     left_out = len(shared) - len(groups)
     return Drawing(
+        "losses",
         "Training loss",
         "Each point is the mean of a few steps"
-        + (", the thick line the mean over seeds" if len(comparison.seeds) > 1 else "")
-        + ". Choose a name in the legend to see its curve alone. A low training loss is not yet quality."
+        + (", the line the mean over seeds, and the shade their range" if several else "")
+        + ". A low training loss is not yet quality."
         + (f" {left_out} more curves are left out." if left_out else ""),
-        spec_of(chart, means=means, seeds=seeds),
+        spec_of(_chart(names, points, several=several), points=points),
     )
 
 
-def _points(names: Sequence[str], groups: Sequence[Sequence[Row]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The points of the means over seeds, and of each seed."""
-    means: list[dict[str, Any]] = []
-    seeds: list[dict[str, Any]] = []
-    for name, group in zip(names, groups, strict=True):
-        curves = {seed: _thinned(values) for seed, values in group[0].losses.items()}
-        for seed, curve in curves.items():
-            seeds += [{"name": name, "seed": seed, "step": step, "loss": loss} for step, loss in curve]
-        by_step: dict[float, list[float]] = {}
-        for curve in curves.values():
-            for step, loss in curve:
-                by_step.setdefault(step, []).append(loss)
-        means += [
-            {"name": name, "step": step, "loss": math.fsum(values) / len(values)}
-            for step, values in sorted(by_step.items())
-        ]
-    return means, seeds
+def _curve(row: Row) -> list[dict[str, float]]:
+    """The points of a recipe: means over seeds, with the least and the most of them."""
+    by_step: dict[float, list[Mapping[str, float]]] = {}
+    for seed, values in row.losses.items():
+        for point in _thinned(values, *row.clock.get(seed, ((), ()))):
+            by_step.setdefault(point["step"], []).append(point)
+    found = []
+    for _, points in sorted(by_step.items()):
+        # Seeds may have stopped at different steps.
+        keys = [key for key in points[0] if all(key in each for each in points)]
+        mean = {key: _short(math.fsum(each[key] for each in points) / len(points)) for key in keys}
+        ends = [each["loss"] for each in points]
+        found.append({**mean, "low": _short(min(ends)), "high": _short(max(ends))})
+    return found
 
 
-def _chart(names: list[str], means: Sequence[Mapping[str, Any]], *, several: bool) -> Any:
+def _thinned(
+    values: Sequence[float], seconds: Sequence[float] = (), tokens: Sequence[float] = ()
+) -> list[dict[str, float]]:
+    """At most ``_STEPS`` points (step from 1, loss, and where they are known seconds and tokens): means over runs of steps.
+    What is not finite is left out."""
+    width = max(1, math.ceil(len(values) / _STEPS))
+    points = []
+    for start in range(0, len(values), width):
+        share = [value for value in values[start : start + width] if math.isfinite(value)]
+        if not share:
+            continue
+        point = {"step": start + (width + 1) / 2, "loss": math.fsum(share) / len(share)}
+        for key, clock in (("seconds", seconds), ("tokens", tokens)):
+            if len(clock) == len(values):
+                part = clock[start : start + width]
+                point[key] = math.fsum(part) / len(part)
+        points.append(point)
+    return points
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _chart(names: list[str], points: Sequence[Mapping[str, Any]], *, several: bool) -> Any:
     """The curves called `names`, of `several` seeds or one."""
     import altair as alt
 
@@ -71,71 +99,36 @@ def _chart(names: list[str], means: Sequence[Mapping[str, Any]], *, several: boo
         "name:N",
         scale=alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in look]),
         legend=alt.Legend(
-            title=None,
-            orient="bottom",
-            columns=2,
-            labelLimit=150,
-            symbolType="stroke",
-            symbolSize=220,
-            symbolOpacity=1,
+            title=None, orient="bottom", columns=3, labelLimit=150, symbolType="stroke", symbolSize=220, symbolOpacity=1
         ),
     )
     dash = alt.StrokeDash(
-        "name:N",
-        scale=alt.Scale(domain=names, range=[_DASHES[i // len(PALETTE) % len(_DASHES)] for i in look]),
+        "name:N", scale=alt.Scale(domain=names, range=[_DASHES[i // len(PALETTE) % len(_DASHES)] for i in look])
     )
-    x = alt.X("step:Q", title="step, over all training stages", axis=alt.Axis(tickMinStep=1, tickCount=6))
+    x = alt.X("step:Q", title=ACROSS["step"], axis=alt.Axis(tickMinStep=1, tickCount=6))
     # A run that diverges would press all others flat, so the top is where the ordinary curves begin.
-    top = _ordinary_top([point["loss"] for point in means])
+    top = _ordinary_top([point["loss"] for point in points])
     y = alt.Y(
-        "loss:Q",
-        title="training loss",
-        scale=alt.Scale(zero=False, **({} if top is None else {"domainMax": top})),
+        "loss:Q", title="training loss", scale=alt.Scale(zero=False, **({} if top is None else {"domainMax": top}))
     )
-    faint = (
-        alt.Chart(alt.NamedData("seeds"))
-        .mark_line(clip=True, strokeWidth=0.75)
-        .encode(
-            x=x,
-            y=y,
-            color=hue,
-            detail="seed:N",
-            opacity=alt.condition(selection, alt.value(0.22), alt.value(0.0)),
-        )
+    base = alt.Chart(alt.NamedData("points"))
+    shade = base.mark_area(clip=True).encode(
+        x=x, y=alt.Y("low:Q"), y2="high:Q", color=hue, opacity=alt.condition(selection, alt.value(0.13), alt.value(0.0))
     )
-    mean = (
-        alt.Chart(alt.NamedData("means"))
-        .mark_line(clip=True, strokeWidth=2)
-        .encode(
-            x=x,
-            y=y,
-            color=hue,
-            strokeDash=dash,
-            opacity=alt.condition(selection, alt.value(1), alt.value(0.08)),
-            tooltip=[
-                alt.Tooltip("name:N", title="recipe"),
-                alt.Tooltip("step:Q", format=".0f"),
-                alt.Tooltip("loss:Q", title="mean loss", format=".3f"),
-            ],
-        )
+    mean = base.mark_line(clip=True, strokeWidth=2).encode(
+        x=x,
+        y=y,
+        color=hue,
+        strokeDash=dash,
+        opacity=alt.condition(selection, alt.value(1), alt.value(0.08)),
+        tooltip=[
+            alt.Tooltip("name:N", title="recipe"),
+            alt.Tooltip("step:Q", format=".0f"),
+            alt.Tooltip("loss:Q", title="mean loss", format=".3f"),
+        ],
     )
-    return (
-        alt.layer(*([faint, mean] if several else [mean]))
-        .add_params(selection)
-        .properties(width="container", height=HEIGHT)
-    )
-
-
-def _thinned(values: Sequence[float]) -> list[tuple[float, float]]:
-    """At most ``_STEPS`` points (step from 1, loss): means over runs of steps. What is not finite is left
-    out."""
-    width = max(1, math.ceil(len(values) / _STEPS))
-    points = []
-    for start in range(0, len(values), width):
-        share = [value for value in values[start : start + width] if math.isfinite(value)]
-        if share:
-            points.append((start + (width + 1) / 2, math.fsum(share) / len(share)))
-    return points
+    layers = [shade, mean] if several else [mean]
+    return alt.layer(*layers).add_params(selection).properties(width="container", height=HEIGHT)
 
 
 def _ordinary_top(values: Sequence[float]) -> float | None:

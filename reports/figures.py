@@ -6,16 +6,26 @@ import json
 from pathlib import Path
 
 from bench.compare.compare import Comparison
+from reports import costs, stages
 from reports.curves import losses
 from reports.drawing import WIDTH, Drawing
-from reports.scatter import scatter
+from reports.forest import forest
+from reports.tradeoff import tradeoff
 
 
 def drawings(comparison: Comparison) -> list[Drawing]:
     """All figures of a comparison that have something to show."""
     primary = comparison.primary
-    found = [scatter(comparison, metric, primary) for metric in comparison.costs] if primary else []
-    return [drawing for drawing in [*found, losses(comparison)] if drawing is not None]
+    found = [
+        forest(comparison),
+        *([tradeoff(comparison, metric, primary) for metric in comparison.costs] if primary else []),
+        costs.memory(comparison),
+        costs.time(comparison),
+        losses(comparison),
+        stages.kept(comparison),
+        stages.slopes(comparison),
+    ]
+    return [drawing for drawing in found if drawing is not None]
 
 
 class Svg:

@@ -1,10 +1,18 @@
-"""One HTML file that needs nothing else: no network, no server, no other file."""
+"""One HTML file that needs nothing else: no network, no server, no other file.
+
+The page is whole without its script, with static figures. The script adds what a reader chooses: another baseline, other
+columns and axes, limits, pinned recipes. Figures are Vega-Lite's, whose runtime is packed into the page.
+"""
 
 from __future__ import annotations
 
+import base64
 import datetime
+import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -12,9 +20,10 @@ from markupsafe import Markup, escape
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
-from reports import figures, sentences, words
+from reports import cards, curves, figures, model, sentences, toml, words
+from reports.drawing import Drawing
 
-_ROW = 9_000
+_ROW = 10_000
 """About the bytes of a recipe, with all that the page says of it."""
 
 
@@ -26,7 +35,7 @@ class Page:
 
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("reports"),
-            autoescape=True,
+            autoescape=jinja2.select_autoescape(["j2"]),
             trim_blocks=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
@@ -34,9 +43,8 @@ class Page:
         self._templates.filters["sentence"] = sentence
         self._titles = words.titles(comparisons)
         self._number = len(comparisons)
-        # The runtime has no `</script` in it (a test looks), so it may stand in the page as it is.
-        self._runtime = Markup(figures.runtime()) if comparisons else Markup("")
-        self._room = words.MOST - len(self._runtime.encode()) - 60_000  # for the style and all else around
+        self._runtime = packed(figures.runtime()) if comparisons else ""
+        self._room = words.MOST - len(self._runtime) - 90_000  # for style, script and all else around
         self._sections: list[dict[str, Any]] = []
         self._left_out = 0
 
@@ -48,7 +56,7 @@ class Page:
         template = self._templates.get_template("section.html.j2")
 
         def text(shown: Comparison) -> str:
-            page = _page(about["id"], shown, comparison)
+            page = self._page(about["id"], shown, comparison)
             several, titled = self._number > 1, len(self._titles) > 1
             return template.render(page=page, words=words, embedded=embedded, several=several, titled=titled)
 
@@ -69,30 +77,75 @@ class Page:
             left_out=self._left_out,
             words=words,
             runtime=self._runtime,
+            script=Markup((resources.files("reports") / "templates" / "page.js").read_text("utf-8")),
         )
 
-
-def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
-    answer, *more = sentences.headline(whole)
-    chains = {id(row) for row in words.chains(shown)}
-    return {
-        "id": id_,
-        "it": shown,
-        "recipes": len(whole.rows),
-        "hidden": len(whole.rows) - len(shown.rows),
-        "answer": answer,
-        "more": more,
-        "warnings": sentences.warnings(whole),
-        "when": _day(whole.started),
-        "settings": words.settings(whole.environment),
-        "without_result": words.without_result(shown),
+    def _page(self, id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
+        complete = len(whole.rows) == len(shown.rows)
         # A figure of a part of the recipes would hide the rest.
-        "drawings": figures.drawings(shown) if len(shown.rows) == len(whole.rows) else [],
-        "chains": {place for place, row in enumerate(shown.rows) if id(row) in chains},
-        "chain_metrics": words.chain_metrics(shown),
-        "process_metrics": words.process_metrics(shown),
-        "sort_value": _sort_value,
-    }
+        drawings = _first_of_each(figures.drawings(shown)) if complete else {}
+        answers = {name: self._answer(whole.against(name)) for name in model.baselines(shown)} if complete else {}
+        answers[whole.baseline] = self._answer(whole)
+        chains = {id(row) for row in words.chains(shown)}
+        ok = [row.name for row in shown.rows if row.figures]
+        costs = whole.costs
+        return {
+            "id": id_,
+            "it": shown,
+            "facts": words.facts(whole, _day(whole.started)),
+            "proved": words.proved(whole),
+            "claims": words.claims(whole),
+            "suite": (suite := toml.written(whole.suite)),
+            "file": f"{re.sub('[^a-z0-9]+', '-', whole.title.lower()).strip('-')[:60] or 'suite'}.toml"
+            if suite
+            else "",
+            "hidden": len(whole.rows) - len(shown.rows),
+            "answer": answers[whole.baseline],
+            "baselines": list(answers),
+            "warnings": sentences.warnings(whole),
+            "settings": words.settings(whole.environment),
+            "without_result": words.without_result(shown),
+            "drawings": drawings,
+            "static": {name: static(drawing, f"{id_}-{name}") for name, drawing in drawings.items()},
+            "across": costs[0] if costs else whole.primary,
+            "limits": [(metric, found["limit"]["unit"]) for metric, found in model.limited(shown)],
+            "columns": model.columns(shown),
+            "share": _share(shown),
+            "curves": curves.ACROSS.items(),
+            "names": ok,
+            "pair": (shown.baseline if shown.baseline in ok else ok[0], next(n for n in ok if n != shown.baseline))
+            if len(ok) > 1
+            else (),
+            "chains": {place for place, row in enumerate(shown.rows) if id(row) in chains},
+            "chain_metrics": words.chain_metrics(shown),
+            "process_metrics": words.process_metrics(shown),
+            "citation": words.citation(whole),
+            "data": model.model(shown, answers),
+        }
+
+    def _answer(self, comparison: Comparison) -> Markup:
+        answer, *more = sentences.headline(comparison)
+        template = self._templates.get_template("answer.html.j2")
+        return Markup(template.render(answer=answer, more=more, cards=cards.cards(comparison)))
+
+
+def _first_of_each(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
+    """Of the figures of a kind, such as quality against each cost, the first: the page's script makes the others of it."""
+    return {drawing.name: drawing for drawing in reversed(drawings)}
+
+
+def static(drawing: Drawing, name: str) -> Markup:
+    """A figure as an element of the page; `name` keeps its ids apart from other figures'."""
+    svg = drawing.svg()
+    # The figure as a whole has its text. What Vega adds for each mark, and hundredths of a pixel, would double the page.
+    svg = re.sub(r' (?:aria-[a-z]+|role|class|xmlns(?::xlink)?|version)="[^"]*"', "", svg)
+    svg = re.sub(r"(?<=[\d, ]|[MLHVAC(])(-?\d+\.\d)\d+(?=[^<>]*>)", r"\1", svg)
+    return Markup(re.sub(r'(?<=id="|rl\(#)(clip|gradient)', rf"{name}-\1", svg))
+
+
+def packed(script: str) -> str:
+    """`script`, compressed, as text that may stand in a page: a third of its size."""
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 
 
 def embedded(value: Mapping[str, Any]) -> Markup:
@@ -110,9 +163,19 @@ def sentence(text: str) -> Markup:
     )
 
 
-def _sort_value(row: Row, metric: Metric) -> str:
-    figure = row.figures.get(metric.name)
-    return "" if figure is None else repr(figure.value)
+def _share(comparison: Comparison) -> Any:
+    """What part of the largest value of its column a cost is, for the bar in its cell."""
+    most: dict[str, float] = {}
+    for row in comparison.rows:
+        for name, figure in row.figures.items():
+            most[name] = max(most.get(name, 0.0), figure.value)
+
+    def share(row: Row, metric: Metric) -> str:
+        if metric.family == "quality" or not most[metric.name] > 0:
+            return "0"
+        return f"{max(0.0, row.figures[metric.name].value / most[metric.name]):.3f}"
+
+    return share
 
 
 def _day(started: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from bench.compare.compare import Comparison, Comparisons
 from bench.compare.rows import NOT_RUN, Change, Ending, Figure, Row
 from bench.metrics.metric import Metric
-from bench.metrics.units import show
+from bench.metrics.units import counted, show
 from bench.tasks.alike import said
 
 LOG_LINES = 30
@@ -70,6 +72,82 @@ def seeds(comparison: Comparison) -> str:
     """``3 seeds (0, 1, 2)``."""
     many = len(comparison.seeds)
     return f"{many} seed{'' if many == 1 else 's'} ({', '.join(map(str, comparison.seeds))})"
+
+
+def facts(comparison: Comparison, when: str) -> list[tuple[str, str]]:
+    """What was run and where, in a few words each."""
+    suite, machine = comparison.suite, comparison.environment.get("machine") or {}
+    budget = suite.get("budget") or {}
+    items = next((len(found) for row in comparison.rows for found in row.correct.values()), 0)
+    found = [("Model", comparison.model), ("Task", comparison.task)]
+    if items:
+        found.append(("Test items", f"{items:,}"))
+    if budget.get("steps"):
+        batch = f" × {budget['batch_size']} items" if budget.get("batch_size") else ""
+        found.append(("Training", f"{counted(budget['steps'], 'step')}{batch}"))
+    found.append(("Recipes", str(len(comparison.rows))))
+    found.append(("Seeds", f"{len(comparison.seeds)} ({', '.join(map(str, comparison.seeds))})"))
+    if machine := _machine(machine):
+        found.append(("Machine", machine))
+    return [*found, *([("Run", when)] if when else [])]
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """``AMD EPYC, 2 cores, 25.3 GB, 2 threads``; a GPU's name stands first."""
+    parts = []
+    if machine.get("device") == "cuda":
+        parts.append(str(machine.get("device_name") or "GPU"))
+        if isinstance(machine.get("gpu_memory"), int):
+            parts.append(show(machine["gpu_memory"], "B"))
+    if machine.get("cpu"):
+        parts.append(str(machine["cpu"]))
+    parts += [counted(machine[key], noun) for key, noun in (("cores", "core"),) if isinstance(machine.get(key), int)]
+    if isinstance(machine.get("memory"), int):
+        parts.append(show(machine["memory"], "B"))
+    parts += [
+        counted(machine[key], noun) for key, noun in (("threads", "thread"),) if isinstance(machine.get(key), int)
+    ]
+    return ", ".join(parts)
+
+
+def proved(comparison: Comparison) -> tuple[int, int]:
+    """In how many runs, a recipe and seed each, all evidence held, of those that came to their end."""
+    ends = [ending.status for row in comparison.rows for ending in row.endings]
+    return ends.count("ok"), ends.count("ok") + ends.count("invalid")
+
+
+def claims(comparison: Comparison) -> tuple[int, int]:
+    """How many claims held, of how many."""
+    found = [proof for row in comparison.rows for proof in row.evidence]
+    return sum(proof.held for proof in found), sum(proof.of for proof in found)
+
+
+def middle(figure: Figure) -> str:
+    """A figure without its interval."""
+    return show(figure.value, figure.metric.unit)
+
+
+def by_seed(figure: Figure) -> str:
+    """The values of a figure, seed by seed."""
+    return ", ".join(show(value, figure.metric.unit) for value in figure.by_seed.values())
+
+
+def quoted(name: str) -> str:
+    """A name as a shell takes it."""
+    return shlex.quote(name)
+
+
+def citation(comparison: Comparison) -> str:
+    """The report as a BibTeX entry."""
+    year = comparison.started[:4] if comparison.started[:4].isdigit() else ""
+    title = re.sub(r"[{}\\]", "", comparison.title)
+    fields = {
+        "title": f"{title}: {place(comparison)}",
+        "year": year,
+        "note": f"methodbench {comparison.version}, run {comparison.run}, {seeds(comparison)}",
+    }
+    inside = "".join(f"  {key} = {{{value}}},\n" for key, value in fields.items() if value)
+    return f"@misc{{methodbench-{comparison.run},\n{inside}}}"
 
 
 def of_seeds(numbers: Sequence[int]) -> str:

@@ -30,12 +30,16 @@ def show(value: float | None, unit: str) -> str:
         return "–"
     if unit == "fraction":
         return f"{value:.3f}"
-    for base, names in _PREFIXES.items():
-        if unit == base:
-            for factor, name in names:
-                if abs(value) >= factor or factor == names[-1][0]:
-                    return f"{_three(value / factor)} {name}"
+    if unit in _PREFIXES:
+        factor, name = prefixed(value, unit)
+        return f"{_three(value / factor)} {name}"
     return f"{_three(value)}×" if unit == "×" else f"{_three(value)} {unit}"
+
+
+def prefixed(value: float, unit: str) -> tuple[float, str]:
+    """The unit that a reader expects for `value`, as how many of `unit` it is, and its name: (1e6, "MB") for 86,700,000 B."""
+    names = _PREFIXES.get(unit, [(1.0, unit)])
+    return next(((factor, name) for factor, name in names if abs(value) >= factor), names[-1])
 
 
 def counted(number: int, noun: str) -> str:

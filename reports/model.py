@@ -1,0 +1,125 @@
+"""What the page's script works on: the figures of a comparison, and for each recipe as the baseline what is compared.
+
+The script shows texts that are made here, so that a number is spelled in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.compare.compare import Comparison
+from bench.compare.rows import Row
+from bench.metrics.metric import Metric
+from bench.metrics.units import prefixed
+from reports import words
+from reports.axes import axis_of, titled
+from reports.forest import differences
+from reports.tradeoff import standing
+
+BASELINES = 30
+"""With more recipes than this, the page has the suite's own baseline alone: what is compared grows with their square."""
+
+
+def model(comparison: Comparison, answers: Mapping[str, str]) -> dict[str, Any]:
+    """The page's data as JSON has it. `answers` is the HTML of the answer beside each baseline.
+
+    ``recipes`` are in the order of the rows. ``figures`` has, for each metric, [value, low, high, text, busy] of each recipe, or
+    null. ``views`` has for each baseline the standing of each recipe, the data of the forest plot, and for each metric
+    [value, text, interval, verdict] of each recipe, or null.
+    """
+    import altair as alt
+
+    rows, shown = comparison.rows, columns(comparison)
+    return {
+        "baseline": comparison.baseline,
+        "primary": comparison.primary.name if comparison.primary else None,
+        "recipes": [{"name": row.name, "recipe": row.recipe, "ok": row.ok, "status": row.status} for row in rows],
+        "metrics": [_metric(metric, comparison, alt) for metric in shown],
+        "figures": {metric.name: [_figure(row, metric) for row in rows] for metric in shown},
+        "views": {
+            name: _view(
+                comparison if name == comparison.baseline else comparison.against(name),
+                rows,
+                shown if name == comparison.baseline else comparison.mains,
+                answer,
+            )
+            for name, answer in answers.items()
+        },
+    }
+
+
+def columns(comparison: Comparison) -> list[Metric]:
+    """The metrics that the table can show: those of the short table first."""
+    mains = comparison.mains
+    return [*mains, *(metric for metric in comparison.metrics if metric not in mains)]
+
+
+def limited(comparison: Comparison) -> list[tuple[Metric, dict[str, Any]]]:
+    """The metrics that a reader can set a limit for, with what the page's data says of each."""
+    import altair as alt
+
+    found = [(metric, _metric(metric, comparison, alt)) for metric in comparison.mains]
+    return [(metric, about) for metric, about in found if "limit" in about]
+
+
+def baselines(comparison: Comparison) -> list[str]:
+    """The recipes that a reader may compare with, the suite's own baseline first."""
+    primary = comparison.primary
+    others = [row.name for row in comparison.rows if row.ok and (primary is None or primary.name in row.figures)]
+    if comparison.baseline not in {row.name for row in comparison.rows}:
+        return []
+    if len(comparison.rows) > BASELINES:
+        others = []
+    return list(dict.fromkeys([comparison.baseline, *others]))
+
+
+def _metric(metric: Metric, comparison: Comparison, alt: Any) -> dict[str, Any]:
+    figures = [row.figures[metric.name] for row in comparison.rows if row.ok and metric.name in row.figures]
+    found: dict[str, Any] = {
+        "name": metric.name,
+        "title": metric.title,
+        "better": metric.better,
+        "quality": metric.family == "quality",
+        "main": metric in comparison.mains,
+    }
+    if figures and metric in comparison.mains:
+        axis = axis_of(figures, log=metric.family != "quality")
+        found["axis"] = {
+            "scale": axis.scale(alt).to_dict(validate=False),
+            "axis": axis.axis(alt).to_dict(validate=False),
+            "title": titled(metric),
+        }
+        factor, unit = prefixed(max(figure.value for figure in figures), metric.unit)
+        found["limit"] = {"factor": factor, "unit": "" if unit == "fraction" else unit}
+    return found
+
+
+def _figure(row: Row, metric: Metric) -> list[Any] | None:
+    figure = row.figures.get(metric.name)
+    if figure is None:
+        return None
+    low, high = figure.interval or (None, None)
+    return [_short(figure.value), _short(low), _short(high), str(figure), figure.contended or 0]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _view(comparison: Comparison, order: Sequence[Row], shown: Sequence[Metric], answer: str) -> dict[str, Any]:
+    by_name = {row.name: row for row in comparison.rows}
+    rows = [by_name[row.name] for row in order]
+    return {
+        "answer": answer,
+        "standing": [standing(row, comparison) for row in rows],
+        "forest": differences(comparison),
+        "changes": {metric.name: [_change(row, metric) for row in rows] for metric in shown},
+    }
+
+
+def _change(row: Row, metric: Metric) -> list[Any] | None:
+    change = row.changes.get(metric.name)
+    if change is None:
+        return None
+    return [_short(change.value), str(change), words.between(change), words.verdict(change)]
