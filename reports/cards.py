@@ -37,7 +37,7 @@ def _cards(comparison: Comparison) -> Iterator[Card]:
                     Card(f"Better {metric.title.lower()}", row.name, *_figure(row.changes[metric.name]))
                     for row in rows["better"][:3]
                 )
-            case Cheapest(quality, baseline, wins):
+            case Cheapest(quality, _, wins):
                 for win in wins:
                     assert win.change.metric.summary, "Comparison.costs has only metrics with one"
                     best = win.change.metric.summary.best

@@ -8,13 +8,13 @@ from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import words
-from reports.drawing import VERDICTS, Drawing, pinned, pins, spec_of
+from reports.drawing import FIT, VERDICTS, Drawing, pinned, pins, spec_of
 
 MOST = 60  # recipes that one can still tell apart
 
 
 def forest(comparison: Comparison) -> Drawing | None:
-    """The difference of the primary quality of each recipe that ended ok for a seed; None where nothing is compared."""
+    """The difference of the primary quality of each recipe that ended ok for every seed; None where nothing is compared."""
     import altair as alt
 
     metric = comparison.primary
@@ -49,7 +49,7 @@ def forest(comparison: Comparison) -> Drawing | None:
             ),
         ),
     ]  # fmt: skip
-    chart = alt.layer(*layers).add_params(pins(alt)).properties(width="container", height=alt.Step(24))
+    chart = alt.layer(*layers).add_params(pins(alt)).properties(width="container", height=alt.Step(24), autosize=FIT)
     left_out = len(_compared(comparison, metric)) - len(data["recipes"])
     return Drawing(
         "forest",
@@ -74,7 +74,7 @@ def differences(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
     shown = _compared(comparison, metric)[:MOST] if base else []
     sign = -1 if metric.better == "higher" else 1
     shown.sort(key=lambda row: sign * row.changes[metric.name].value)
-    seeds = [
+    seeds: list[dict[str, Any]] = [
         {"name": row.name, "place": place, "value": scale * (value - base.by_seed[seed])}
         for place, row in enumerate(shown)
         for seed, value in row.figures[metric.name].by_seed.items()
@@ -100,7 +100,7 @@ def differences(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
 
 
 def _compared(comparison: Comparison, metric: Metric) -> list[Row]:
-    return [row for row in comparison.rows if metric.name in row.changes]
+    return [row for row in comparison.rows if row.ok and metric.name in row.changes]
 
 
 def _margin(comparison: Comparison, metric: Metric) -> float:

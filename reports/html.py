@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import gzip
 import json
 import re
@@ -31,16 +32,6 @@ class Page:
     """The page, of at most :data:`words.MOST` bytes: of each comparison as many recipes, the best first, as there is room for."""
 
     def __init__(self, comparisons: Sequence[Comparison]) -> None:
-        import jinja2
-
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("reports"),
-            autoescape=jinja2.select_autoescape(["j2"]),
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        self._templates.filters["sentence"] = sentence
         self._titles = words.titles(comparisons)
         self._number = len(comparisons)
         self._runtime = packed(figures.runtime()) if comparisons else ""
@@ -53,10 +44,10 @@ class Page:
         number = len(self._sections) + self._left_out
         about = {"id": f"c{number}", "title": comparison.title, "place": words.place(comparison)}
         beside = 200 + len(str(about).encode(errors="replace"))  # its line among the links at the top
-        template = self._templates.get_template("section.html.j2")
+        template = _templates().get_template("section.html.j2")
 
         def text(shown: Comparison) -> str:
-            page = self._page(about["id"], shown, comparison)
+            page = _page(about["id"], shown, comparison)
             several, titled = self._number > 1, len(self._titles) > 1
             return template.render(page=page, words=words, embedded=embedded, several=several, titled=titled)
 
@@ -70,63 +61,84 @@ class Page:
 
     def end(self) -> str:
         """All of it."""
-        return self._templates.get_template("report.html.j2").render(
-            title=self._titles[0] if self._titles else "methodbench",
-            titles=self._titles,
-            pages=self._sections,
-            left_out=self._left_out,
-            words=words,
-            runtime=self._runtime,
-            script=Markup((resources.files("reports") / "templates" / "page.js").read_text("utf-8")),
+        return (
+            _templates()
+            .get_template("report.html.j2")
+            .render(
+                title=self._titles[0] if self._titles else "methodbench",
+                titles=self._titles,
+                pages=self._sections,
+                left_out=self._left_out,
+                words=words,
+                runtime=self._runtime,
+                style=Markup((resources.files("reports") / "templates" / "style.css").read_text("utf-8")),
+                script=Markup((resources.files("reports") / "templates" / "page.js").read_text("utf-8")),
+            )
         )
 
-    def _page(self, id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
-        complete = len(whole.rows) == len(shown.rows)
-        # A figure of a part of the recipes would hide the rest.
-        drawings = _first_of_each(figures.drawings(shown)) if complete else {}
-        answers = {name: self._answer(whole.against(name)) for name in model.baselines(shown)} if complete else {}
-        answers[whole.baseline] = self._answer(whole)
-        chains = {id(row) for row in words.chains(shown)}
-        ok = [row.name for row in shown.rows if row.figures]
-        costs = whole.costs
-        return {
-            "id": id_,
-            "it": shown,
-            "facts": words.facts(whole, _day(whole.started)),
-            "proved": words.proved(whole),
-            "claims": words.claims(whole),
-            "suite": (suite := toml.written(whole.suite)),
-            "file": f"{re.sub('[^a-z0-9]+', '-', whole.title.lower()).strip('-')[:60] or 'suite'}.toml"
-            if suite
-            else "",
-            "hidden": len(whole.rows) - len(shown.rows),
-            "answer": answers[whole.baseline],
-            "baselines": list(answers),
-            "warnings": sentences.warnings(whole),
-            "settings": words.settings(whole.environment),
-            "without_result": words.without_result(shown),
-            "drawings": drawings,
-            "static": {name: static(drawing, f"{id_}-{name}") for name, drawing in drawings.items()},
-            "across": costs[0] if costs else whole.primary,
-            "limits": [(metric, found["limit"]["unit"]) for metric, found in model.limited(shown)],
-            "columns": model.columns(shown),
-            "share": _share(shown),
-            "curves": curves.ACROSS.items(),
-            "names": ok,
-            "pair": (shown.baseline if shown.baseline in ok else ok[0], next(n for n in ok if n != shown.baseline))
-            if len(ok) > 1
-            else (),
-            "chains": {place for place, row in enumerate(shown.rows) if id(row) in chains},
-            "chain_metrics": words.chain_metrics(shown),
-            "process_metrics": words.process_metrics(shown),
-            "citation": words.citation(whole),
-            "data": model.model(shown, answers),
-        }
 
-    def _answer(self, comparison: Comparison) -> Markup:
-        answer, *more = sentences.headline(comparison)
-        template = self._templates.get_template("answer.html.j2")
-        return Markup(template.render(answer=answer, more=more, cards=cards.cards(comparison)))
+def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
+    complete = len(whole.rows) == len(shown.rows)
+    # A figure of a part of the recipes would hide the rest.
+    drawings = _first_of_each(figures.drawings(shown)) if complete else {}
+    answers = {name: _answer(whole.against(name)) for name in model.baselines(shown)} if complete else {}
+    answers[whole.baseline] = _answer(whole)
+    chains = {id(row) for row in words.chains(shown)}
+    ok = [row.name for row in shown.rows if row.figures]
+    costs = whole.costs
+    data = model.model(shown, answers)
+    return {
+        "id": id_,
+        "it": shown,
+        "facts": words.facts(whole, _day(whole.started)),
+        "proved": words.proved(whole),
+        "claims": words.claims(whole),
+        "suite": (suite := toml.written(whole.suite)),
+        "file": f"{re.sub('[^a-z0-9]+', '-', whole.title.lower()).strip('-')[:60] or 'suite'}.toml" if suite else "",
+        "hidden": len(whole.rows) - len(shown.rows),
+        "answer": answers[whole.baseline],
+        "baselines": list(answers),
+        "warnings": sentences.warnings(whole),
+        "settings": words.settings(whole.environment),
+        "without_result": words.without_result(shown),
+        "drawings": drawings,
+        "static": {name: static(drawing, f"{id_}-{name}") for name, drawing in drawings.items()},
+        "across": costs[0] if costs else whole.primary,
+        "limits": [each for each in data["metrics"] if "limit" in each],
+        "columns": model.columns(shown),
+        "share": _share(shown),
+        "curves": curves.ACROSS.items(),
+        "names": ok,
+        "pair": (shown.baseline if shown.baseline in ok else ok[0], next(n for n in ok if n != shown.baseline))
+        if len(ok) > 1
+        else (),
+        "chains": {place for place, row in enumerate(shown.rows) if id(row) in chains},
+        "chain_metrics": words.chain_metrics(shown),
+        "process_metrics": words.process_metrics(shown),
+        "citation": words.citation(whole),
+        "data": data,
+    }
+
+
+def _answer(comparison: Comparison) -> Markup:
+    answer, *more = sentences.headline(comparison)
+    template = _templates().get_template("answer.html.j2")
+    return Markup(template.render(answer=answer, more=more, cards=cards.cards(comparison)))
+
+
+@functools.cache
+def _templates() -> Any:
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters["sentence"] = sentence
+    return found
 
 
 def _first_of_each(drawings: Sequence[Drawing]) -> dict[str, Drawing]:

@@ -55,14 +55,6 @@ def columns(comparison: Comparison) -> list[Metric]:
     return [*mains, *(metric for metric in comparison.metrics if metric not in mains)]
 
 
-def limited(comparison: Comparison) -> list[tuple[Metric, dict[str, Any]]]:
-    """The metrics that a reader can set a limit for, with what the page's data says of each."""
-    import altair as alt
-
-    found = [(metric, _metric(metric, comparison, alt)) for metric in comparison.mains]
-    return [(metric, about) for metric, about in found if "limit" in about]
-
-
 def baselines(comparison: Comparison) -> list[str]:
     """The recipes that a reader may compare with, the suite's own baseline first."""
     primary = comparison.primary

@@ -104,7 +104,7 @@ def _verdicts(fact: Verdicts) -> str:
         "not settled": "not settled",
     }
     said = [
-        f"{_names(rows[verdict])} {'is' if len(rows[verdict]) == 1 else 'are'} {phrase}"
+        f"{_many(rows[verdict])} {'is' if len(rows[verdict]) == 1 else 'are'} {phrase}"
         for verdict, phrase in phrases.items()
         if rows[verdict]
     ]
@@ -114,16 +114,18 @@ def _verdicts(fact: Verdicts) -> str:
 
 def _unsettled(fact: Unsettled) -> str:
     ranked = sorted(fact.rows, key=lambda pair: (pair[1].settling and pair[1].settling.seeds) or math.inf)
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[Row]] = {}
+    detected = []
     for row, change in ranked:
         assert change.settling, "Unsettled has only changes with one"
         seeds = "more than one" if change.covers == "items" else str(change.settling.seeds or f"over {MOST_SEEDS}")
-        detected = words.margin(fact.metric, change.settling.detectable)
-        groups.setdefault(seeds, []).append(f"{_name(row)} ({detected})")
-    said = "; ".join(f"{seeds} for {_shortened(parts)}" for seeds, parts in groups.items())
+        groups.setdefault(seeds, []).append(row)
+        detected.append(change.settling.detectable)
+    said = "; ".join(f"{seeds} for {_names(rows)}" for seeds, rows in groups.items())
+    ends = dict.fromkeys(words.margin(fact.metric, value) for value in (min(detected), max(detected)))
     return (
-        f"Seeds that would settle {fact.metric.title.lower()}: {said}. In brackets is the smallest difference that this run "
-        "detects."
+        f"Seeds that would settle {fact.metric.title.lower()}: {said}. The smallest difference that this run detects is "
+        f"{' to '.join(ends)}, by recipe."
     )
 
 
@@ -206,6 +208,11 @@ def _name(of: Row | str) -> str:
 
 def _names(recipes: Sequence[Row | str]) -> str:
     return _shortened([_name(recipe) for recipe in recipes])
+
+
+def _many(recipes: Sequence[Row], most: int = 4) -> str:
+    """A few names, or how many there are."""
+    return _names(recipes) if len(recipes) <= most else _count(len(recipes), "recipe")
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def tradeoff(comparison: Comparison, across: Metric, up: Metric, name: str = "tr
     hover = alt.selection_point(name="hover", on="pointerover", nearest=True, fields=["name"], empty=False)
     bars = {"strokeWidth": 1.5, "clip": True}
     shown = alt.condition(
-        f"indexof(pinned, datum.name) >= 0 || (hover.name && indexof(hover.name, datum.name) >= 0)",
+        "indexof(pinned, datum.name) >= 0 || (hover.name && indexof(hover.name, datum.name) >= 0)",
         alt.value(0.8),
         alt.value(0),
     )

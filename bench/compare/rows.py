@@ -50,7 +50,7 @@ class Figure:
     def __str__(self) -> str:
         half = (self.interval[1] - self.interval[0]) / 2 if self.interval else 0.0
         text, margin = show(self.value, self.metric.unit), show(half, self.metric.unit)
-        if half <= 5e-4 * abs(self.value):
+        if half <= 5e-4 * abs(self.value) or text.startswith("≈"):
             return text
         number, _, unit = text.partition(" ")
         # A unit that both have is said once: 335 ± 8.60 MB.

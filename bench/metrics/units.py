@@ -15,6 +15,10 @@ _INSTEAD = {scaled: unit for unit, names in _PREFIXES.items() for _, scaled in n
 _INSTEAD |= {"%": "fraction", "percent": "fraction", "seconds": "s", "bytes": "B", "FLOPs": "FLOP", "x": "×"}
 
 
+NEARLY_0 = 1e-6
+"""What is smaller and has no prefix, such as a divergence in nats, is rounding."""
+
+
 def problem(unit: str) -> str:
     """Why no metric may be in `unit`; empty where one may. A unit that is not known here is shown as it is written."""
     if not unit or unit != unit.strip():
@@ -33,6 +37,8 @@ def show(value: float | None, unit: str) -> str:
     if unit in _PREFIXES:
         factor, name = prefixed(value, unit)
         return f"{_three(value / factor)} {name}"
+    if 0 < abs(value) < NEARLY_0:
+        return f"≈0 {unit}"
     return f"{_three(value)}×" if unit == "×" else f"{_three(value)} {unit}"
 
 

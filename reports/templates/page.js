@@ -81,7 +81,7 @@ class Subject {
     const busy = figure[4] ? [make("span", { className: "busy", textContent: " ⚠" })] : [];
     const verdict = change ? [" ", make("span", { className: `verdict ${kind(change[3])}`, textContent: change[3].split(":")[0] })] : [];
     if (metric.quality || !change) {
-      cell.append(make("span", { className: "value", textContent: metric.quality ? figure[3].split(" ±")[0] : figure[3] }), ...busy);
+      cell.append(make("span", { className: "value", textContent: figure[3].split(" ±")[0] }), ...busy);
       if (change) cell.append(make("span", { className: "beside" }, change[1], ...verdict));
     } else cell.append(make("span", { className: "value rel", textContent: change[1] }), make("span", { className: "value abs", textContent: figure[3].split(" ±")[0] }), ...busy, make("span", { className: "beside" }, ...verdict));
   }

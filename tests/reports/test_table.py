@@ -25,7 +25,7 @@ def test_it_fits_into_80_columns_with_a_row_a_recipe():
 
 def test_the_baseline_is_the_first_row():
     lines = render().splitlines()
-    head = next(i for i, text in enumerate(lines) if text.startswith("recipe"))
+    head = next(i for i, text in enumerate(lines) if text.startswith("recipe "))
     assert lines[head + 1].split()[:2] == ["full", "ok"]
 
 

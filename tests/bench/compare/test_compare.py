@@ -166,8 +166,8 @@ def test_what_would_settle_it_is_at_the_level_of_those_that_are_left():
 def test_what_would_settle_it_is_said():
     # Student's t: with 2 degrees of freedom 7.649 at 1 - 5 % / 3 / 2, and 1.061 at 80 %; times 0.01 / √3.
     text = " ".join(headline(only(several(0.70, 0.95, 0.74, 0.74, 0.70))))
-    assert "Seeds that would settle accuracy: 4 for `r2` (5.03 points) and `r3` (5.03 points); 10 for `r4`" in text
-    assert "(5.03 points). In brackets is the smallest difference that this run detects." in text
+    assert "Seeds that would settle accuracy: 4 for `r2` and `r3`; 10 for `r4`" in text
+    assert "The smallest difference that this run detects is 5.03 points" in text
     one = " ".join(headline(only(synthetic.records({"full": Method("full"), "b": Method("lora")}, seeds=(0,)))))
     assert "Seeds that would settle accuracy: more than one for `b` (" in one
     assert "Seeds that would" not in " ".join(headline(only(several(0.70, 0.95))))

@@ -10,7 +10,7 @@ from bench.metrics.units import problem, show
     [
         (0.3751, "×", "0.375×"),
         (4.28, "×", "4.28×"),
-        (3.14e-7, "nats", "3.14e-07 nats"),
+        (3.14e-7, "nats", "≈0 nats"),
         (2e-4, "nats", "0.000200 nats"),
     ],
 )
