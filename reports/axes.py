@@ -31,7 +31,8 @@ class Axis:
 
     def scale(self, alt: Any) -> Any:
         """The scale, as altair, which is `alt`, has it."""
-        return alt.Scale(type="log" if self.log else "linear", domain=[self.low, self.high], nice=False, zero=False)
+        zero = {} if self.log else {"zero": False}
+        return alt.Scale(type="log" if self.log else "linear", domain=[self.low, self.high], nice=False, **zero)
 
     def axis(self, alt: Any) -> Any:
         """The axis, as altair, which is `alt`, has it."""

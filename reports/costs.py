@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
-from reports.drawing import FIT, PALETTE, Drawing, spec_of
+from reports.drawing import PALETTE, Drawing, spec_of
 
 _MOST = 40  # recipes that one can still tell apart
 
@@ -113,5 +113,5 @@ def _bars(
         x=x, y=y, tooltip=[alt.Tooltip("name:N", title="recipe"), alt.Tooltip("value:Q", title=f"peak, {unit}", format=".3s")]
     )  # fmt: skip
     return alt.layer(*([bars, peak] if peaks else [bars])).properties(
-        width="container", height=alt.Step(21), autosize=FIT
+        width="container", height=21 * len(names)
     )

@@ -28,9 +28,6 @@ VERDICTS: Mapping[Verdict | str, str] = {
 WIDTH, HEIGHT = 460, 290
 """The plot for which labels are placed; on a page it is as wide as there is room."""
 
-FIT: Mapping[str, str] = {"type": "fit-x", "contains": "padding"}
-"""How a plot whose height follows from its rows fits into the room that it has."""
-
 PINNED = "pinned"
 """A signal of every figure that shows recipes: the names of those that a reader has pinned on the page."""
 
@@ -73,6 +70,7 @@ def pins(alt: Any) -> Any:
 
 _CONFIG: Mapping[str, Any] = {
     "background": "transparent",
+    "aria": False,  # the figure as a whole has its text, and the table has the numbers
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
     "view": {"stroke": None},
     "axis": {

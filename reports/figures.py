@@ -58,5 +58,5 @@ def runtime() -> str:
 
     major, minor, *_ = altair.SCHEMA_VERSION.removeprefix("v").split(".")
     # What vega-embed's own script from a CDN would have set.
-    exposed = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
+    exposed = "window.vegaEmbed = vegaEmbed;"
     return str(vl_convert.javascript_bundle(exposed, vl_version=f"{major}.{minor}"))

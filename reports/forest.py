@@ -8,7 +8,7 @@ from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import words
-from reports.drawing import FIT, VERDICTS, Drawing, pinned, pins, spec_of
+from reports.drawing import VERDICTS, Drawing, pinned, pins, spec_of
 
 MOST = 60  # recipes that one can still tell apart
 
@@ -49,7 +49,7 @@ def forest(comparison: Comparison) -> Drawing | None:
             ),
         ),
     ]  # fmt: skip
-    chart = alt.layer(*layers).add_params(pins(alt)).properties(width="container", height=alt.Step(24), autosize=FIT)
+    chart = alt.layer(*layers).add_params(pins(alt)).properties(width="container", height=24 * len(data["recipes"]))
     left_out = len(_compared(comparison, metric)) - len(data["recipes"])
     return Drawing(
         "forest",

@@ -44,12 +44,13 @@ class Page:
         number = len(self._sections) + self._left_out
         about = {"id": f"c{number}", "title": comparison.title, "place": words.place(comparison)}
         beside = 200 + len(str(about).encode(errors="replace"))  # its line among the links at the top
-        template = _templates().get_template("section.html.j2")
 
         def text(shown: Comparison) -> str:
             page = _page(about["id"], shown, comparison)
             several, titled = self._number > 1, len(self._titles) > 1
-            return template.render(page=page, words=words, embedded=embedded, several=several, titled=titled)
+            return _rendered(
+                "section.html.j2", page=page, words=words, embedded=embedded, several=several, titled=titled
+            )
 
         found = words.fitting(text, comparison, self._room // (self._number - number) - beside, _ROW)
         if found is None:
@@ -61,20 +62,22 @@ class Page:
 
     def end(self) -> str:
         """All of it."""
-        return (
-            _templates()
-            .get_template("report.html.j2")
-            .render(
-                title=self._titles[0] if self._titles else "methodbench",
-                titles=self._titles,
-                pages=self._sections,
-                left_out=self._left_out,
-                words=words,
-                runtime=self._runtime,
-                style=Markup((resources.files("reports") / "templates" / "style.css").read_text("utf-8")),
-                script=Markup((resources.files("reports") / "templates" / "page.js").read_text("utf-8")),
-            )
+        return _rendered(
+            "report.html.j2",
+            title=self._titles[0] if self._titles else "methodbench",
+            titles=self._titles,
+            pages=self._sections,
+            left_out=self._left_out,
+            words=words,
+            runtime=self._runtime,
+            style=source("style.css"),
+            script=source("page.js"),
         )
+
+
+def source(file: str) -> Markup:
+    """The text of one of our own files, which stands in a page as it is."""
+    return Markup((resources.files("reports") / "templates" / file).read_text("utf-8"))
 
 
 def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
@@ -122,8 +125,11 @@ def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
 
 def _answer(comparison: Comparison) -> Markup:
     answer, *more = sentences.headline(comparison)
-    template = _templates().get_template("answer.html.j2")
-    return Markup(template.render(answer=answer, more=more, cards=cards.cards(comparison)))
+    return Markup(_rendered("answer.html.j2", answer=answer, more=more, cards=cards.cards(comparison)))
+
+
+def _rendered(template: str, **given: Any) -> str:
+    return str(_templates().get_template(template).render(given))
 
 
 @functools.cache
@@ -148,9 +154,10 @@ def _first_of_each(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
 
 def static(drawing: Drawing, name: str) -> Markup:
     """A figure as an element of the page; `name` keeps its ids apart from other figures'."""
-    svg = drawing.svg()
-    # The figure as a whole has its text. What Vega adds for each mark, and hundredths of a pixel, would double the page.
-    svg = re.sub(r' (?:aria-[a-z]+|role|class|xmlns(?::xlink)?|version)="[^"]*"', "", svg)
+    text = escape(f"{drawing.title}. {drawing.caption}")
+    # What Vega adds for each mark, and hundredths of a pixel, would double the page.
+    svg = re.sub(r' (?:aria-[a-z]+|role|class|xmlns(?::xlink)?|version)="[^"]*"', "", drawing.svg())
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
     svg = re.sub(r"(?<=[\d, ]|[MLHVAC(])(-?\d+\.\d)\d+(?=[^<>]*>)", r"\1", svg)
     return Markup(re.sub(r'(?<=id="|rl\(#)(clip|gradient)', rf"{name}-\1", svg))
 

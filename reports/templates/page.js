@@ -34,7 +34,7 @@ function save(name, type, text) {
 for (const button of all(document, "[data-save]")) button.addEventListener("click", () => save(button.dataset.save, "text/plain", button.dataset.text));
 
 // A spreadsheet takes a cell that begins so for a formula.
-const csvCell = value => { const text = /^[=+@\t\r-](?![\d.])/.test(value) ? `'${value}` : `${value}`; return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
+const csvCell = value => { const text = typeof value === "string" && /^[=+@\t\r-]/.test(value) ? `'${value}` : `${value}`; return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text; };
 
 class Subject {
   constructor(section) {
@@ -222,9 +222,12 @@ class Subject {
     const spec = JSON.parse(plot.nextElementSibling.textContent);
     this[`spec_${name}`]?.(spec, plot);
     plot.view?.finalize();
-    const options = { mode: "vega-lite", renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false }, patch: name === "tradeoff" || name === "kept" ? labelled : undefined };
+    const options = { mode: "vega-lite", renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false }, patch: spec => silent(name === "tradeoff" || name === "kept" ? labelled(spec) : spec) };
     const { view } = await vegaEmbed(plot, spec, options);
     plot.view = view;
+    const svg = one(plot, "svg.marks"), caption = one(plot.closest("figure"), "figcaption");
+    one(plot, "summary")?.setAttribute("aria-label", "Save the figure");
+    svg.removeAttribute("aria-hidden"); svg.setAttribute("role", "img"); svg.setAttribute("aria-label", caption.textContent.trim());
     if (name !== "losses") view.addEventListener("click", (_, item) => { const found = item?.datum?.name ?? item?.datum?.datum?.name; if (this.data.recipes.some(recipe => recipe.name === found)) this.pin(found); });
     this.mark(plot);
   }
@@ -250,6 +253,8 @@ class Subject {
     const caption = one(plot.closest("figure"), "figcaption span"); caption.textContent = caption.textContent.replace(/^Best is \w+ \w+/, `Best is ${place}`);
   }
 }
+// The figure as a whole has its text; of each mark a screen reader would say too much.
+function silent(spec) { for (const mark of spec.marks ?? []) { mark.aria = false; silent(mark); } return spec; }
 // The names on a plot: placed where they cover neither a point nor each other, at any width, or left out.
 function labelled(spec) {
   const points = spec.marks.findLast(mark => mark.type === "symbol"), old = spec.marks.findLastIndex(mark => mark.type === "text");

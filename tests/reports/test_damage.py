@@ -106,7 +106,7 @@ def test_no_value_in_any_place_ends_a_report(everything, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_values_in_some_places_end_no_report(everything, tmp_path):
-    _fuzz(everything, tmp_path, every=67, draw=30)
+    _fuzz(everything, tmp_path, every=131, draw=20)
 
 
 def test_a_damaged_line_is_left_out_and_named(tmp_path):
