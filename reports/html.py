@@ -124,7 +124,7 @@ def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
 
 
 def _answer(comparison: Comparison) -> Markup:
-    answer, *more = sentences.headline(comparison)
+    answer, *more = sentences.beside_cards(comparison)
     return Markup(_rendered("answer.html.j2", answer=answer, more=more, cards=cards.cards(comparison)))
 
 

@@ -48,6 +48,11 @@ def headline(comparison: Comparison) -> list[str]:
     return list(map(_fact, answer(comparison)))
 
 
+def beside_cards(comparison: Comparison) -> list[str]:
+    """The same without what the cards of a page say."""
+    return [_fact(fact) for fact in answer(comparison) if not isinstance(fact, Cheapest)]
+
+
 def warnings(comparison: Comparison) -> list[str]:
     """What a reader must know before trusting it."""
     return list(map(_doubt, comparison.doubts))

@@ -310,6 +310,7 @@ def test_on_paper_it_has_the_table_and_the_figures(opened):
     page.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins, at 96 dpi
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.locator(".ranking tbody tr:visible").count() == 15
+    assert page.evaluate("getComputedStyle(document.querySelector('.ranking table')).display") == "table"
     assert not page.get_by_label("Search").is_visible()
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTEFACTS / "print.png", full_page=True)
