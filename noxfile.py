@@ -42,8 +42,9 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, in two processes. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all, `-- -n 0` in one."""
+    """Run the tests, in two processes; a browser for those of pages is installed where there is none. `nox -s tests -- -m slow` runs the slow ones, `-- -m ""` all, `-- -n 0` in one."""
     install(session, "tests", what=EVERYTHING)
+    session.run("python", "-m", "tests.browser")
     session.run("pytest", *PROCESSES, *session.posargs, env={"METHODBENCH_LOCKED": "1"})
 
 
@@ -63,6 +64,7 @@ def tests_latest(session: nox.Session) -> None:
     torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))
     session.install("--upgrade", "--upgrade-strategy=eager", "-e", EVERYTHING, *wanted("tests"), torch)
     session.run("pip", "freeze")
+    session.run("python", "-m", "tests.browser")
     session.run("pytest", *PROCESSES, *session.posargs)
 
 
