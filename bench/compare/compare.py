@@ -9,11 +9,11 @@ import math
 import os
 import warnings
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.compare import doubts, stats
+from bench.compare import doubts, looks, stats
 from bench.compare.doubts import Doubt
 from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change
 from bench.metrics import registry
@@ -34,6 +34,8 @@ class Comparison:
     ``metrics`` are those that at least one row has. ``environment`` is the run's, as it was recorded. ``data`` says what
     became of the task's texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task
     declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter.
+    ``looks`` are the numbers of seeds at which a run that adds seeds may look; empty where each recipe has the same seeds, and
+    one look is all. Then ``seeds`` are those of the recipe that has most.
     ``references`` are beside the rows: what a guess without the text reaches, and the model before any training.
     """
 
@@ -53,6 +55,7 @@ class Comparison:
     ranked_by: str = ""
     margins: Margins = DEFAULT_MARGINS
     references: tuple[Reference, ...] = ()
+    looks: tuple[int, ...] = ()
 
     def main(self, family: str) -> Metric | None:
         """The metric that stands for a family where there is room for one; None where none that may was measured."""
@@ -85,7 +88,7 @@ class Comparison:
     def trained_once(self) -> bool:
         """Whether most recipes go on from the baseline's training, so that its cost does not tell them apart."""
         base = next((row for row in self.rows if row.is_baseline), None)
-        return base is not None and 2 * sum(row.training == base.training for row in self.rows) > len(self.rows)
+        return base is not None and 2 * sum(_all_in(row, base) for row in self.rows) > len(self.rows)
 
     @property
     def gain(self) -> Metric | None:
@@ -151,6 +154,11 @@ class Comparisons(Sequence[Comparison]):
 # -- one comparison ----------------------------------------------------------------------------------------
 
 
+def _all_in(row: Row, base: Row) -> bool:
+    """Whether the baseline, which may have more seeds, shares all training of `row`."""
+    return bool(row.training) and set(row.training) <= set(base.training)
+
+
 def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records: Records) -> Comparison:
     every = records.nodes
     look = sketches(every)
@@ -184,9 +192,11 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         data=(run.data or {}).get(task) or {},
         ranked_by=(run.primary or {}).get(task, ""),
         margins=margins,
+        looks=tuple(run.settle.looks) if run.settle else (),
     )
-    primary = draft.primary
-    return replace(draft, rows=tuple(_ranked(_adjusted(rows, primary) if primary else rows, primary)))
+    if primary := draft.primary:
+        rows = _decided(rows, primary, draft)
+    return replace(draft, rows=tuple(_ranked(rows, primary)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,26 +341,57 @@ def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> 
     return {metric.name: found for metric in known if (found := change(metric, row, base, margins))}
 
 
-def _adjusted(rows: Sequence[Row], primary: Metric) -> list[Row]:
-    """`rows`, with the p-values of `primary` adjusted for how many recipes are compared with the baseline in it, and with what
-    would settle those that are not."""
-    p = {row.name: found.p for row in rows if (found := row.changes.get(primary.name)) and found.p is not None}
+def _decided(rows: Sequence[Row], primary: Metric, comparison: Comparison) -> list[Row]:
+    """`rows`, with the changes of `primary` as they are decided for all recipes together.
+
+    Where a run adds seeds, they are those of the first look at which a recipe is settled, else of its last: what it has of
+    seeds beyond does not count.
+    """
+    base = next((row for row in rows if row.is_baseline), None)
+    found = {row.name: row.changes[primary.name] for row in rows if primary.name in row.changes}
+    if base and comparison.looks:
+        found, level = {}, looks.level(comparison.looks)
+        for look in comparison.looks:
+            seeds = comparison.seeds[:look]
+            for row in rows:
+                if row is base or not (_looked_at(row, seeds) and _looked_at(base, seeds)):
+                    continue
+                before = found.get(row.name)
+                at = change(primary, row, base, comparison.margins, seeds, level)
+                if at and (before is None or before.verdict == "not settled"):
+                    found[row.name] = at
+            found = _adjusted(found, comparison.looks)
+    else:
+        found = _adjusted(found)
+    # A recipe that has fewer seeds than the first look, as in a run that was broken off, is not compared.
+    others = [{name: each for name, each in row.changes.items() if name != primary.name} for row in rows]
+    return [
+        replace(row, changes={**rest, primary.name: found[row.name]} if row.name in found else rest)
+        for row, rest in zip(rows, others, strict=True)
+    ]
+
+
+def _looked_at(row: Row, seeds: Collection[int]) -> bool:
+    """Whether `row` was run with all of `seeds`, however that ended."""
+    return {ending.seed for ending in row.endings if ending.status != NOT_RUN}.issuperset(seeds)
+
+
+def _adjusted(changes: Mapping[str, Change], planned: Sequence[int] = ()) -> dict[str, Change]:
+    """`changes` by recipe, with their p-values adjusted for how many recipes are compared and how many looks are `planned`,
+    and with what would settle those that are not."""
+    level, times = looks.level(planned), max(1, len(planned))
+    p = {name: times * found.p for name, found in changes.items() if found.p is not None}
     adjusted = dict(zip(p, stats.holm(list(p.values())).tolist(), strict=True))
     # Holm's level for the next one: that for all that are not shown to differ.
-    alpha = (1 - stats.LEVEL) / max(1, sum(each > 1 - stats.LEVEL for each in adjusted.values()))
+    alpha = (1 - level) / max(1, sum(each > 1 - stats.LEVEL for each in adjusted.values()))
 
     def decided(found: Change, adjusted_p: float) -> Change:
         found = replace(found, adjusted_p=adjusted_p)
         if found.verdict != "not settled" or not found.noise:
             return found
-        return replace(found, settling=stats.settling(found.noise, found.margin, alpha))
+        return replace(found, settling=stats.settling(found.noise, found.margin, alpha, level))
 
-    return [
-        replace(row, changes={**row.changes, primary.name: decided(row.changes[primary.name], adjusted[row.name])})
-        if row.name in adjusted
-        else row
-        for row in rows
-    ]
+    return {name: decided(found, adjusted[name]) if name in adjusted else found for name, found in changes.items()}
 
 
 def _ranked(rows: Iterable[Row], primary: Metric | None) -> list[Row]:

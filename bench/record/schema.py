@@ -412,6 +412,15 @@ class Note:
     text: Text = Field(description="a sentence")
 
 
+@dataclass(slots=True, kw_only=True)
+class Settle:
+    """How seeds are added to recipes that are not settled."""
+
+    looks: list[Positive] = Field(
+        min_length=1, description="after how many seeds of a recipe a verdict may be made; no level is spent elsewhere"
+    )
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Run(Line):
     """A run began: all that was asked for, recorded before or not."""
@@ -434,6 +443,7 @@ class Run(Line):
         description="up to where recipes are the same: `quality` as a difference of fractions, or a share of the baseline's "
         "figure where it is no fraction; `cost` as a share; a metric in its unit",
     )
+    settle: Settle | None = Field(None, description="of a run with --settle, whose recipes may differ in their seeds")
     environment: Environment | None = Field(None, description="where it ran")
     started: Text | None = Field(None, description="time of day, ISO 8601")
     version: Text | None = Field(None, description="of methodbench")
