@@ -10,8 +10,8 @@ import hashlib
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,20 +148,26 @@ class Plan:
         return list(found)
 
     def select(self, names: Iterable[str]) -> Plan:
-        """The plan for the recipes called `names` alone."""
+        """The plan with the stages of the recipes called `names` alone."""
         wanted = set(names)
         needed = {node.id for cell in self.cells if cell.name in wanted and not cell.refused for node in cell.path}
-        return Plan(
-            self.suite,
-            self.suite_folder,
-            self.machine,
-            self.cells,
-            {id_: node for id_, node in self.nodes.items() if id_ in needed},
-        )
+        return replace(self, nodes={id_: node for id_, node in self.nodes.items() if id_ in needed})
+
+    def of(self, asked: Callable[[Cell], bool]) -> Plan:
+        """The plan with the cells that are `asked` for alone."""
+        kept = replace(self, cells=tuple(cell for cell in self.cells if asked(cell)))
+        return kept.select({cell.name for cell in kept.cells})
 
 
-def make(suite: Suite, suite_folder: Path, machine: Machine, shortage: dividing.Shortage = dividing.shortage) -> Plan:
-    """Expand `suite`; paths in it are relative to `suite_folder`. There is room for stages as `shortage` says.
+def make(
+    suite: Suite,
+    suite_folder: Path,
+    machine: Machine,
+    shortage: dividing.Shortage = dividing.shortage,
+    seeds: Sequence[int] = (),
+) -> Plan:
+    """Expand `suite`, with `seeds` where there are any instead of its own; paths in it are relative to `suite_folder`. There
+    is room for stages as `shortage` says.
 
     Raises:
         SuiteError: a model or a task cannot be used.
@@ -179,7 +185,7 @@ def make(suite: Suite, suite_folder: Path, machine: Machine, shortage: dividing.
     nodes: dict[str, Node] = {}
     for subject in subjects:
         refused = {name: refusals(recipe, subject, suite, machine, shortage) for name, recipe in recipes.items()}
-        for seed in suite.seeds:
+        for seed in seeds or suite.seeds:
             for name, recipe in recipes.items():
                 path = _path(recipe, subject, seed, suite, machine)
                 cells.append(Cell(name, recipe, subject, seed, path, refused[name]))

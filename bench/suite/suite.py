@@ -147,6 +147,11 @@ class Suite(Strict):
         """The tasks, one or more."""
         return self.task if isinstance(self.task, list) else [self.task]
 
+    @property
+    def baseline_name(self) -> str:
+        """The recipe that all are compared with: the first where the suite does not say."""
+        return self.baseline or next(iter(self.recipes))
+
     def parsed(self) -> dict[str, Recipe]:
         """The recipes by name, with the suite's defaults in them.
 
