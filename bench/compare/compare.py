@@ -352,7 +352,8 @@ def _decided(rows: Sequence[Row], primary: Metric, comparison: Comparison) -> li
     if base and comparison.looks:
         found, level = {}, looks.level(comparison.looks)
         for look in comparison.looks:
-            seeds = comparison.seeds[:look]
+            if len(seeds := comparison.seeds[:look]) < look:
+                break
             for row in rows:
                 if row is base or not (_looked_at(row, seeds) and _looked_at(base, seeds)):
                     continue
