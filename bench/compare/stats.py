@@ -299,10 +299,24 @@ def settling(found: Difference, margin: float, alpha: float, level: float = LEVE
     differs = _detectable(error, freedom, alpha) <= abs(found.mean)
     same = abs(found.mean) + _detectable(error, freedom, 1 - level) <= margin
     settles = seeds[differs | same]
-    # Without any noise of seeds: not even then would its interval lie on one side of 0, or inside the margin.
-    left, size = math.sqrt(found.fixed), abs(found.mean)
-    never = quantile(math.inf, 1 - alpha) * left > size > margin - quantile(math.inf, level) * left
+    never = bool(left_open(found.mean, found.fixed, margin, alpha, level))
     return Settling(now, int(settles[0]) if settles.size else None, never)
+
+
+def left_open(
+    mean: ArrayLike, fixed: ArrayLike, margin: float, alpha: ArrayLike, level: float = LEVEL
+) -> NDArray[np.bool_]:
+    """Whether no number of seeds would settle a difference as large as `mean`, element by element.
+
+    Its error would be the root of `fixed`: neither would it differ at level `alpha`, nor its interval lie inside `margin`.
+    """
+    import numpy as np
+    from scipy.special import ndtri
+
+    error, size = np.sqrt(fixed), np.abs(mean)
+    differs = size >= -ndtri(np.asarray(alpha) / 2) * error
+    found: NDArray[np.bool_] = ~differs & (size - ndtri((1 - level) / 2) * error > margin)
+    return found
 
 
 def _detectable(error: Any, freedom: Any, alpha: float) -> Any:
