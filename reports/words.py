@@ -67,9 +67,22 @@ def data(comparison: Comparison) -> str:
 
 
 def seeds(comparison: Comparison) -> str:
-    """``3 seeds (0, 1, 2)``."""
-    many = len(comparison.seeds)
-    return f"{many} seed{'' if many == 1 else 's'} ({', '.join(map(str, comparison.seeds))})"
+    """``3 seeds (0, 1, 2)``, or ``3 to 8 seeds (0, 1, 2, 3, 4, 5, 6, 7)`` where they were added to some recipes."""
+    numbers = [len(row.seeds) for row in comparison.rows]
+    least, most = min(numbers, default=0), len(comparison.seeds)
+    many = f"{least} to {most}" if least < most else f"{most}"
+    return f"{many} seed{'' if most == 1 else 's'} ({', '.join(map(str, comparison.seeds))})"
+
+
+def references(comparison: Comparison) -> str:
+    """What the quality is to be seen beside: ``For reference: chance 0.12, untrained 0.13.``; empty where nothing is."""
+    primary = comparison.primary
+    scored = [
+        f"{each.name} {show(each.figures[primary.name].value, primary.unit)}"
+        for each in comparison.references
+        if primary and primary.name in each.figures
+    ]
+    return f"For reference: {', '.join(scored)}." if scored else ""
 
 
 def of_seeds(numbers: Sequence[int]) -> str:
@@ -109,6 +122,8 @@ def verdicts(comparison: Comparison) -> str:
     text = f"“Same” is within {', '.join(parts)} and {found.cost * 100:g} % of costs."
     if primary := comparison.primary:
         text += f" {primary.title} is decided for all recipes together (Holm, 5 %); other verdicts are exploratory."
+    if comparison.looks:
+        text += f" Seeds were added to what was not settled: the 5 % are those of all {len(comparison.looks)} looks together."
     return text
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 class Records:
     nodes: dict = field(default_factory=dict)
     runs: list = field(default_factory=list)
+    references: dict = field(default_factory=dict)
     ends: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
 

@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -192,6 +192,7 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         data=(run.data or {}).get(task) or {},
         ranked_by=(run.primary or {}).get(task, ""),
         margins=margins,
+        references=tuple(_references(run.references or (), model, task, records)),
         looks=tuple(run.settle.looks) if run.settle else (),
     )
     if primary := draft.primary:
@@ -339,6 +340,29 @@ def _contention(metric: Metric, paths: Iterable[Sequence[_Step]]) -> str | None:
 
 def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> dict[str, Change]:
     return {metric.name: found for metric in known if (found := change(metric, row, base, margins))}
+
+
+def _references(ids: Collection[str], model: str, task: str, records: Records) -> Iterator[Reference]:
+    """What the qualities of a model on a task are to be seen beside."""
+    scored = [records.references[id_] for id_ in ids if id_ in records.references]
+    ok = {each.seed: each for each in scored if (each.model, each.task, each.status) == (model, task, "ok")}
+    if chance := next((each.chance for each in ok.values() if each.chance), None):
+        # The same for each seed.
+        yield Reference("chance", f"A guess: {chance.about}.", _beside({0: chance.metrics}))
+    if untrained := {seed: each.untrained.metrics or {} for seed, each in ok.items() if each.untrained}:
+        about = "The model as it was loaded, before any training; weights that are new are as each seed draws them."
+        yield Reference("untrained", about, _beside(untrained))
+
+
+def _beside(metrics: Mapping[int, Mapping[str, float | None]]) -> dict[str, Figure]:
+    """The figures of qualities that were scored without a recipe, for each seed."""
+    found = {}
+    for metric in registry.metrics().values():
+        values = {seed: value for seed, of in metrics.items() if (value := of.get(metric.name)) is not None}
+        if metric.family == "quality" and values and max(map(abs, values.values())) <= LARGEST:
+            mean = stats.mean(list(values.values()))
+            found[metric.name] = Figure(metric, mean.value, mean.interval, values)
+    return found
 
 
 def _decided(rows: Sequence[Row], primary: Metric, comparison: Comparison) -> list[Row]:

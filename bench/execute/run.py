@@ -366,6 +366,7 @@ def _run_line(
         "primary": {cell.subject.task.name: cell.subject.task.primary for cell in whole.cells},
         "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
         "margins": suite.compare.margins().record(),
+        "references": list(plan.references(whole)),
         **({"settle": {"looks": list(looks)}} if looks else {}),
         "environment": environment,
         "started": _now(),

@@ -153,6 +153,7 @@ def _run(
     say: Say = "stages",
 ) -> Result:
     """Run what is `prepared` where there is as much room as it is told. Other arguments are those of :func:`run`."""
+    from bench.execute import references
     from bench.execute import run as engine
     from bench.execute import settle as rounds
     from bench.execute.watch import watcher
@@ -178,10 +179,16 @@ def _run(
                     timeout=timeout, fresh=fresh, room=room, keep=keep, ran=ran, looks=asked.looks,
                 )  # fmt: skip
 
-        if not asked.at:
-            return carry_out(asked.plan, ())
-        tell = (lambda text: None) if say == "errors" else (lambda text: _say(text, sys.stderr))
-        return rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
+        def tell(text: str) -> None:
+            if say != "errors":
+                _say(text, sys.stderr)
+
+        if asked.at:
+            result = rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
+        else:
+            result = carry_out(asked.plan, ())
+        unscored = references.run(asked.plan.select(asked.names), store, runs, tell, timeout)
+        return replace(result, beside=(*result.beside, *unscored))
 
 
 def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -> Result:

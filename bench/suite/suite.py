@@ -67,6 +67,9 @@ class Measure(Strict):
     retain: Name | OwnTable | None = Field(
         None, description="a task that the model has learned before; how much of it each recipe forgets"
     )
+    references: bool = Field(
+        True, description="the quality of the untrained model and of a guess, on the same test items"
+    )
     memory: bool = Field(True, description="peak bytes in training and inference, and tensor bytes by category")
     flops: bool = Field(True, description="floating point operations of a training step")
     size: bool = Field(True, description="bytes on disk of what a user would ship")
