@@ -417,7 +417,8 @@ class Settle:
     """How seeds are added to recipes that are not settled."""
 
     looks: list[Positive] = Field(
-        min_length=1, description="after how many seeds of a recipe a verdict may be made; no level is spent elsewhere"
+        min_length=1,
+        description="after how many seeds of a recipe a verdict may be made; the 5 % are divided evenly among all of these",
     )
 
 
