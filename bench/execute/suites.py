@@ -214,17 +214,16 @@ def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -
         raise RecipeError(f"the latest run in {folder} has no recipe `{recipe}`{nearest(recipe, names)}")
     where, only = Path(folder) / last.suite_folder, glob.escape(recipe)
     cells = {(cell.model, cell.task, cell.name, cell.seed) for cell in last.cells}
-    # A run that added seeds has more than its suite, and not of all recipes.
-    seeds = list(dict.fromkeys(cell.seed for cell in last.cells)) if last.settle else None
 
     def prepared(shortage: Shortage) -> Prepared:
         assert last.suite is not None
-        asked = _prepared(last.suite, where, folder, only, seeds, None, None, None, shortage)
+        asked = _prepared(last.suite, where, folder, only, None, None, None, None, shortage)
         if last.settle is None:
             return asked
-        part = asked.plan.of(
-            lambda cell: (cell.subject.model.name, cell.subject.task.name, cell.name, cell.seed) in cells
-        )
+        # It has seeds that its suite has not, and not of all recipes.
+        seeds, of = list(dict.fromkeys(cell.seed for cell in last.cells)), asked.plan
+        whole = plan.make(of.suite, of.suite_folder, of.machine, shortage, seeds)
+        part = whole.of(lambda cell: (cell.subject.model.name, cell.subject.task.name, cell.name, cell.seed) in cells)
         return replace(asked, plan=part, looks=tuple(last.settle.looks))
 
     return _run(prepared, fresh=True, say=say)

@@ -184,7 +184,7 @@ def test_settle_adds_seeds_and_a_recipe_of_that_run_runs_again(suite, tmp_path):
 
     methodbench("rerun", out, "fast")
     again, more = last()
-    assert (again["cells"], again["settle"]) == (run["cells"], run["settle"])
+    assert [again[key] for key in ("cells", "settle", "suite")] == [run[key] for key in ("cells", "settle", "suite")]
     assert [node["seed"] for node in more[len(nodes) :]] == seeds["fast"]
 
     assert "--max-seeds: it bounds the seeds that --settle adds" in methodbench(
@@ -192,3 +192,23 @@ def test_settle_adds_seeds_and_a_recipe_of_that_run_runs_again(suite, tmp_path):
     )
     said = methodbench("run", file, "--settle", "--max-seeds", "2", status=2)
     assert "--max-seeds 2: the suite has 3 seeds already; give 5 to 18" in said
+
+
+def test_the_untrained_model_is_scored_once_and_shown_beside_the_recipes(suite, tmp_path):
+    file, out = suite('full = "full"', **{"references = false": "references = true"}), tmp_path / "out"
+
+    def run():
+        command = [METHODBENCH, "run", file, "--out", out]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+        return done, [line for line in lines if line["kind"] == "reference"]
+
+    done, (line,) = run()
+    assert "1 untrained model to score" in done.stderr
+    assert (line["status"], line["seed"], line["model"]) == ("ok", 0, "tiny-bert")
+    chance, untrained = (line[name]["metrics"]["accuracy"] for name in ("chance", "untrained"))
+    assert f"For reference: chance {chance:.3f}, untrained {untrained:.3f}." in done.stdout
+    assert not list((out / "logs").iterdir())
+    done, lines = run()
+    assert ("untrained model" in done.stderr, len(lines)) == (False, 1)
