@@ -32,7 +32,7 @@ from bench.recipe.declarations import Axis, Broken, Fact, Samples, Spread, Trait
 from bench.recipe.errors import RecipeError, Refusal
 from bench.recipe.method import Modifier, Trainer, Transform
 from bench.stage.evidence import Claim, Snapshot, digest, named_tensors
-from bench.tasks.base import Answers, Batch, Quality, Retention, Task, TaskError
+from bench.tasks.base import Answers, Batch, Chance, Quality, Retention, Task, TaskError
 from bench.tasks.rows import Rows
 from bench.tasks.table import DataTable
 from bench.tasks.texts import TextTask
@@ -69,6 +69,7 @@ __all__ = [
     "Axis",
     "Batch",
     "Broken",
+    "Chance",
     "Claim",
     "ComputeGradients",
     "ComputeLoss",

@@ -65,7 +65,9 @@ def _figure(change: Change) -> tuple[str, str]:
 def _unsettled(comparison: Comparison, changes: list[Change]) -> Card:
     """How many are not settled, and how many of them how many more seeds would settle."""
     needed = sorted(
-        change.settling.seeds - len(comparison.seeds) for change in changes if change.settling and change.settling.seeds
+        change.settling.seeds - change.noise.seeds
+        for change in changes
+        if change.settling and change.settling.seeds and change.noise
     )
     within = [each for each in needed if each <= MORE]
     if within:

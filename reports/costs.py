@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
+from reports import words
 from reports.drawing import PALETTE, Drawing, spec_of
 
 _MOST = 40  # recipes that one can still tell apart
@@ -83,11 +84,7 @@ def time(comparison: Comparison) -> Drawing | None:
 
 def _trained_apart(comparison: Comparison) -> list[Row]:
     """The recipes, each training once."""
-    found: dict[tuple[str, ...], Row] = {}
-    for row in comparison.rows:
-        if row.ok and row.training:
-            found.setdefault(row.training, row)
-    return list(found.values())[:_MOST]
+    return [group[0] for group in words.by_training(row for row in comparison.rows if row.ok)][:_MOST]
 
 
 def _bars(
@@ -112,6 +109,4 @@ def _bars(
     peak = alt.Chart(alt.NamedData("peaks")).mark_tick(thickness=2.5, size=18, color="currentColor").encode(
         x=x, y=y, tooltip=[alt.Tooltip("name:N", title="recipe"), alt.Tooltip("value:Q", title=f"peak, {unit}", format=".3s")]
     )  # fmt: skip
-    return alt.layer(*([bars, peak] if peaks else [bars])).properties(
-        width="container", height=21 * len(names)
-    )
+    return alt.layer(*([bars, peak] if peaks else [bars])).properties(width="container", height=21 * len(names))

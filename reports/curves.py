@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
+from reports import words
 from reports.drawing import HEIGHT, PALETTE, Drawing, spec_of
 
 ACROSS = {
@@ -27,11 +28,8 @@ def losses(comparison: Comparison) -> Drawing | None:
 
     It is drawn by step; the data has the other keys of :data:`ACROSS` too. Recipes that share their training share a curve.
     """
-    shared: dict[tuple[str, ...], list[Row]] = {}
-    for row in comparison.rows:
-        if row.losses:
-            shared.setdefault(row.training, []).append(row)
-    groups = list(shared.values())[:_CURVES]
+    shared = words.by_training(row for row in comparison.rows if row.losses)
+    groups = shared[:_CURVES]
     names = [_curve_name(group) for group in groups]
     points = [{"name": name, **point} for name, group in zip(names, groups, strict=True) for point in _curve(group[0])]
     if not points:

@@ -52,6 +52,14 @@ def _about(comparison: Comparison) -> dict[str, Any]:
         "started": comparison.started,
         "version": comparison.version,
         "data": dict(comparison.data),
+        "references": [
+            {
+                "name": each.name,
+                "about": each.about,
+                "metrics": {name: figure.value for name, figure in each.figures.items()},
+            }
+            for each in comparison.references
+        ],
         "environment": comparison.environment,
     }
 

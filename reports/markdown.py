@@ -58,6 +58,8 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     if warnings := sentences.warnings(whole):
         parts.append("\n".join(f"> ⚠ {sentence(warning)}  " for warning in warnings))
     parts += ["## Ranking", plain(words.verdicts(comparison)), _table(comparison, comparison.mains)]
+    if references := words.references(comparison):
+        parts.append(plain(references))
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
     rest = [metric for metric in comparison.metrics if metric not in comparison.mains]

@@ -120,18 +120,25 @@ def _verdicts(fact: Verdicts) -> str:
 def _unsettled(fact: Unsettled) -> str:
     ranked = sorted(fact.rows, key=lambda pair: (pair[1].settling and pair[1].settling.seeds) or math.inf)
     groups: dict[str, list[Row]] = {}
+    items: list[Row] = []
     detected = []
     for row, change in ranked:
         assert change.settling, "Unsettled has only changes with one"
-        seeds = "more than one" if change.covers == "items" else str(change.settling.seeds or f"over {MOST_SEEDS}")
-        groups.setdefault(seeds, []).append(row)
+        if change.settling.needs_items:
+            items.append(row)
+        else:
+            seeds = "more than one" if change.covers == "items" else str(change.settling.seeds or f"over {MOST_SEEDS}")
+            groups.setdefault(seeds, []).append(row)
         detected.append(change.settling.detectable)
-    said = "; ".join(f"{seeds} for {_names(rows)}" for seeds, rows in groups.items())
+    quality, said = fact.metric.title.lower(), []
+    if groups:
+        parts = "; ".join(f"{seeds} for {_names(rows)}" for seeds, rows in groups.items())
+        said.append(f"Seeds that would settle {quality}: {parts}.")
+    if items:
+        said.append(f"No number of seeds would settle {quality} of {_names(items)}: that takes more test items.")
     ends = dict.fromkeys(words.margin(fact.metric, value) for value in (min(detected), max(detected)))
-    return (
-        f"Seeds that would settle {fact.metric.title.lower()}: {said}. The smallest difference that this run detects is "
-        f"{' to '.join(ends)}, by recipe."
-    )
+    by = ", by recipe" if len(ends) > 1 else ""
+    return f"{' '.join(said)} The smallest difference that this run detects is {' to '.join(ends)}{by}."
 
 
 def _win(win: Win, baseline: str) -> str:

@@ -104,6 +104,7 @@ def renderable(comparison: Comparison) -> RenderableType:
         *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:3]),
         "",
         table,
+        *([Text(references)] if (references := words.references(comparison)) else []),
         "",
         Text(
             f"×: ratio to `{comparison.baseline}` (the first row). ✓ better  ✗ worse  = same  "

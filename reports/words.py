@@ -69,9 +69,22 @@ def data(comparison: Comparison) -> str:
 
 
 def seeds(comparison: Comparison) -> str:
-    """``3 seeds (0, 1, 2)``."""
-    many = len(comparison.seeds)
-    return f"{many} seed{'' if many == 1 else 's'} ({', '.join(map(str, comparison.seeds))})"
+    """``3 seeds (0, 1, 2)``, or ``3 to 8 seeds (0, 1, 2, 3, 4, 5, 6, 7)`` where they were added to some recipes."""
+    numbers = [len(row.seeds) for row in comparison.rows]
+    least, most = min(numbers, default=0), len(comparison.seeds)
+    many = f"{least} to {most}" if least < most else f"{most}"
+    return f"{many} seed{'' if most == 1 else 's'} ({', '.join(map(str, comparison.seeds))})"
+
+
+def references(comparison: Comparison) -> str:
+    """What the quality is to be seen beside: ``For reference: chance 0.12, untrained 0.13.``; empty where nothing is."""
+    primary = comparison.primary
+    scored = [
+        f"{each.name} {show(each.figures[primary.name].value, primary.unit)}"
+        for each in comparison.references
+        if primary and primary.name in each.figures
+    ]
+    return f"For reference: {', '.join(scored)}." if scored else ""
 
 
 def facts(comparison: Comparison, when: str) -> list[tuple[str, str]]:
@@ -86,7 +99,7 @@ def facts(comparison: Comparison, when: str) -> list[tuple[str, str]]:
         batch = f" × {budget['batch_size']} items" if budget.get("batch_size") else ""
         found.append(("Training", f"{counted(budget['steps'], 'step')}{batch}"))
     found.append(("Recipes", str(len(comparison.rows))))
-    found.append(("Seeds", f"{len(comparison.seeds)} ({', '.join(map(str, comparison.seeds))})"))
+    found.append(("Seeds", re.sub(" seeds? ", " ", seeds(comparison))))
     if machine := _machine(machine):
         found.append(("Machine", machine))
     return [*found, *([("Run", when)] if when else [])]
@@ -187,6 +200,8 @@ def verdicts(comparison: Comparison) -> str:
     text = f"“Same” is within {', '.join(parts)} and {found.cost * 100:g} % of costs."
     if primary := comparison.primary:
         text += f" {primary.title} is decided for all recipes together (Holm, 5 %); other verdicts are exploratory."
+    if comparison.looks:
+        text += f" Seeds were added to what was not settled: the 5 % are those of all {len(comparison.looks)} looks together."
     return text
 
 
@@ -215,6 +230,23 @@ def tail(log: str) -> str:
 def without_result(comparison: Comparison) -> list[Row]:
     """The rows that did not end ok for every seed."""
     return [row for row in comparison.rows if not row.ok]
+
+
+def by_training(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows that trained, together where they share their training; of those one may have more seeds."""
+    found: list[list[Row]] = []
+    for row in rows:
+        if row.training:
+            mine = set(row.training)
+            for group in found:
+                theirs = set(group[0].training)
+                alike = len(mine) * len(group[0].clock) == len(theirs) * len(row.clock)  # as many trainings a seed
+                if alike and (mine <= theirs or theirs <= mine):
+                    group.append(row)
+                    break
+            else:
+                found.append([row])
+    return found
 
 
 def chains(comparison: Comparison) -> list[Row]:

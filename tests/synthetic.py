@@ -10,11 +10,14 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.record.schema import Reference
+
 
 @dataclass
 class Records:
     nodes: dict = field(default_factory=dict)
     runs: list = field(default_factory=list)
+    references: dict = field(default_factory=dict)
     ends: list = field(default_factory=list)
     warnings: list = field(default_factory=list)
 
@@ -138,6 +141,19 @@ def records(
             "version": "0.1.0",
         }
     )
+    return found
+
+
+def referenced(**options):
+    """Records of a run whose qualities are seen beside chance and the untrained model."""
+    found = records(**options)
+    (run,) = found.runs
+    run["references"] = [f"untrained {seed}" for seed in run["seeds"]]
+    for id_, seed in zip(run["references"], run["seeds"], strict=True):
+        scored = {"metrics": {"accuracy": 0.1 + seed / 50, "macro_f1": 0.05, "kl_divergence": None}}
+        chance = {"about": "the most frequent class", "metrics": {"accuracy": 0.1234, "macro_f1": 0.02}}
+        about = {"id": id_, "model": "minilm", "task": "stdlib-topics", "seed": seed, "status": "ok"}
+        found.references[id_] = Reference.of({"kind": "reference", **about, "untrained": scored, "chance": chance})
     return found
 
 

@@ -47,6 +47,15 @@ def run_(
         float | None,
         typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds that a stage's process may take."),
     ] = None,
+    settle: Annotated[
+        bool, typer.Option("--settle", help="Add seeds to the recipes that are not settled, until they are.")
+    ] = False,
+    max_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--max-seeds", metavar="N", min=1, help="With --settle: a recipe's seeds at most.", show_default="12"
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -61,7 +70,7 @@ def run_(
             options.given(suite, model, task, recipe),
             out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
             fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
-            timeout=timeout, say=said,
+            timeout=timeout, settle=settle, max_seeds=max_seeds, say=said,
         )  # fmt: skip
 
     carry_out(start, quiet=quiet)

@@ -10,11 +10,11 @@ import math
 import os
 import warnings
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.compare import doubts, stats
+from bench.compare import doubts, looks, stats
 from bench.compare.doubts import Doubt
 from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change
 from bench.metrics import registry
@@ -34,9 +34,11 @@ class Comparison:
     ``rows``: the baseline, then the others from the best primary quality down, then those that are not ok.
     ``metrics`` are those that at least one row has. ``environment`` is the run's, as it was recorded. ``data`` says what
     became of the task's texts, as :meth:`bench.tasks.base.Task.counts` does. ``ranked_by`` is the metric that the task
-    declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter. ``suite``
-    is the suite's table, empty where an older version recorded none; ``fingerprints`` are of the model's files and of the
-    task's data. ``references`` are beside the rows: what a guess without the text reaches, and the model before any training.
+    declares as its primary one; empty where the records do not say. Up to ``margins``, differences do not matter. ``looks``
+    are the numbers of seeds at which a run that adds seeds may look; empty where each recipe has the same seeds, and one look
+    is all. Then ``seeds`` are those of the recipe that has most. ``references`` are beside the rows: what a guess without the
+    text reaches, and the model before any training. ``suite`` is the suite's table, empty where an older version recorded
+    none; ``fingerprints`` are of the model's files and of the task's data.
     """
 
     title: str
@@ -55,14 +57,14 @@ class Comparison:
     ranked_by: str = ""
     margins: Margins = DEFAULT_MARGINS
     references: tuple[Reference, ...] = ()
+    looks: tuple[int, ...] = ()
     suite: Mapping[str, Any] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     def against(self, baseline: str) -> Comparison:
         """The same recipes, compared with `baseline`, which is one of them."""
         rows = [replace(row, is_baseline=row.name == baseline, changes={}) for row in self.rows]
-        draft = replace(self, baseline=baseline)
-        return replace(draft, rows=tuple(_compared(rows, draft.metrics, self.margins, draft.primary)))
+        return _compared(replace(self, baseline=baseline), rows)
 
     def main(self, family: str) -> Metric | None:
         """The metric that stands for a family where there is room for one; None where none that may was measured."""
@@ -95,7 +97,7 @@ class Comparison:
     def trained_once(self) -> bool:
         """Whether most recipes go on from the baseline's training, so that its cost does not tell them apart."""
         base = next((row for row in self.rows if row.is_baseline), None)
-        return base is not None and 2 * sum(row.training == base.training for row in self.rows) > len(self.rows)
+        return base is not None and 2 * sum(_all_in(row, base) for row in self.rows) > len(self.rows)
 
     @property
     def gain(self) -> Metric | None:
@@ -161,6 +163,11 @@ class Comparisons(Sequence[Comparison]):
 # -- one comparison ----------------------------------------------------------------------------------------
 
 
+def _all_in(row: Row, base: Row) -> bool:
+    """Whether the baseline, which may have more seeds, shares all training of `row`."""
+    return bool(row.training) and set(row.training) <= set(base.training)
+
+
 def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records: Records) -> Comparison:
     every = records.nodes
     look = sketches(every)
@@ -192,21 +199,28 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         data=(run.data or {}).get(task) or {},
         ranked_by=(run.primary or {}).get(task, ""),
         margins=margins,
+        references=tuple(_references(run.references or (), model, task, records)),
+        looks=tuple(run.settle.looks) if run.settle else (),
         suite=run.suite if isinstance(run.suite, Mapping) else {},
         fingerprints=_fingerprints(next((every[id_] for cell in cells for id_ in cell.path if id_ in every), {})),
     )
-    return replace(draft, rows=tuple(_compared(rows, present, margins, draft.primary)))
+    return _compared(draft, rows)
 
 
 def _fingerprints(node: Mapping[str, Any]) -> dict[str, str]:
     return {what: str(found) for what in ("model", "task") if (found := node.get(f"{what}_fingerprint"))}
 
 
-def _compared(rows: list[Row], known: Sequence[Metric], margins: Margins, primary: Metric | None) -> list[Row]:
-    """`rows` with their changes beside the baseline's, in their order."""
+def _compared(draft: Comparison, rows: list[Row]) -> Comparison:
+    """`draft` with `rows`, which have their changes beside the baseline's, in their order."""
     if base := next((row for row in rows if row.is_baseline), None):
-        rows = [row if row is base else replace(row, changes=_changes(row, base, known, margins)) for row in rows]
-    return _ranked(_adjusted(rows, primary) if primary else rows, primary)
+        rows = [
+            row if row is base else replace(row, changes=_changes(row, base, draft.metrics, draft.margins))
+            for row in rows
+        ]
+    if primary := draft.primary:
+        rows = _decided(rows, primary, draft)
+    return replace(draft, rows=tuple(_ranked(rows, primary)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,26 +387,81 @@ def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> 
     return {metric.name: found for metric in known if (found := change(metric, row, base, margins))}
 
 
-def _adjusted(rows: Sequence[Row], primary: Metric) -> list[Row]:
-    """`rows`, with the p-values of `primary` adjusted for how many recipes are compared with the baseline in it, and with what
-    would settle those that are not."""
-    p = {row.name: found.p for row in rows if (found := row.changes.get(primary.name)) and found.p is not None}
+def _references(ids: Collection[str], model: str, task: str, records: Records) -> Iterator[Reference]:
+    """What the qualities of a model on a task are to be seen beside."""
+    scored = [records.references[id_] for id_ in ids if id_ in records.references]
+    ok = {each.seed: each for each in scored if (each.model, each.task, each.status) == (model, task, "ok")}
+    if chance := next((each.chance for each in ok.values() if each.chance), None):
+        # The same for each seed.
+        yield Reference("chance", f"A guess: {chance.about}.", _beside({0: chance.metrics}))
+    if untrained := {seed: each.untrained.metrics or {} for seed, each in ok.items() if each.untrained}:
+        about = "The model as it was loaded, before any training; weights that are new are as each seed draws them."
+        yield Reference("untrained", about, _beside(untrained))
+
+
+def _beside(metrics: Mapping[int, Mapping[str, float | None]]) -> dict[str, Figure]:
+    """The figures of qualities that were scored without a recipe, for each seed."""
+    found = {}
+    for metric in registry.metrics().values():
+        values = {seed: value for seed, of in metrics.items() if (value := of.get(metric.name)) is not None}
+        if metric.family == "quality" and values and max(map(abs, values.values())) <= LARGEST:
+            mean = stats.mean(list(values.values()))
+            found[metric.name] = Figure(metric, mean.value, mean.interval, values)
+    return found
+
+
+def _decided(rows: Sequence[Row], primary: Metric, comparison: Comparison) -> list[Row]:
+    """`rows`, with the changes of `primary` as they are decided for all recipes together.
+
+    Where a run adds seeds, they are those of the first look at which a recipe is settled, else of its last: what it has of
+    seeds beyond does not count.
+    """
+    base = next((row for row in rows if row.is_baseline), None)
+    found = {row.name: row.changes[primary.name] for row in rows if primary.name in row.changes}
+    if base and comparison.looks:
+        found, level = {}, looks.level(comparison.looks)
+        for look in comparison.looks:
+            if len(seeds := comparison.seeds[:look]) < look:
+                break
+            for row in rows:
+                if row is base or not (_looked_at(row, seeds) and _looked_at(base, seeds)):
+                    continue
+                before = found.get(row.name)
+                at = change(primary, row, base, comparison.margins, seeds, level)
+                if at and (before is None or before.verdict == "not settled"):
+                    found[row.name] = at
+            found = _adjusted(found, comparison.looks)
+    else:
+        found = _adjusted(found)
+    # A recipe that has fewer seeds than the first look, as in a run that was broken off, is not compared.
+    others = [{name: each for name, each in row.changes.items() if name != primary.name} for row in rows]
+    return [
+        replace(row, changes={**rest, primary.name: found[row.name]} if row.name in found else rest)
+        for row, rest in zip(rows, others, strict=True)
+    ]
+
+
+def _looked_at(row: Row, seeds: Collection[int]) -> bool:
+    """Whether `row` was run with all of `seeds`, however that ended."""
+    return {ending.seed for ending in row.endings if ending.status != NOT_RUN}.issuperset(seeds)
+
+
+def _adjusted(changes: Mapping[str, Change], planned: Sequence[int] = ()) -> dict[str, Change]:
+    """`changes` by recipe, with their p-values adjusted for how many recipes are compared and how many looks are `planned`,
+    and with what would settle those that are not."""
+    level, times = looks.level(planned), max(1, len(planned))
+    p = {name: times * found.p for name, found in changes.items() if found.p is not None}
     adjusted = dict(zip(p, stats.holm(list(p.values())).tolist(), strict=True))
     # Holm's level for the next one: that for all that are not shown to differ.
-    alpha = (1 - stats.LEVEL) / max(1, sum(each > 1 - stats.LEVEL for each in adjusted.values()))
+    alpha = (1 - level) / max(1, sum(each > 1 - stats.LEVEL for each in adjusted.values()))
 
     def decided(found: Change, adjusted_p: float) -> Change:
         found = replace(found, adjusted_p=adjusted_p)
         if found.verdict != "not settled" or not found.noise:
             return found
-        return replace(found, settling=stats.settling(found.noise, found.margin, alpha))
+        return replace(found, settling=stats.settling(found.noise, found.margin, alpha, level))
 
-    return [
-        replace(row, changes={**row.changes, primary.name: decided(row.changes[primary.name], adjusted[row.name])})
-        if row.name in adjusted
-        else row
-        for row in rows
-    ]
+    return {name: decided(found, adjusted[name]) if name in adjusted else found for name, found in changes.items()}
 
 
 def _ranked(rows: Iterable[Row], primary: Metric | None) -> list[Row]:

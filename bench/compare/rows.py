@@ -7,7 +7,7 @@ shown: that two are the same as well as that they differ, and what is not shown 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -245,19 +245,28 @@ class Reference:
     figures: Mapping[str, Figure]
 
 
-def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MARGINS) -> Change | None:
-    """`ours` against `theirs`, paired over the seeds that both have; None where they share none, or have no
-    ratio.
+def change(
+    metric: Metric,
+    ours: Row,
+    theirs: Row,
+    margins: Margins = DEFAULT_MARGINS,
+    among: Collection[int] | None = None,
+    level: float = stats.LEVEL,
+) -> Change | None:
+    """`ours` against `theirs`, paired over the seeds that both have, `among` these alone; None where they share none, or have
+    no ratio. `level` is the confidence of a difference's interval.
 
     A quality difference must hold against other seeds and, where the metric is the mean of the items' scores, against
     other test items too: its error holds the noise of both. One seed leaves the items alone.
     """
     mine, other = ours.figures.get(metric.name), theirs.figures.get(metric.name)
     seeds = sorted(mine.by_seed.keys() & other.by_seed.keys()) if mine and other else []
+    if among is not None:
+        seeds = [seed for seed in seeds if seed in among]
     if not mine or not other or not seeds:
         return None
     a, b = [mine.by_seed[seed] for seed in seeds], [other.by_seed[seed] for seed in seeds]
-    margin = margins.of(metric, other.value)
+    margin = margins.of(metric, math.fsum(b) / len(b))
     contended = mine.contended or (other.contended and f"{theirs.name}: {other.contended}")
     if _kind(metric) == "difference":
         scores = _scores(metric, ours, seeds), _scores(metric, theirs, seeds)
@@ -265,7 +274,8 @@ def change(metric: Metric, ours: Row, theirs: Row, margins: Margins = DEFAULT_MA
             noise = stats.seeds_and_items(*scores)
         except ValueError:  # no scores, or of different items
             noise = stats.seeds_alone(a, b)
-        return Change(metric, stats.difference(a, b).value, noise.interval, noise.covers, margin, contended, noise)
+        interval = noise.interval_at(level)
+        return Change(metric, stats.difference(a, b).value, interval, noise.covers, margin, contended, noise)
     if min(*a, *b) <= 0:
         return Change(metric, 1.0, (1.0, 1.0), "exact", margin, contended) if a == b else None
     found = stats.ratio(a, b)

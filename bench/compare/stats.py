@@ -64,9 +64,13 @@ class Difference:
     @property
     def interval(self) -> Interval | None:
         """Student's t interval; None where the noise is not known."""
+        return self.interval_at(LEVEL)
+
+    def interval_at(self, level: float) -> Interval | None:
+        """The same with another confidence."""
         if self.covers == "nothing":
             return None
-        half = quantile(self.freedom) * self.error if self.error else 0.0
+        half = quantile(self.freedom, level) * self.error if self.error else 0.0
         return self.mean - half, self.mean + half
 
     @property
@@ -268,19 +272,21 @@ class Settling:
 
     ``detectable`` is the smallest difference that runs like this one show :data:`POWER` of the time, in the metric's unit.
     As often, ``seeds`` seeds would settle this one, if it is as large as it looks and the seeds differ as they did; None
-    where :data:`MOST_SEEDS` would not, or one seed does not say how seeds differ.
+    where :data:`MOST_SEEDS` would not, or one seed does not say how seeds differ. ``needs_items`` says that no number of
+    seeds would: if it is as large as it looks, the choice of test items alone leaves it open.
     """
 
     detectable: float
     seeds: int | None
+    needs_items: bool = False
 
 
 POWER = 0.8
 MOST_SEEDS = 100
 
 
-def settling(found: Difference, margin: float, alpha: float) -> Settling:
-    """What would show that there is a difference, at level `alpha`, or that it is inside `margin`."""
+def settling(found: Difference, margin: float, alpha: float, level: float = LEVEL) -> Settling:
+    """What would show that there is a difference, at level `alpha`, or that it is inside `margin`, with `level` confidence."""
     import numpy as np
 
     now = float(_detectable(found.error, found.freedom, alpha))
@@ -291,9 +297,26 @@ def settling(found: Difference, margin: float, alpha: float) -> Settling:
     variance = lessened + found.fixed
     error, freedom = np.sqrt(variance), (seeds - 1) * variance / lessened  # the items' freedom is large, and left out
     differs = _detectable(error, freedom, alpha) <= abs(found.mean)
-    same = abs(found.mean) + _detectable(error, freedom, 1 - LEVEL) <= margin
+    same = abs(found.mean) + _detectable(error, freedom, 1 - level) <= margin
     settles = seeds[differs | same]
-    return Settling(now, int(settles[0]) if settles.size else None)
+    never = bool(left_open(found.mean, found.fixed, margin, alpha, level))
+    return Settling(now, int(settles[0]) if settles.size else None, never)
+
+
+def left_open(
+    mean: ArrayLike, fixed: ArrayLike, margin: float, alpha: ArrayLike, level: float = LEVEL
+) -> NDArray[np.bool_]:
+    """Whether no number of seeds would settle a difference as large as `mean`, element by element.
+
+    Its error would be the root of `fixed`: neither would it differ at level `alpha`, nor its interval lie inside `margin`.
+    """
+    import numpy as np
+    from scipy.special import ndtri
+
+    error, size = np.sqrt(fixed), np.abs(mean)
+    differs = size >= -ndtri(np.asarray(alpha) / 2) * error
+    found: NDArray[np.bool_] = ~differs & (size - ndtri((1 - level) / 2) * error > margin)
+    return found
 
 
 def _detectable(error: Any, freedom: Any, alpha: float) -> Any:

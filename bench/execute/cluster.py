@@ -46,7 +46,7 @@ _LEFT = "a machine that had room for it left the cluster"
 NOTICED = 60.0
 """Seconds within which Ray has noticed that a machine is lost, while others say that its processes are gone."""
 
-_READ = {"stage": ("input", "uncompressed"), "serve": ("output", "uncompressed"), "make": ()}
+_READ = {"stage": ("input", "uncompressed"), "serve": ("output", "uncompressed"), "make": (), "untrained": ()}
 """The checkpoints that each kind of job reads."""
 
 

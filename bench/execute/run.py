@@ -10,7 +10,7 @@ import datetime
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -69,6 +69,16 @@ class Result:
         """Whether all that was not refused ended ``ok``."""
         return all(status in ("ok", "refused") for status in self.statuses.values())
 
+    def with_next(self, result: Result) -> Result:
+        """This result and the next of one run, which asks for all that this one did."""
+        under_way = [cell for cell in self.refused if not cell.refused]
+        return replace(
+            result,
+            statuses={**self.statuses, **result.statuses},
+            refused=(*result.refused, *under_way),
+            beside=tuple(dict.fromkeys([*self.beside, *result.beside])),
+        )
+
 
 def run(
     whole: Plan,
@@ -81,10 +91,14 @@ def run(
     fresh: bool = False,
     room: Slots | None = None,
     keep: Collection[int] = (),
+    ran: Collection[str] = (),
+    looks: Sequence[int] = (),
 ) -> Result:
     """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
 
     Args:
+        ran: the stages that ran just before, and do not run again, whatever their end.
+        looks: the numbers of seeds after which verdicts may be made, where seeds are added (:mod:`bench.compare.looks`).
         timeout: seconds that one process of a node may take.
         room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
             machine are marked.
@@ -98,17 +112,17 @@ def run(
     run_id = uuid.uuid4().hex[:12]
     records = store.read()
     chosen = whole.select(names)
-    recorded = set() if fresh else records.ok
+    recorded = records.ok & set(ran) if fresh else records.ok
     kept = {node.id for node in chosen.nodes.values() if node.seed in keep}
     recorded = recorded - (kept - checkpoint.present(store.folder))
-    todo = plan.to_run(chosen, recorded, set() if fresh else checkpoint.present(store.folder))
+    todo = plan.to_run(chosen, recorded | set(ran), set() if fresh else checkpoint.present(store.folder))
     with store.writable():
         checkpoint.folder(store.folder)
         checkpoint.sweep(store.folder)
         for needed in (store.folder / "logs", checkpoint.temporary(store.folder)):
             needed.mkdir(parents=True, exist_ok=True)
     environment = machine.environment(whole.machine, whole.suite_folder)
-    store.append(_run_line(run_id, whole, names, environment, store.folder))
+    store.append(_run_line(run_id, whole, names, environment, store.folder, looks))
     _record_refusals(whole, names, store, records, run_id)
 
     watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded), records)
@@ -324,14 +338,14 @@ def _record_refusals(whole: Plan, names: set[str], store: Store, records: Record
 
 
 def _run_line(
-    run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any], folder: Path
+    run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any], folder: Path, looks: Sequence[int]
 ) -> dict[str, Any]:
     suite = whole.suite
     return {
         "kind": "run",
         "run": run_id,
         "title": suite.title,
-        "baseline": suite.baseline or next(iter(suite.recipes)),
+        "baseline": suite.baseline_name,
         "seeds": suite.seeds,
         "recipes": {name: str(recipe) for name, recipe in suite.parsed().items()},
         "cells": [
@@ -352,6 +366,8 @@ def _run_line(
         "primary": {cell.subject.task.name: cell.subject.task.primary for cell in whole.cells},
         "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in whole.cells},
         "margins": suite.compare.margins().record(),
+        "references": list(plan.references(whole)),
+        **({"settle": {"looks": list(looks)}} if looks else {}),
         "environment": environment,
         "started": _now(),
         "version": version("methodbench"),

@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.method import Method
 from bench.recipe.recipe import Recipe
 from bench.record.errors import RecordError
-from bench.suite.suite import Suite, of, read_table, shipped
+from bench.suite.suite import Suite, SuiteError, of, read_table, shipped
 
 if TYPE_CHECKING:
     from bench.execute.base import Executor
@@ -45,6 +45,10 @@ class Prepared:
     plan: Plan
     names: set[str]
     folder: Path
+    looks: tuple[int, ...] = ()
+    """The numbers of seeds at which a run that adds seeds may ever look; none where it adds none."""
+    at: tuple[int, ...] = ()
+    """Of these, those at which this run does."""
 
     def refusals(self) -> Iterator[str]:
         """What cannot run and why, a line each, and what else there is to know before a run."""
@@ -89,6 +93,8 @@ def run(
     checkpoints: Through = "object-store",
     timeout: float | None = None,
     keep: Collection[int] = (),
+    settle: bool = False,
+    max_seeds: int | None = None,
     say: Say = "stages",
 ) -> Result:
     """Run a suite and record each stage as it ends. What is recorded already is not run again.
@@ -112,6 +118,8 @@ def run(
         checkpoints: how they reach a cluster's machines, "object-store" or "shared-folder".
         timeout: seconds that one process of a stage may take.
         keep: seeds whose checkpoints stay in the folder.
+        settle: add seeds to the recipes that are not settled, until they are.
+        max_seeds: seeds that a recipe then has at most; 12 otherwise.
         say: what standard error says: "errors" alone, a line of all "stages", or the "figures" of each too.
 
     Raises:
@@ -124,14 +132,36 @@ def run(
         raise MachineError(f"jobs: {jobs!r}: it is a whole number of at least 1, or auto")
     if executor not in ("local", "ray"):
         raise MachineError(f"executor: unknown executor `{executor}`; there are: local, ray")
+    if max_seeds is not None and not settle:
+        raise SuiteError("--max-seeds: it bounds the seeds that --settle adds; give both, or neither")
+
+    def prepared(shortage: Shortage) -> Prepared:
+        asked = _prepared(suite, suite_folder, out, only, seeds, steps, device, threads, shortage)
+        return _to_settle(asked, shortage, max_seeds) if settle else asked
+
+    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, keep, say)
+
+
+def _run(
+    prepared: Callable[[Shortage], Prepared],
+    fresh: bool = False,
+    jobs: int | Literal["auto"] = 1,
+    executor: Where = "local",
+    checkpoints: Through = "object-store",
+    timeout: float | None = None,
+    keep: Collection[int] = (),
+    say: Say = "stages",
+) -> Result:
+    """Run what is `prepared` where there is as much room as it is told. Other arguments are those of :func:`run`."""
+    from bench.execute import references
     from bench.execute import run as engine
+    from bench.execute import settle as rounds
     from bench.execute.watch import watcher
     from bench.record.store import Store
 
     with contextlib.ExitStack() as until:
         ray = until.enter_context(contextlib.closing(cluster(checkpoints))) if executor == "ray" else None
-        shortage = ray.shortage if ray else dividing.shortage
-        asked = _prepared(suite, suite_folder, out, only, seeds, steps, device, threads, shortage)
+        asked = prepared(ray.shortage if ray else dividing.shortage)
         if say != "errors":
             for line in asked.refusals():
                 _say(line, sys.stderr)
@@ -141,10 +171,24 @@ def run(
         runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
-        watching = until.enter_context(watcher(asked.plan, say))
-        return engine.run(
-            asked.plan, asked.names, store, runs, watching, timeout=timeout, fresh=fresh, room=room, keep=keep
-        )
+
+        def carry_out(part: Plan, ran: Collection[str]) -> Result:
+            with watcher(part, say) as watching:
+                return engine.run(
+                    part, asked.names, store, runs, watching,
+                    timeout=timeout, fresh=fresh, room=room, keep=keep, ran=ran, looks=asked.looks,
+                )  # fmt: skip
+
+        def tell(text: str) -> None:
+            if say != "errors":
+                _say(text, sys.stderr)
+
+        if asked.at:
+            result = rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
+        else:
+            result = carry_out(asked.plan, ())
+        unscored = references.run(asked.plan.select(asked.names), store, runs, tell, timeout)
+        return replace(result, beside=(*result.beside, *unscored))
 
 
 def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -> Result:
@@ -168,14 +212,21 @@ def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -
     names = list(last.suite.get("recipes", ()))
     if recipe not in names:
         raise RecipeError(f"the latest run in {folder} has no recipe `{recipe}`{nearest(recipe, names)}")
-    return run(
-        last.suite,
-        suite_folder=Path(folder) / last.suite_folder,
-        out=folder,
-        only=glob.escape(recipe),
-        fresh=True,
-        say=say,
-    )
+    where, only = Path(folder) / last.suite_folder, glob.escape(recipe)
+    cells = {(cell.model, cell.task, cell.name, cell.seed) for cell in last.cells}
+
+    def prepared(shortage: Shortage) -> Prepared:
+        assert last.suite is not None
+        asked = _prepared(last.suite, where, folder, only, None, None, None, None, shortage)
+        if last.settle is None:
+            return asked
+        # It has seeds that its suite has not, and not of all recipes.
+        seeds, of = list(dict.fromkeys(cell.seed for cell in last.cells)), asked.plan
+        whole = plan.make(of.suite, of.suite_folder, of.machine, shortage, seeds)
+        part = whole.of(lambda cell: (cell.subject.model.name, cell.subject.task.name, cell.name, cell.seed) in cells)
+        return replace(asked, plan=part, looks=tuple(last.settle.looks))
+
+    return _run(prepared, fresh=True, say=say)
 
 
 def cluster(through: Through = "object-store") -> Cluster:
@@ -222,6 +273,30 @@ def _prepared(
     here = machine.look(suite.device, suite.threads)
     folder = Path(out) if out is not None else Path("results") / stem
     return Prepared(plan.make(suite, base, here, shortage), names, folder)
+
+
+def _to_settle(asked: Prepared, shortage: Shortage, most: int | None) -> Prepared:
+    """`asked`, with the seeds that may be added."""
+    from bench.compare.looks import looks
+    from bench.execute import settle
+
+    whole = asked.plan
+    suite, baseline = whole.suite, whole.suite.baseline_name
+    if not suite.measure.quality or not any(cell.subject.model.pretrained for cell in whole.cells):
+        raise SuiteError(
+            "--settle: it adds seeds until quality is settled, and none is measured: [measure] has quality = false, or the "
+            "model's weights are random"
+        )
+    if baseline not in asked.names:
+        raise SuiteError(
+            f"--settle: recipes are compared with {baseline}, which --only leaves out; add --only {baseline}"
+        )
+    if len(asked.names) == 1:
+        raise SuiteError(f"--settle: there is no recipe to compare with {baseline}")
+    every = looks(len(suite.seeds))
+    at = settle.within(every, len(suite.seeds), most)
+    seeds = settle.seeds(suite.seeds, at[-1])
+    return replace(asked, plan=plan.make(suite, whole.suite_folder, whole.machine, shortage, seeds), looks=every, at=at)
 
 
 def _table(given: Given, suite_folder: Path) -> tuple[dict[str, Any], Path, str, str]:

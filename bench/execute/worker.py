@@ -80,7 +80,7 @@ def run_job(
     try:
         from bench.execute import imports
         from bench.models.registry import open_model
-        from bench.stage import serve, stage
+        from bench.stage import serve, stage, untrained
 
         torch.set_num_threads(job.machine.threads)
         if job.machine.device == "cuda" and not torch.cuda.is_available():
@@ -93,6 +93,8 @@ def run_job(
         group = meet() if meet else None
         if job.what == "stage":
             stage.run(job, progress, group, measured)
+        elif job.what == "untrained":
+            untrained.run(job, progress, measured)
         else:
             serve.run(job, progress, measured)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]

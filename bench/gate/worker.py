@@ -91,7 +91,7 @@ def prepare(asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     from bench.execute import suites
     from bench.machine import machine
-    from bench.suite.suite import of
+    from bench.suite.suite import Measure, of
 
     os.chdir(asked["suite_folder"])
     table, folder = asked["suite"], Path(asked["folder"])
@@ -99,7 +99,9 @@ def prepare(asked: Mapping[str, Any]) -> dict[str, Any]:
     given = of(table)
     if len(given.models) > 1 or len(given.tasks) > 1:
         raise ValueError("a gate is of one model and one task; make a suite of each")
-    run = {**table, "measure": {**table.get("measure", {}), **asked["measure"]}}
+    # What the code under test may not know yet, and no gate asks for.
+    unasked = {"references": False} if "references" in Measure.model_fields else {}
+    run = {**table, "measure": {**table.get("measure", {}), **asked["measure"], **unasked}}
     plan = suites.prepare(run, out=folder).plan
     result = suites.run(run, out=folder, keep=given.seeds[:1])
     cases, jobs = _cases(plan, given.measure, folder)

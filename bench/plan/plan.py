@@ -10,8 +10,8 @@ import hashlib
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,20 +148,26 @@ class Plan:
         return list(found)
 
     def select(self, names: Iterable[str]) -> Plan:
-        """The plan for the recipes called `names` alone."""
+        """The plan with the stages of the recipes called `names` alone."""
         wanted = set(names)
         needed = {node.id for cell in self.cells if cell.name in wanted and not cell.refused for node in cell.path}
-        return Plan(
-            self.suite,
-            self.suite_folder,
-            self.machine,
-            self.cells,
-            {id_: node for id_, node in self.nodes.items() if id_ in needed},
-        )
+        return replace(self, nodes={id_: node for id_, node in self.nodes.items() if id_ in needed})
+
+    def of(self, asked: Callable[[Cell], bool]) -> Plan:
+        """The plan with the cells that are `asked` for alone."""
+        kept = replace(self, cells=tuple(cell for cell in self.cells if asked(cell)))
+        return kept.select({cell.name for cell in kept.cells})
 
 
-def make(suite: Suite, suite_folder: Path, machine: Machine, shortage: dividing.Shortage = dividing.shortage) -> Plan:
-    """Expand `suite`; paths in it are relative to `suite_folder`. There is room for stages as `shortage` says.
+def make(
+    suite: Suite,
+    suite_folder: Path,
+    machine: Machine,
+    shortage: dividing.Shortage = dividing.shortage,
+    seeds: Sequence[int] = (),
+) -> Plan:
+    """Expand `suite`, with `seeds` where there are any instead of its own; paths in it are relative to `suite_folder`. There
+    is room for stages as `shortage` says.
 
     Raises:
         SuiteError: a model or a task cannot be used.
@@ -179,7 +185,7 @@ def make(suite: Suite, suite_folder: Path, machine: Machine, shortage: dividing.
     nodes: dict[str, Node] = {}
     for subject in subjects:
         refused = {name: refusals(recipe, subject, suite, machine, shortage) for name, recipe in recipes.items()}
-        for seed in suite.seeds:
+        for seed in seeds or suite.seeds:
             for name, recipe in recipes.items():
                 path = _path(recipe, subject, seed, suite, machine)
                 cells.append(Cell(name, recipe, subject, seed, path, refused[name]))
@@ -321,9 +327,7 @@ def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Ma
 
 
 def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> str:
-    packages = {"methodbench", "torch", "transformers", "tokenizers", "safetensors"}
-    packages |= {_distribution(name) for stage in prefix.stages for method in stage.methods for name in needs(method)}
-    here = machines.identity(machine)
+    packages = {_distribution(name) for stage in prefix.stages for method in stage.methods for name in needs(method)}
     others = {
         key: value
         for stage in prefix.stages
@@ -337,13 +341,51 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "task": subject.task_fingerprint,
         "seed": seed,
         "budget": suite.budget.model_dump(),
-        "measure": suite.measure.model_dump(exclude={"retain"}),
-        "machine": {**here, "versions": {name: version for name, version in here["versions"] if name in packages}},
+        "measure": suite.measure.model_dump(exclude={"retain", "references"}),
+        "machine": _machine(machine, packages),
     }
     if others:
         what["others"] = others
     if subject.retained_fingerprint:
         what["retained"] = subject.retained_fingerprint
+    return _hash(what)
+
+
+def references(plan: Plan) -> dict[str, Node]:
+    """What is scored untrained, by id: for each model, task and seed of the suite a node that begins with it.
+
+    Where no weight is new, it is the same for each seed, and one is enough.
+    """
+    suite = plan.suite
+    if not (suite.measure.quality and suite.measure.references):
+        return {}
+    found: dict[str, Node] = {}
+    for node in plan.nodes.values():
+        subject = node.subject
+        seeds = suite.seeds if subject.structure.head == "new" else suite.seeds[:1]
+        if node.parent is None and node.seed in seeds and subject.model.pretrained:
+            what = {
+                "identity": IDENTITY,
+                "model": subject.model_fingerprint,
+                "task": subject.task_fingerprint,
+                "seed": node.seed,
+                "budget": suite.budget.model_dump(include={"max_length", "eval_batch_size"}),
+                "machine": _machine(plan.machine),
+            }
+            found.setdefault(_hash(what), node)
+    return found
+
+
+def _machine(machine: Machine, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """What of `machine` results depend on, with the versions of `packages` and of those that all stages use."""
+    here, used = machines.identity(machine), {*_USED, *packages}
+    return {**here, "versions": {name: version for name, version in here["versions"] if name in used}}
+
+
+_USED = ("methodbench", "torch", "transformers", "tokenizers", "safetensors")
+
+
+def _hash(what: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

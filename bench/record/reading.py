@@ -16,7 +16,7 @@ from typing import Any
 from bench.machine.paths import irregular
 from bench.record.errors import RecordError, explain
 from bench.record.line import FILE, parsed
-from bench.record.schema import End, Newer, Node, Run, line
+from bench.record.schema import End, Newer, Node, Reference, Run, line
 
 
 @dataclass
@@ -25,13 +25,14 @@ class Records:
 
     ``nodes`` has the latest record of each stage by id: two records of one stage are two answers to one
     question, and the later is what the machine says now. That holds for a failure after a success too: older
-    figures in its place would hide it. ``ends`` has the end of each run by the run's id; a run without one
+    figures in its place would hide it. ``references`` are the same of what qualities are to be seen beside. ``ends`` has the end of each run by the run's id; a run without one
     was broken off. ``warnings`` names each line that is left out.
     """
 
     file: Path
     nodes: Nodes = field(init=False)
     runs: list[Run] = field(default_factory=list)
+    references: dict[str, Reference] = field(default_factory=dict)
     ends: dict[str, End] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _end: int = field(default=0, repr=False)
@@ -91,6 +92,8 @@ class Records:
                 self.nodes.put(found, start, len(text))
             elif isinstance(found, Run):
                 self.runs.append(found)
+            elif isinstance(found, Reference):
+                self.references[found.id] = found
             else:
                 self.ends[found.run] = found
 

@@ -413,6 +413,16 @@ class Note:
     text: Text = Field(description="a sentence")
 
 
+@dataclass(slots=True, kw_only=True)
+class Settle:
+    """How seeds are added to recipes that are not settled."""
+
+    looks: list[Positive] = Field(
+        min_length=1,
+        description="after how many seeds of a recipe a verdict may be made; the 5 % are divided evenly among all of these",
+    )
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Run(Line):
     """A run began: all that was asked for, recorded before or not."""
@@ -435,9 +445,36 @@ class Run(Line):
         description="up to where recipes are the same: `quality` as a difference of fractions, or a share of the baseline's "
         "figure where it is no fraction; `cost` as a share; a metric in its unit",
     )
+    references: list[Text] | None = Field(None, description="ids of what its qualities are to be seen beside")
+    settle: Settle | None = Field(None, description="of a run with --settle, whose recipes may differ in their seeds")
     environment: Environment | None = Field(None, description="where it ran")
     started: Text | None = Field(None, description="time of day, ISO 8601")
     version: Text | None = Field(None, description="of methodbench")
+
+
+@dataclass(slots=True, kw_only=True)
+class Chance:
+    """What a guess that reads no text reaches on the test split."""
+
+    about: Text = Field(description="what is guessed")
+    metrics: dict[Text, Finite | None] = Field(description="each metric by its name")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Reference(Line):
+    """What quality is to be seen beside was scored, with no recipe. Of several lines with one id, the last counts."""
+
+    id: Text = Field(description="names the model, the task and all else that its result depends on")
+    model: Text = Field(description="its name")
+    task: Text = Field(description="its name")
+    seed: Whole = Field(description="of the weights that are new")
+    status: Status = Field(description="its end")
+    reason: Text | None = Field(None, description="why it is not ok")
+    log: Text | None = Field(None, description="the end of what its process printed, where it is not ok")
+    untrained: Quality | None = Field(None, description="of the model as a first stage finds it")
+    chance: Chance | None = Field(None, description="of a guess, where the kind of task says what one is")
+    started: Any = Field(None, description="time of day, ISO 8601")
+    seconds: Any = Field(None, description="wall time, by name; total is all of it")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -449,7 +486,7 @@ class End(Line):
     status: Any = Field(None, description="done")
 
 
-KINDS: Mapping[str, type[Node | Run | End]] = {"run": Run, "node": Node, "end": End}
+KINDS: Mapping[str, type[Node | Run | Reference | End]] = {"run": Run, "node": Node, "reference": Reference, "end": End}
 """The lines by their ``kind``. Each has the number of its ``schema`` too."""
 
 
@@ -457,7 +494,7 @@ class Newer(Exception):
     """The record is of a schema that this methodbench does not know."""
 
 
-def line(record: object) -> Node | Run | End:
+def line(record: object) -> Node | Run | Reference | End:
     """What `record`, a line that was parsed, is.
 
     Raises:

@@ -52,7 +52,7 @@ class Job:
     """One piece of work for one process of its own.
 
     ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference) or
-    "make" (make the model that stages begin with).
+    "make" (make the model that stages begin with) or "untrained" (score that model).
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``uncompressed`` that of
     the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
     them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
@@ -60,7 +60,7 @@ class Job:
     system's where there is none.
     """
 
-    what: Literal["stage", "serve", "make"]
+    what: Literal["stage", "serve", "make", "untrained"]
     node: str
     recipe: str
     model: str

@@ -67,6 +67,9 @@ class Measure(Strict):
     retain: Name | OwnTable | None = Field(
         None, description="a task that the model has learned before; how much of it each recipe forgets"
     )
+    references: bool = Field(
+        True, description="the quality of the untrained model and of a guess, on the same test items"
+    )
     memory: bool = Field(True, description="peak bytes in training and inference, and tensor bytes by category")
     flops: bool = Field(True, description="floating point operations of a training step")
     size: bool = Field(True, description="bytes on disk of what a user would ship")
@@ -146,6 +149,11 @@ class Suite(Strict):
     def tasks(self) -> list[str | DataTable]:
         """The tasks, one or more."""
         return self.task if isinstance(self.task, list) else [self.task]
+
+    @property
+    def baseline_name(self) -> str:
+        """The recipe that all are compared with: the first where the suite does not say."""
+        return self.baseline or next(iter(self.recipes))
 
     def parsed(self) -> dict[str, Recipe]:
         """The recipes by name, with the suite's defaults in them.

@@ -155,6 +155,17 @@ class Quality:
             object.__setattr__(self, "correct", ())
 
 
+@dataclass(frozen=True)
+class Chance:
+    """What a guess that reads no text reaches on the test split: metrics that the task declares, as :class:`Quality` has them.
+
+    ``about`` says what is guessed, such as "the most frequent class".
+    """
+
+    about: str
+    metrics: Mapping[str, float]
+
+
 Answers = list["torch.Tensor"]
 """The logits of an evaluation's batches, ``[predictions, classes]`` each, on the CPU."""
 
@@ -333,6 +344,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The logits that decide the prediction, ``[terms, classes]``."""
+
+    def chance(self, tokenizer: Any, max_length: int) -> Chance | None:
+        """What a guess that reads no text reaches on the test split; None where the kind does not say."""
+        return None
 
     @abc.abstractmethod
     def evaluate(

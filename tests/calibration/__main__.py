@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from bench.compare import stats
+from bench.compare.looks import looks
 from bench.suite.margins import Margins
+from tests.calibration.settle import Settled, simulate
 from tests.calibration.suites import SPREADS, Recipes
 
 SEEDS = (3, 5, 10)
@@ -98,6 +100,37 @@ def power(found: dict[tuple[int, float], Decided]) -> Iterator[str]:
             yield f"| {name} | {seeds} | {' | '.join(shown)} |"
 
 
+FIRST = (3, 5)
+MOST = 12
+TRUE = {"equal": 0.0} | {f"{loss * 100:g} point{'s' if loss > 0.01 else ''} worse": -loss for loss in WORSE}
+
+
+def rules(first: int) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Of runs that begin with `first` seeds: --settle, the same as if each look were the only one, all seeds at once, and
+    no more than the first."""
+    planned = looks(first)
+    at = [look for look in planned if look <= MOST]
+    return [(at, planned), (at, ()), ([MOST], ()), ([first], ())]
+
+
+def settling(found: dict[tuple[int, float], list[Settled]]) -> Iterator[str]:
+    """The lines of two tables: how often a run that adds seeds is wrong, and what it settles after how many seeds."""
+    yield "| seeds at first | any of 13 false, each look at 5 % | any false, by the rule | false “same”, one recipe at the margin |"
+    yield "| ---: | ---: | ---: | ---: |"
+    for first in FIRST:
+        rule, careless, *_ = found[first, 0.0]
+        at_margin = found[first, -MARGIN][0].same.mean(axis=0).max()
+        false = (f"{each.differs.any(axis=1).mean():.1%}" for each in (careless, rule))
+        yield f"| {first} | {' | '.join(false)} | {at_margin:.1%} |"
+    yield ""
+    yield f"| recipes in truth | seeds at first | settled | seeds, on average | settled, all with {MOST} seeds | and with no more than at first |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for name, true in TRUE.items():
+        for first in FIRST:
+            rule, _, once, alone = found[first, true]
+            yield f"| {name} | {first} | {rule.share:.0%} | {rule.seeds.mean():.1f} | {once.share:.0%} | {alone.share:.0%} |"
+
+
 def main(arguments: Sequence[str]) -> int:
     """Simulate and print; 0 where nothing is wrong more often than is promised."""
     parser = argparse.ArgumentParser(prog="nox -s calibration --", description="How often a report is wrong.")
@@ -113,11 +146,19 @@ def main(arguments: Sequence[str]) -> int:
             found[seeds, loss] = decide(recipes, rng, given.suites // (PART if loss else 1), seeds, -loss)
         print(f"{time.monotonic() - started:6.1f} s  {seeds} seeds", file=sys.stderr, flush=True)
     even, margin = ({seeds: found[seeds, loss] for seeds in SEEDS} for loss in (0.0, MARGIN))
+    settled = {}
+    for first in FIRST:
+        for true in TRUE.values():
+            suites = given.suites // (1 if true in (0.0, -MARGIN) else PART)
+            settled[first, true] = simulate(recipes, rng, suites, true, rules(first), MARGIN)
+        print(f"{time.monotonic() - started:6.1f} s  --settle, {first} seeds at first", file=sys.stderr, flush=True)
     spread = np.sqrt(np.square(even[SEEDS[-1]].spread).mean(axis=0))
     print(f"{given.suites} suites; differences spread over seeds by {spread.min():.4f} to {spread.max():.4f}.\n")
-    print(*coverage(even), "", *family(even, margin), "", *power(found), sep="\n")
+    print(*coverage(even), "", *family(even, margin), "", *power(found), "", *settling(settled), sep="\n")
     covers = all(each.covered.mean(axis=0).min() >= LEAST for each in even.values())
-    return 0 if covers and all(each.differs.any(axis=1).mean() <= ALPHA for each in even.values()) else 1
+    rare = [each.differs.any(axis=1).mean() <= ALPHA for each in (*even.values(), *(settled[n, 0.0][0] for n in FIRST))]
+    rare += [settled[first, -MARGIN][0].same.mean(axis=0).max() <= ALPHA / 2 for first in FIRST]
+    return 0 if covers and all(rare) else 1
 
 
 if __name__ == "__main__":

@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 
 from bench.compare import stats
+from bench.compare.compare import compare
+from bench.compare.looks import looks
 from bench.compare.rows import Change
+from bench.execute import settle
+from bench.execute.base import Outcome
+from bench.execute.run import run
 from bench.metrics import registry
+from bench.record.store import Store
+from bench.testing.fake import Fake
+from tests.bench.execute.test_run import Silent
 from tests.calibration.__main__ import LEAST, MARGIN, Decided, main
+from tests.calibration.settle import Settled
 from tests.calibration.suites import SPREADS, Recipes
+from tests.subjects import NoTask, make_plan
 
 
 def drawn(suites, seeds, true):
@@ -47,13 +57,50 @@ def test_the_tables_say_what_was_found(capsys):
     numbers = [
         [float(cell.split("%")[0]) for cell in line[1:] if "%" in cell] for line in lines if line[:1] in (["3"], ["10"])
     ]
-    (three, ten), (false3, false10) = numbers[:2], numbers[2:]
+    (three, ten), (false3, false10), (settled,) = numbers[:2], numbers[2:4], numbers[4:]
     assert all(100 * LEAST - 3 <= rate <= 100 for rate in (*three, *ten))
     for alone, together, same in (false3, false10):
         assert together <= 9 < alone  # 5 % with the noise of 200 suites
         assert same < 6
+    careless, rule, same = settled
+    assert rule <= 9
+    assert rule < careless
+    assert same < 6
     power = {(line[0], line[1]): line[2:] for line in lines if line and line[0].startswith("below")}
     assert [power["below 0.5 points", "10"][-1]] == ["100%"]
+
+
+def test_a_run_that_adds_seeds_decides_as_the_simulation_does(monkeypatch, tmp_path):
+    """The command's own rounds, on stages that answer as the simulated recipes do."""
+    at, planned = (3, 5, 8), looks(3)
+    monkeypatch.setattr(NoTask, "primary", "accuracy")
+    for number, true in enumerate((0.0, -0.04)):
+        each = drawn(1, at[-1], true)
+        found = Settled.of(each, at, planned, MARGIN)
+        recipes = {"full": "full"} | {f"recipe {n}": f"full(lr={n + 1})" for n in range(each.shape[1])}
+        whole = make_plan(monkeypatch, recipes, seeds=list(range(at[-1])), measure={"latency": []})
+        names = {cell.path[-1].id: cell.name for cell in whole.cells}
+        store = Store(tmp_path / str(number))
+
+        def behave(job, each=each, names=names):
+            name = names[job.node]
+            scores = each[0, int(name.split()[1]), job.seed].tolist() if name != "full" else [0.0] * each.shape[-1]
+            quality = {"metrics": {"accuracy": float(np.mean(scores))}, "correct": scores}
+            return Outcome("ok", measured={"quality": quality})
+
+        def carry_out(part, ran, recipes=recipes, store=store, behave=behave):
+            return run(part, set(recipes), store, Fake(behave), Silent(), ran=ran, looks=planned)
+
+        settle.run(whole, recipes, at, set(), carry_out, lambda text: None)
+        (comparison,) = compare(store.read())
+        rows = {row.name: row for row in comparison.rows}
+        for n in range(each.shape[1]):
+            row = rows[f"recipe {n}"]
+            expected = "same" if found.same[0, n] else "differs" if found.differs[0, n] else "not settled"
+            verdict = row.changes["accuracy"].verdict
+            assert {"better": "differs", "worse": "differs"}.get(verdict, verdict) == expected
+            assert len(row.seeds) == found.seeds[0, n]
+    assert 3 < found.seeds.mean() < 8
 
 
 def test_too_few_suites_are_refused(capsys):

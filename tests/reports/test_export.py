@@ -103,3 +103,15 @@ def test_csv_says_the_same_as_json():
                 assert [float(row["low"]), float(row["high"])] == metric["interval"]
     assert by_key["two GPUs", ""]["status"] == "refused"
     assert not any(None in row or None in row.values() for row in table)
+
+
+def test_what_quality_is_to_be_seen_beside_is_in_json():
+    (about,) = json.loads(to_json(compare(synthetic.referenced())))["comparisons"]
+    chance, untrained = about["references"]
+    assert chance == {
+        "name": "chance",
+        "about": "A guess: the most frequent class.",
+        "metrics": {"accuracy": 0.1234, "macro_f1": 0.02},
+    }
+    assert untrained["name"] == "untrained"
+    assert untrained["metrics"] == {"accuracy": pytest.approx(0.12), "macro_f1": pytest.approx(0.05)}

@@ -40,7 +40,7 @@ def test_every_figure_keeps_to_the_schema_and_draws(drawings):
     for drawing in drawings:
         altair.LayerChart.from_dict(dict(drawing.spec))
         svg = vl_convert.vegalite_to_svg(json.dumps({**drawing.spec, "width": 460}))
-        assert "full" in svg
+        assert svg.count("<path") > 10
         assert "NaN" not in svg
         assert "undefined" not in svg
 

@@ -94,3 +94,16 @@ def test_what_each_process_held_is_there():
     assert "3.00 MB" in part.splitlines()[4]
     assert "2.00 MB" in part.splitlines()[5]
     assert "What each process" not in rendered(compare(synthetic.records({"full": Method("full")})))
+
+
+def test_what_quality_is_to_be_seen_beside_is_a_line_under_the_table():
+    lines = rendered(compare(synthetic.referenced())).splitlines()
+    at = lines.index("For reference: chance 0.123, untrained 0.120.")
+    assert lines[at - 2].startswith("| two GPUs")
+
+
+def test_recipes_with_different_seeds_are_counted_from_the_fewest_to_the_most():
+    records = synthetic.records({"full": Method("full"), "head": Method("head")}, seeds=range(5))
+    (run,) = records.runs
+    run["cells"] = [cell for cell in run["cells"] if cell["name"] == "full" or cell["seed"] < 3]
+    assert "3 to 5 seeds (0, 1, 2, 3, 4)" in rendered(compare(records))

@@ -73,3 +73,18 @@ def test_of_compression_it_shows_what_was_lost_and_gained_in_80_columns():
     assert "0.500×" in line(text, "int8 ")
     assert "0.0123" in line(text, "half")
     assert "divergence, gain: from the model that it was made from" in " ".join(text.split())
+
+
+def test_what_quality_is_to_be_seen_beside_is_a_line_under_the_table():
+    lines = rendered(compare(synthetic.referenced())).splitlines()
+    assert "For reference: chance 0.123, untrained 0.120." in lines
+    assert lines[lines.index("For reference: chance 0.123, untrained 0.120.") - 1].startswith("two GPUs")
+    assert "For reference" not in render()
+
+
+def test_a_run_that_added_seeds_says_so():
+    records = synthetic.records(seeds=range(5))
+    records.runs[0]["settle"] = {"looks": [3, 5, 8, 12, 18]}
+    text = " ".join(rendered(compare(records)).split())
+    assert "Seeds were added to what was not settled: the 5 % are those of all 5 looks together." in text
+    assert "Seeds were added" not in " ".join(render().split())

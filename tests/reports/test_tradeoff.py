@@ -42,7 +42,7 @@ def test_the_front_is_of_what_is_settled(comparison, drawn):
     settled = {
         row.name
         for row in comparison.rows
-        if row.is_baseline or row.changes and row.changes["accuracy"].verdict != "not settled"
+        if row.is_baseline or (row.changes and row.changes["accuracy"].verdict != "not settled")
     }
     assert {name for name, point in points(drawing).items() if point["settled"]} == settled & points(drawing).keys()
     marked = {name for name, point in points(drawing).items() if point["front"]}

@@ -20,6 +20,7 @@ from bench.tasks.base import (
     MOST_KEPT,
     Answers,
     Batch,
+    Chance,
     Quality,
     Retention,
     Split,
@@ -283,6 +284,16 @@ class Classification(TextTask[DividedRows, "Encoded"]):
         metrics = {"accuracy": sum(correct) / len(correct), "macro_f1": macro_f1(targets, predictions)}
         metrics |= retention.metrics() if uncompressed is not None else {}
         return Quality(metrics, tuple(predictions), correct)
+
+    def chance(self, tokenizer: Any, max_length: int) -> Chance:
+        """The class that most training items have; of several, the first by name."""
+        counts, targets = Counter(self.targets("train")), self.targets("test")
+        guess = max(sorted(counts), key=counts.__getitem__)
+        metrics = {
+            "accuracy": targets.count(guess) / len(targets),
+            "macro_f1": macro_f1(targets, [guess] * len(targets)),
+        }
+        return Chance("the most frequent class of the training items, guessed for each test item", metrics)
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> Encoded:
         """Texts with their labels."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.tasks.base import IGNORED, Answers, Batch, Quality, Retention, Split, TaskError
+from bench.tasks.base import IGNORED, Answers, Batch, Chance, Quality, Retention, Split, TaskError
 from bench.tasks.passages import DividedPassages, divide, passages
 from bench.tasks.rows import Rows
 from bench.tasks.table import DataTable
@@ -160,6 +160,18 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
                     nats[blocks.text_of[block]] += each
         quality = _quality(nats, hits, blocks.tokens, [len(text.encode("utf-8")) for text in self.texts(split)])
         return quality if uncompressed is None else replace(quality, metrics={**quality.metrics, **retention.metrics()})
+
+    def chance(self, tokenizer: Any, max_length: int) -> Chance:
+        """All tokens of the vocabulary are equally likely."""
+        size = len(tokenizer)
+        tokens = self.encoded("test", tokenizer, max_length).tokens
+        bytes_ = sum(len(text.encode("utf-8")) for text in self.texts("test"))
+        metrics = {
+            "bits_per_byte": tokens * math.log2(size) / bytes_,
+            "perplexity": float(size),
+            "token_accuracy": 1 / size,
+        }
+        return Chance(f"each of the {size:,} tokens of the vocabulary, equally likely at each place", metrics)
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> Blocks:
         """Texts in blocks."""

@@ -19,6 +19,7 @@ steps = 4
 batch_size = 8
 max_length = 32
 [measure]
+references = false
 latency = [[1, 8]]
 latency_samples = 3
 [recipes]

@@ -157,3 +157,58 @@ def test_two_runs_into_one_folder_take_turns(suite, tmp_path):
     assert any("waiting" in text for output in outputs for text in output)
     nodes = [line for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines() if '"kind":"node"' in line]
     assert len(nodes) == 2
+
+
+def test_settle_adds_seeds_and_a_recipe_of_that_run_runs_again(suite, tmp_path):
+    file = suite('full = "full"\nint8 = "full >> torch_int8_dynamic"\nfast = "full(lr=0.001)"')
+    # So wide a margin that more seeds may show that a recipe is the same, and three cannot.
+    table = "seeds = [0, 1, 2]\n" + file.read_text().replace("latency = [[1, 8]]", "latency = []")
+    file.write_text(table + '[compare]\nmargin = "45 points"\n')
+    out = tmp_path / "out"
+    said = methodbench("run", file, "--out", out, "--settle", "--max-seeds", "5", errors=True)
+    assert re.search(
+        r"Settled in accuracy: \d of 2 recipes\.\nNot settled: .*and the baseline full get seeds 3, 4\.", said
+    )
+
+    def last():
+        lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+        return [line for line in lines if line["kind"] == "run"][-1], [line for line in lines if line["kind"] == "node"]
+
+    run, nodes = last()
+    seeds = {name: [cell["seed"] for cell in run["cells"] if cell["name"] == name] for name in run["recipes"]}
+    assert seeds["full"] == [0, 1, 2, 3, 4]
+    assert run["settle"]["looks"] == [3, 5, 8, 12, 18]
+    assert run["suite"]["seeds"] == [0, 1, 2]
+    methodbench("run", file, "--out", out, "--settle", "--max-seeds", "5")
+    assert len(last()[1]) == len(nodes)
+
+    methodbench("rerun", out, "fast")
+    again, more = last()
+    assert [again[key] for key in ("cells", "settle", "suite")] == [run[key] for key in ("cells", "settle", "suite")]
+    assert [node["seed"] for node in more[len(nodes) :]] == seeds["fast"]
+
+    assert "--max-seeds: it bounds the seeds that --settle adds" in methodbench(
+        "run", file, "--max-seeds", "5", status=2
+    )
+    said = methodbench("run", file, "--settle", "--max-seeds", "2", status=2)
+    assert "--max-seeds 2: the suite has 3 seeds already; give 5 to 18" in said
+
+
+def test_the_untrained_model_is_scored_once_and_shown_beside_the_recipes(suite, tmp_path):
+    file, out = suite('full = "full"', **{"references = false": "references = true"}), tmp_path / "out"
+
+    def run():
+        command = [METHODBENCH, "run", file, "--out", out]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+        return done, [line for line in lines if line["kind"] == "reference"]
+
+    done, (line,) = run()
+    assert "1 untrained model to score" in done.stderr
+    assert (line["status"], line["seed"], line["model"]) == ("ok", 0, "tiny-bert")
+    chance, untrained = (line[name]["metrics"]["accuracy"] for name in ("chance", "untrained"))
+    assert f"For reference: chance {chance:.3f}, untrained {untrained:.3f}." in done.stdout
+    assert not list((out / "logs").iterdir())
+    done, lines = run()
+    assert ("untrained model" in done.stderr, len(lines)) == (False, 1)

@@ -12,6 +12,7 @@ from bench.compare.front import front
 from bench.compare.rows import Change
 from bench.metrics.metric import Metric, Summary, last_training
 from bench.metrics.registry import metrics
+from bench.record.schema import Reference
 from reports import words
 from reports.sentences import headline, warnings
 from tests import synthetic
@@ -169,7 +170,7 @@ def test_what_would_settle_it_is_said():
     assert "Seeds that would settle accuracy: 4 for `r2` and `r3`; 10 for `r4`" in text
     assert "The smallest difference that this run detects is 5.03 points" in text
     one = " ".join(headline(only(synthetic.records({"full": Method("full"), "b": Method("lora")}, seeds=(0,)))))
-    assert "Seeds that would settle accuracy: more than one for `b` (" in one
+    assert "Seeds that would settle accuracy: more than one for `b`. " in one
     assert "Seeds that would" not in " ".join(headline(only(several(0.70, 0.95))))
 
 
@@ -720,3 +721,22 @@ def test_a_recorded_figure_without_a_metric_is_named():
     records = synthetic.records(TWO)
     node(records, 0, "full")["quality"]["metrics"]["novel"] = 0.5
     assert any("no metric of that name is registered here: `novel`" in text for text in warnings(only(records)))
+
+
+def test_references_are_no_rows_and_of_no_other_model_and_not_of_what_failed():
+    records = synthetic.referenced()
+    _, second, third = records.references
+    (found,) = compare.compare(records)
+    chance, untrained = found.references
+    assert (chance.name, untrained.name) == ("chance", "untrained")
+    assert untrained.figures["accuracy"].by_seed == pytest.approx({0: 0.1, 1: 0.12, 2: 0.14})
+    assert chance.figures["accuracy"].interval is None
+    assert not {"chance", "untrained"} & {row.name for row in found.rows}
+    other, failed = dict(records.references[second]), dict(records.references[third])
+    records.references[second] = Reference.of({**other, "model": "another"})
+    records.references[third] = Reference.of({**failed, "status": "oom", "untrained": None})
+    (found,) = compare.compare(records)
+    assert found.references[1].figures["accuracy"].by_seed == {0: 0.1}
+    records.runs[0]["references"] = None
+    (found,) = compare.compare(records)
+    assert found.references == ()

@@ -597,3 +597,16 @@ class TestTable:
         ]
         (problem,) = table(tmp_path / "folder.csv").problems()
         assert "cannot be read: Is a directory" in problem
+
+
+def test_chance_is_the_most_frequent_class_of_training_on_the_test_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Rows(some())
+    targets: dict[Split, tuple[int, ...]] = {
+        "train": (2, 1, 1, 2, 0),
+        "validation": (),
+        "test": (0, 1, 1, 2, 2, 2, 2, 2),
+    }
+    monkeypatch.setattr(Rows, "targets", lambda self, split: targets[split])
+    chance = task.chance(None, 16)
+    # Classes 1 and 2 are as frequent, and the first is guessed: two of eight are right; F1 is 2 · 2 / (8 + 2) for it, 0 for two.
+    assert chance.metrics == {"accuracy": 0.25, "macro_f1": pytest.approx(0.4 / 3)}

@@ -352,3 +352,17 @@ class TestOwnText:
         assert of({**suite, "task": {"kind": "causal_lm", "data": "a.txt"}}).tasks[0].kind == "causal_lm"
         with pytest.raises(TaskError, match=r'kind = "causal_lm", data = "a\.txt"'):
             open_task("a.txt", tmp_path)
+
+
+def test_chance_is_each_token_of_the_vocabulary_equally_likely(loaded):
+    _, tokenizer = loaded
+    task = Texts(some())
+    texts = task.texts("test")
+    tokens = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    metrics = task.chance(tokenizer, 16).metrics
+    size = len(tokenizer)
+    assert metrics["perplexity"] == size
+    assert metrics["token_accuracy"] == pytest.approx(1 / size)
+    assert metrics["bits_per_byte"] == pytest.approx(
+        tokens * math.log2(size) / sum(len(text.encode()) for text in texts)
+    )
