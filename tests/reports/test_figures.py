@@ -160,11 +160,3 @@ def test_equal_values_still_have_an_axis():
         for axis in "xy":
             low, high = drawing.spec["layer"][0]["encoding"][axis]["scale"]["domain"]
             assert low < high
-
-
-def test_svg_files_are_written(comparison, tmp_path):
-    svg = figures.Svg(tmp_path)
-    svg.add(comparison)
-    written = svg.written
-    assert [path.name for path in written] == [f"figure-{n}.svg" for n in range(1, 7)]
-    assert written[0].read_text(encoding="utf-8").startswith("<svg")
