@@ -59,7 +59,9 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
         parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
     if warnings := sentences.warnings(whole):
         parts += _folded(f"⚠ {counted(len(warnings), 'warning')}", [f"- {sentence(warning)}" for warning in warnings])
-    parts += _folded("All figures, with intervals", [_table(comparison, comparison.metrics)] if comparison.metrics else [])
+    parts += _folded(
+        "All figures, with intervals", [_table(comparison, comparison.metrics)] if comparison.metrics else []
+    )
     parts += _chains(comparison)
     parts += _processes(comparison)
     parts += _folded("Without a full result", _without_result(comparison))

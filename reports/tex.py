@@ -52,7 +52,10 @@ def _table(comparison: Comparison) -> str:
             r"\midrule",
             *(_line([_name(row), *map(plain, short.cells(row, comparison, _sign_of))]) for row in compared),
             *[r"\midrule"] * bool(compared and failed),
-            *(_line([_name(row), rf"\multicolumn{{{wide}}}{{p{{0.7\linewidth}}}}{{{plain(end)}}}"]) for row, end in failed),
+            *(
+                _line([_name(row), rf"\multicolumn{{{wide}}}{{p{{0.7\linewidth}}}}{{{plain(end)}}}"])
+                for row, end in failed
+            ),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table*}",

@@ -21,6 +21,8 @@ from bench.cli.history import history_
 from bench.cli.init import init_
 from bench.cli.list import list_
 from bench.cli.open import open_
+from bench.cli.pick import EXIT_STATUS as PICK_EXIT_STATUS
+from bench.cli.pick import pick_
 from bench.cli.plan import plan_
 from bench.cli.report import report
 from bench.cli.rerun import rerun_
@@ -63,6 +65,7 @@ app.command("run", epilog=options.EXIT_STATUS)(run_)
 app.command("rerun", epilog=options.EXIT_STATUS)(rerun_)
 app.command()(report)
 app.command("open")(open_)
+app.command("pick", epilog=PICK_EXIT_STATUS)(pick_)
 app.command("gate", epilog=options.GATE_EXIT_STATUS)(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)

@@ -40,7 +40,9 @@ def test_figures_of_several_comparisons_have_names_of_their_own(tmp_path):
     files = figure_files.Files(found, tmp_path, "svg", 3.3)
     for each in found:
         files.add(each)
-    assert [path.name for path in files.written] == [f"figure-training-loss-t-m-{end}.svg" for end in ("a-b", "a-b-2", "c")]
+    assert [path.name for path in files.written] == [
+        f"figure-training-loss-t-m-{end}.svg" for end in ("a-b", "a-b-2", "c")
+    ]
 
 
 @pytest.mark.parametrize("inches", figure_files.WIDTHS)

@@ -31,7 +31,9 @@ def test_a_folder_is_rendered_in_every_format(folder, format):
 
 
 def test_an_unknown_format_names_the_known_ones(folder, tmp_path):
-    with pytest.raises(ValueError, match="unknown format `doc`; known: table, md, html, json, csv, tex, and as files parquet"):
+    with pytest.raises(
+        ValueError, match="unknown format `doc`; known: table, md, html, json, csv, tex, and as files parquet"
+    ):
         reports.render(folder, "doc")
     with pytest.raises(ValueError, match="unknown format"):
         reports.write(folder, ["md", "doc"], tmp_path / "out")

@@ -21,7 +21,9 @@ def render(*arguments, **options):
 def test_the_table_has_at_most_seven_columns_and_what_failed_comes_last():
     lines = [line for line in render().splitlines() if line.endswith(r"\\")]
     assert lines[0].startswith(r"recipe & \shortstack[r]{Accuracy} & \shortstack[r]{Training\\throughput} & ")
-    assert lines[1].startswith(r"full (baseline) & 0.757 $\pm$ 0.011 & 1,812 tokens/s & 774 MB & ".replace(" (baseline)", ""))
+    assert lines[1].startswith(
+        r"full (baseline) & 0.757 $\pm$ 0.011 & 1,812 tokens/s & 774 MB & ".replace(" (baseline)", "")
+    )
     assert [line.count(" & ") for line in lines[:14]] == [6] * 14
     assert lines[-1] == (
         r"two GPUs & \multicolumn{6}{p{0.7\linewidth}}{refused: data\_parallel: 2 processes on cuda need 2 GPUs, this "
@@ -31,16 +33,23 @@ def test_the_table_has_at_most_seven_columns_and_what_failed_comes_last():
 
 
 def test_every_sign_with_a_meaning_is_escaped():
-    text = re.sub(r"\\(?:text[a-z]+\{\}|[{}$&#%_]|signof\{[0-9A-F]+\}|symbol\{34\})|\$\\?[a-z-]+\$|\{[-\[\]]\}", "", plain(HOSTILE))
+    text = re.sub(
+        r"\\(?:text[a-z]+\{\}|[{}$&#%_]|signof\{[0-9A-F]+\}|symbol\{34\})|\$\\?[a-z-]+\$|\{[-\[\]]\}",
+        "",
+        plain(HOSTILE),
+    )
     assert not set(text) & set("\\{}$&#%_^~<>\"'`-|[]")
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, *([] if ENGINES else [pytest.param("", marks=pytest.mark.skip("no LaTeX here"))])])
+@pytest.mark.parametrize(
+    "engine", [*ENGINES, *([] if ENGINES else [pytest.param("", marks=pytest.mark.skip("no LaTeX here"))])]
+)
 def test_it_compiles(engine, tmp_path):
     methods = {"full": Method("full"), HOSTILE: Method("lora", 0.7), "bad": Method("ia3", refused=(HOSTILE,))}
     text = render(methods, title=HOSTILE)
     (tmp_path / "a.tex").write_text(
-        f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}{text}\\end{{document}}", encoding="utf-8"
+        f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}{text}\\end{{document}}",
+        encoding="utf-8",
     )
     options = [] if engine == "tectonic" else ["-interaction=nonstopmode", "-halt-on-error"]
     done = subprocess.run([engine, *options, "a.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace")
