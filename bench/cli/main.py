@@ -30,6 +30,7 @@ from bench.cli.run import run_
 from bench.cli.say import fail
 from bench.cli.schema import schema
 from bench.cli.show import show
+from bench.cli.site import site_
 
 app = typer.Typer(
     help="Which training or compression method should I use? A benchmark whose numbers can be trusted.",
@@ -70,6 +71,7 @@ app.command("gate", epilog=options.GATE_EXIT_STATUS)(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)
 app.command("history")(history_)
+app.command("site")(site_)
 app.command()(doctor)
 app.command()(schema)
 for _command in app.registered_commands:
