@@ -35,10 +35,11 @@ def _table(comparison: Comparison) -> str:
     wide = max(1, len(shown))
     compared = [row for row in comparison.rows if shown and (row.ok or row.succeeded)]
     failed = [(row, end) for row in comparison.rows if (end := short.ending(row))]
+    named = (comparison.title, words.place(comparison), words.seeds(comparison), comparison.baseline)
+    title, place, seeds, baseline = (_cut(text, 200) for text in named)
     about = (
-        f"{comparison.title}: {words.place(comparison)}, {words.seeds(comparison)}. Quality is a figure; the others are ratios "
-        f"to `{comparison.baseline}`, whose figures are in the first line. + better, − worse, = same, ? not settled. "
-        f"{words.verdicts(comparison)}"
+        f"{title}: {place}, {seeds}. Quality is a figure; the others are ratios to {baseline}, whose figures are in the first "
+        f"line. + better, − worse, = same, ? not settled. {words.verdicts(comparison)}"
     )
     return "\n".join(
         [
@@ -77,9 +78,13 @@ def _stacked(title: str) -> str:
     return rf"{plain(first)}\\{plain(rest)}" if rest else plain(first)
 
 
-def _name(row: Row, most: int = 40) -> str:
-    """The name breaks no line, so a long one is cut."""
-    return plain(row.name if len(row.name) <= most else row.name[: most - 2] + " …")
+def _name(row: Row) -> str:
+    return plain(_cut(row.name, 40))
+
+
+def _cut(text: str, most: int) -> str:
+    """`text`, shortened to what TeX has room for: a cell breaks no line, and a caption is measured in one."""
+    return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
 def plain(text: str) -> str:
