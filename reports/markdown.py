@@ -81,10 +81,10 @@ def _folded(title: str, parts: Sequence[str]) -> list[str]:
 
 
 def _short(comparison: Comparison) -> str:
-    shown = short.metrics(comparison)
+    shown, primary = short.metrics(comparison), comparison.primary
     rows = []
     for row in comparison.rows:
-        cells = [plain(text) for text in short.cells(row, comparison, lambda change: change.verdict)]
+        cells = [plain(text) for text in short.cells(row, shown, primary, lambda change: change.verdict)]
         if end := short.ending(row):
             cells = [f"{plain(end)}{f'; {cells[0]}' if row.succeeded and cells else ''}", *cells[1:]]
         rows.append([f"{code(row.name)}{' (baseline)' if row.is_baseline else ''}", *cells])

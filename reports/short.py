@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Change, Row
@@ -20,15 +20,17 @@ def metrics(comparison: Comparison) -> list[Metric]:
     return comparison.mains[: COLUMNS - 1]
 
 
-def cells(row: Row, comparison: Comparison, verdict: Callable[[Change], str]) -> Iterator[str]:
-    """What stands in those columns: quality as a figure, the others as ratios, each with its `verdict`; of the baseline
-    figures alone."""
-    for metric in metrics(comparison):
+def cells(
+    row: Row, metrics: Sequence[Metric], primary: Metric | None, verdict: Callable[[Change], str]
+) -> Iterator[str]:
+    """What stands in the columns of `metrics`: the `primary` quality as a figure, the others as ratios, each with its
+    `verdict`; of the baseline figures alone."""
+    for metric in metrics:
         figure, change = row.figures.get(metric.name), row.changes.get(metric.name)
         if figure is None:
             yield "–"
         else:
-            shown = str(figure) if metric == comparison.primary else str(change or show(figure.value, metric.unit))
+            shown = str(figure) if metric == primary else str(change or show(figure.value, metric.unit))
             mark = " ⚠" if figure.contended or (change and change.contended) else ""
             yield f"{shown} {verdict(change)}{mark}" if change else f"{shown}{mark}"
 

@@ -31,7 +31,7 @@ class Page:
 
 
 def _table(comparison: Comparison) -> str:
-    shown = short.metrics(comparison)
+    shown, primary = short.metrics(comparison), comparison.primary
     wide = max(1, len(shown))
     compared = [row for row in comparison.rows if shown and (row.ok or row.succeeded)]
     failed = [(row, end) for row in comparison.rows if (end := short.ending(row))]
@@ -51,7 +51,7 @@ def _table(comparison: Comparison) -> str:
             r"\toprule",
             _line(["recipe", *(rf"\shortstack[r]{{{_stacked(metric.title)}}}" for metric in shown)]),
             r"\midrule",
-            *(_line([_name(row), *map(plain, short.cells(row, comparison, _sign_of))]) for row in compared),
+            *(_line([_name(row), *map(plain, short.cells(row, shown, primary, _sign_of))]) for row in compared),
             *[r"\midrule"] * bool(compared and failed),
             *(
                 _line([_name(row), rf"\multicolumn{{{wide}}}{{p{{0.7\linewidth}}}}{{{plain(end)}}}"])
