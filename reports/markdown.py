@@ -87,8 +87,9 @@ def _short(comparison: Comparison) -> str:
         cells = [plain(text) for text in short.cells(row, shown, primary, lambda change: change.verdict)]
         if end := short.ending(row):
             cells = [f"{plain(end)}{f'; {cells[0]}' if row.succeeded and cells else ''}", *cells[1:]]
+        cells = cells or [row.status]  # of a run that measured nothing
         rows.append([f"{code(row.name)}{' (baseline)' if row.is_baseline else ''}", *cells])
-    return _table_of(["recipe", *(plain(metric.title) for metric in shown or [])] + ["result"] * (not shown), rows)
+    return _table_of(["recipe", *(plain(metric.title) for metric in shown)] + ["result"] * (not shown), rows)
 
 
 def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:

@@ -34,7 +34,8 @@ def _table(comparison: Comparison) -> str:
     shown, primary = short.metrics(comparison), comparison.primary
     wide = max(1, len(shown))
     compared = [row for row in comparison.rows if shown and (row.ok or row.succeeded)]
-    failed = [(row, end) for row in comparison.rows if (end := short.ending(row))]
+    # A run that measured nothing has no figures, and no column for them.
+    failed = [(row, end) for row in comparison.rows if (end := short.ending(row) or ("" if shown else row.status))]
     named = (comparison.title, words.place(comparison), words.seeds(comparison), comparison.baseline)
     title, place, seeds, baseline = (_cut(text, 200) for text in named)
     about = (

@@ -130,3 +130,13 @@ def test_what_each_process_held_is_there():
     assert "3.00 MB" in part.splitlines()[4]
     assert "2.00 MB" in part.splitlines()[5]
     assert "What each process" not in rendered(compare(synthetic.records({"full": Method("full")})))
+
+
+def test_a_run_that_measured_nothing_says_how_its_recipes_ended():
+    found = synthetic.records({"full": Method("full"), "bad": Method("lora", status="oom", reason="needed more")}, (0,))
+    for node in found.nodes.values():
+        for part in ("quality", "training", "inference", "size", "weight_bytes", "parameters", "latency"):
+            node.pop(part, None)
+    rows = [line for line in rendered(compare(found)).splitlines() if line.startswith("| ")]
+    assert rows[0] == "| recipe | result |"
+    assert rows[2:4] == ["| `full` (baseline) | ok |", "| `bad` | oom: needed more |"]

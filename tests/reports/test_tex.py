@@ -59,3 +59,13 @@ def test_it_compiles(engine, tmp_path):
 
 def test_nothing_recorded_is_a_head_alone():
     assert "tabular" not in render_comparisons([], "tex")
+
+
+def test_a_run_that_measured_nothing_says_how_its_recipes_ended():
+    found = synthetic.records({"full": Method("full"), "bad": Method("lora", status="oom", reason="needed more")}, (0,))
+    for node in found.nodes.values():
+        for part in ("quality", "training", "inference", "size", "weight_bytes", "parameters", "latency"):
+            node.pop(part, None)
+    text = render_comparisons(compare(found), "tex")
+    assert r"full & \multicolumn{1}{p{0.7\linewidth}}{ok} \\" in text
+    assert r"bad & \multicolumn{1}{p{0.7\linewidth}}{oom: needed more} \\" in text
