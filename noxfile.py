@@ -19,7 +19,7 @@ HEADER = """\
 # `nox -s lock` changes what no longer fits, `nox -s lock -- --upgrade` takes the newest of all, and
 # `nox -s lock -- --upgrade-package NAME` of one. Run `nox -s tests` before you commit it.
 """
-EVERYTHING = ".[onnx,openvino,cluster]"
+EVERYTHING = ".[onnx,openvino,cluster,parquet]"
 PROCESSES = ("--numprocesses=2", "--dist=worksteal")
 
 
@@ -157,3 +157,14 @@ def report(session: nox.Session) -> None:
     """Write the report of a results folder. `nox -s report -- DIR [OPTIONS]`."""
     install(session)
     session.run("methodbench", "report", *(session.posargs or ["results/encoder"]))
+
+
+@nox.session
+def publish(session: nox.Session) -> None:
+    """Build the documents and an index of results folders as one site, build/site. `nox -s publish -- DIR ...`."""
+    install(session, "docs")
+    site = Path("build", "site")
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(site.resolve()), env={"NO_MKDOCS_2_WARNING": "1"})
+    if folders := session.posargs or sorted(str(file.parent) for file in Path("results").glob("*/records.jsonl")):
+        session.run("methodbench", "site", *folders, "--out", str(site / "results"))
+    (site / ".nojekyll").touch()

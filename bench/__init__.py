@@ -1,7 +1,7 @@
 """methodbench: which training or compression method to use, in numbers that can be trusted.
 
 What users of Python import is here, and ``docs/python.md`` shows it: :func:`run` runs a suite, :func:`compare` and
-:func:`read_records` read what it recorded, :func:`parse`, :class:`Recipe` and ``methods`` make recipes. What a package
+:func:`read_records` read what it recorded, :func:`pick` chooses from it, :func:`parse`, :class:`Recipe` and ``methods`` make recipes. What a package
 with methods, tasks or models of its own imports is in :mod:`bench.api`. All else is private.
 """
 
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.compare.compare import of_folder as compare
+    from bench.compare.pick import pick_of as pick
     from bench.execute.run import Result
     from bench.execute.suites import run
     from bench.machine.disk import Full as DiskFull
@@ -49,6 +50,7 @@ else:
         "compare": ("bench.compare", None),  # a room that can be called
         "methods": ("bench.recipe.registry", "by_attribute"),
         "parse": ("bench.recipe.recipe", "parse"),
+        "pick": ("bench.compare.pick", "pick_of"),
         "read_records": ("bench.record.frame", "frame"),
         "run": ("bench.execute.suites", "run"),
     }
@@ -79,6 +81,7 @@ __all__ = [
     "compare",
     "methods",
     "parse",
+    "pick",
     "read_records",
     "run",
 ]

@@ -1,4 +1,4 @@
-"""Records as something to read: a table in the terminal, Markdown, one HTML file, JSON and CSV."""
+"""Records as something to read: a table in the terminal, Markdown, LaTeX, one HTML file, JSON, CSV, Parquet, and figures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from bench.machine import disk
 from bench.record.errors import RecordError
 from bench.record.reading import Records, read
 
-FORMATS = ("table", "md", "html", "json", "csv")
-"""What :func:`render` knows. :func:`write` also knows ``svg``: the figures alone."""
+FORMATS = ("table", "md", "html", "json", "csv", "tex")
+"""What :func:`render` knows. :func:`write` also knows :data:`FILES`."""
+
+FILES = ("parquet", "svg", "pdf", "png")
+"""What is no text: a table for programs, and the figures, each as a file of its own."""
 
 
 class Page(Protocol):
@@ -75,29 +78,40 @@ def _pieces(page: Callable[[Sequence[Comparison]], Page], found: Sequence[Compar
 
 
 def write(
-    source: str | PathLike[str] | Records, formats: Iterable[str], out: str | PathLike[str], *others: Page
+    source: str | PathLike[str] | Records,
+    formats: Iterable[str],
+    out: str | PathLike[str],
+    *others: Page,
+    inches: float = 6.9,
 ) -> list[Path]:
     """Write reports of the records in `source` into the folder `out`, and say where: ``report.html`` and so on.
 
     `source` is a results folder, or its records where they were read already. `others` are given each comparison too.
+    `inches` is the width of figures.
 
     Raises:
-        ValueError: there is no such format; nothing is written then.
+        ValueError: there is no such format; MachineError: one needs a package. No report is written then.
     """
-    from reports.figures import Svg
+    from reports import export, figure_files
 
     target = Path(out)
-    wanted = {format: None if format == "svg" else _page(format) for format in formats}
+    wanted = {format: None if format in FILES else _page(format) for format in formats}
     found = comparisons(source if isinstance(source, Records) else read(source))
     target.mkdir(parents=True, exist_ok=True)
-    svg = Svg(target)
+    written: list[list[Path]] = []
     with contextlib.ExitStack() as stack:
         begun: list[tuple[Page, Callable[[str], object]]] = [(page, lambda text: None) for page in others]
         for format, page in wanted.items():
+            if format in figure_files.FORMATS:
+                files = figure_files.Files(found, target, format, inches)
+                begun.append((files, lambda text: None))
+                written.append(files.written)
+                continue
+            written.append([_file(target, format)])
+            half = stack.enter_context(disk.atomic(_file(target, format)))
             if page is None:
-                begun.append((svg, lambda text: None))
+                begun.append((export.Parquet(half), lambda text: None))
             else:
-                half = stack.enter_context(disk.atomic(_file(target, format)))
                 # The renderers' own line ends: no second carriage return in CSV on Windows.
                 file = stack.enter_context(half.open("w", encoding="utf-8", errors="replace", newline=""))
                 begun.append((page(found), functools.partial(_put, file)))
@@ -106,7 +120,7 @@ def write(
                 put(each.add(comparison))
         for each, put in begun:
             put(each.end())
-    return [path for format, page in wanted.items() for path in ([_file(target, format)] if page else svg.written)]
+    return [path for paths in written for path in paths]
 
 
 def _put(file: TextIO, text: str) -> None:
@@ -123,7 +137,7 @@ def _file(folder: Path, format: str) -> Path:
 
 def _page(format: str) -> Callable[[Sequence[Comparison]], Page]:
     """What begins a page in `format` of the comparisons that it will be given."""
-    from reports import export, html, markdown, table
+    from reports import export, html, markdown, table, tex
 
     known: dict[str, Callable[[Sequence[Comparison]], Page]] = {
         "table": table.Page,
@@ -131,7 +145,8 @@ def _page(format: str) -> Callable[[Sequence[Comparison]], Page]:
         "html": html.Page,
         "json": export.Json,
         "csv": export.Csv,
+        "tex": tex.Page,
     }
     if format not in known:
-        raise ValueError(f"unknown format `{format}`; known: {', '.join(known)}, and svg as files")
+        raise ValueError(f"unknown format `{format}`; known: {', '.join(known)}, and as files {', '.join(FILES)}")
     return known[format]

@@ -1,20 +1,22 @@
-"""Comparisons for other programs: JSON and CSV. Values in the metric's own unit, never scaled or rounded."""
+"""Comparisons for other programs: JSON, CSV and Parquet. Values in the metric's own unit, never scaled or rounded."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
+from bench.machine.machine import MachineError
 from bench.metrics.metric import Metric
 from reports import sentences, words
 
 SCHEMA = 2
-"""Version of both; counts up when a key changes its meaning or goes."""
+"""Version of them; counts up when a key changes its meaning or goes."""
 
 
 class Json:
@@ -114,54 +116,60 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
     return found
 
 
-_COLUMNS = (
-    "title", "model", "task", "name", "recipe", "baseline", "status", "seeds", "seeds_ok", "reasons",
-    "metric", "unit", "better", "value", "low", "high", "compared_by", "change", "change_low",
-    "change_high", "interval_covers", "verdict", "margin", "p", "adjusted_p", "detectable",
-    "seeds_to_settle", "contended",
-)  # fmt: skip
+COLUMNS: Mapping[str, type] = {
+    "title": str, "model": str, "task": str, "name": str, "recipe": str, "baseline": bool, "status": str, "seeds": int,
+    "seeds_ok": int, "reasons": str, "metric": str, "unit": str, "better": str, "value": float, "low": float, "high": float,
+    "compared_by": str, "change": float, "change_low": float, "change_high": float, "interval_covers": str, "verdict": str,
+    "margin": float, "p": float, "adjusted_p": float, "detectable": float, "seeds_to_settle": int, "contended": str,
+}  # fmt: skip
+"""Of the long table, CSV or Parquet: each with what its values are, where there is one."""
 
 
-def _harmless(cell: object) -> object:
-    """A spreadsheet takes a text that begins with one of these signs for a formula: such a text gets a quote.
+def lines(comparison: Comparison) -> Iterator[list[Any]]:
+    """A line of :data:`COLUMNS` for each recipe and metric, and one without a metric for a recipe that gave no figure."""
+    for row in comparison.rows:
+        recipe: list[Any] = [
+            comparison.title,
+            comparison.model,
+            comparison.task,
+            row.name,
+            row.recipe,
+            row.is_baseline,
+            row.status,
+            len(row.seeds),
+            len(row.succeeded),
+            "; ".join(words.reasons(row)),
+        ]
+        measured = [metric for metric in comparison.metrics if metric.name in row.figures]
+        for values in [_values(row, metric) for metric in measured] or [[None] * (len(COLUMNS) - len(recipe))]:
+            yield [*recipe, *values]
 
-    Source: https://owasp.org/www-community/attacks/CSV_Injection.
-    """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+def _values(row: Row, metric: Metric) -> list[Any]:
+    figure, change = row.figures[metric.name], row.changes.get(metric.name)
+    values = [metric.name, metric.unit, metric.better, figure.value, *(figure.interval or (None, None))]
+    if change is None:
+        return [*values, *[None] * 11, figure.contended]
+    ends = change.interval or (None, None)
+    settling = (change.settling.detectable, change.settling.seeds) if change.settling else (None, None)
+    said = [change.kind, change.value, *ends, change.covers, change.verdict, change.margin]
+    return [*values, *said, change.p, change.adjusted_p, *settling, figure.contended]
 
 
 class Csv:
-    """One line for each recipe and metric, and one without a metric for a recipe that gave no figure."""
+    """The long table."""
 
     def __init__(self, comparisons: Sequence[Comparison]) -> None:
-        self._before = _csv([_COLUMNS])
+        self._before = _csv([COLUMNS])
 
     def add(self, comparison: Comparison) -> str:
         """Its lines."""
         text, self._before = self._before, ""
-        return text + "".join(_csv(_lines(comparison, row)) for row in comparison.rows)
+        return text + _csv(lines(comparison))
 
     def end(self) -> str:
         """The head, where there is nothing else."""
         return self._before
-
-
-def _lines(comparison: Comparison, row: Row) -> list[list[object]]:
-    recipe: list[object] = [
-        comparison.title,
-        comparison.model,
-        comparison.task,
-        row.name,
-        row.recipe,
-        row.is_baseline,
-        row.status,
-        len(row.seeds),
-        len(row.succeeded),
-        "; ".join(words.reasons(row)),
-    ]
-    measured = [metric for metric in comparison.metrics if metric.name in row.figures]
-    empty = [*recipe, *[""] * (len(_COLUMNS) - len(recipe))]
-    return [[*recipe, *_values(row, metric)] for metric in measured] or [empty]
 
 
 def _csv(rows: Iterable[Iterable[object]]) -> str:
@@ -170,13 +178,42 @@ def _csv(rows: Iterable[Iterable[object]]) -> str:
     return out.getvalue()
 
 
-def _values(row: Row, metric: Metric) -> list[Any]:
-    figure, change = row.figures[metric.name], row.changes.get(metric.name)
-    values = [metric.name, metric.unit, metric.better, figure.value, *(figure.interval or ("", ""))]
-    if change is None:
-        return [*values, *[""] * 11, figure.contended or ""]
-    ends = change.interval or ("", "")
-    settling = (change.settling.detectable, change.settling.seeds) if change.settling else (None, None)
-    tested = ["" if each is None else each for each in (change.p, change.adjusted_p, *settling)]
-    said = [change.kind, change.value, *ends, change.covers, change.verdict, change.margin, *tested]
-    return [*values, *said, figure.contended or ""]
+def _harmless(cell: object) -> object:
+    """A spreadsheet takes a text that begins with one of these signs for a formula: such a text gets a quote.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip().startswith(_BEGIN_FORMULAS) else cell
+
+
+_BEGIN_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+
+class Parquet:
+    """The long table as the file `file`; its texts are as they were recorded, for no program takes them for formulas.
+
+    Raises:
+        MachineError: pyarrow is not installed.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise MachineError("parquet needs pyarrow; install it: pip install 'methodbench[parquet]'") from None
+        kinds = {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
+        self._schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+        self._table = pyarrow.Table
+        self._file = pyarrow.parquet.ParquetWriter(file, self._schema)
+
+    def add(self, comparison: Comparison) -> str:
+        """No text."""
+        rows = [dict(zip(COLUMNS, line, strict=True)) for line in lines(comparison)]
+        self._file.write_table(self._table.from_pylist(rows, schema=self._schema))
+        return ""
+
+    def end(self) -> str:
+        """No text."""
+        self._file.close()
+        return ""

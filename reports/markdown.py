@@ -1,4 +1,4 @@
-"""A comparison as Markdown tables, for a pull request or a notebook."""
+"""A comparison as Markdown, for a pull request: the answer, one table, and all else folded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from bench.compare.compare import Comparison
 from bench.compare.rows import Figure, Row
 from bench.metrics.metric import Metric
-from reports import sentences, words
+from bench.metrics.units import counted
+from reports import sentences, short, words
 
 _ROW = 1_200
 """About the bytes of a recipe, with all that the tables say of it."""
@@ -41,7 +42,7 @@ class Page:
         if self._left_out:
             self._parts.append(f"{self._left_out:,} more comparisons are not here: {code(words.ALL)} has all.")
         parts = self._parts or ["Nothing is recorded here."]
-        return "\n\n".join([*parts, f"*{plain(words.HOW_TO_READ)}*"]) + "\n"
+        return "\n\n".join([*parts, *_folded("How to read this", [plain(words.HOW_TO_READ)])]) + "\n"
 
 
 def _comparison(comparison: Comparison, whole: Comparison) -> str:
@@ -52,31 +53,45 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
         f"methodbench {comparison.version}",
     ]
     parts = [f"# {plain(comparison.title)}", plain(" · ".join(part for part in about if part))]
-    if data := words.data(comparison):
-        parts.append(plain(data))
     parts.append("\n".join(f"- {sentence(text)}" for text in sentences.headline(whole)))
-    if warnings := sentences.warnings(whole):
-        parts.append("\n".join(f"> ⚠ {sentence(warning)}  " for warning in warnings))
-    parts += ["## Ranking", plain(words.verdicts(comparison)), _table(comparison, comparison.mains)]
+    parts += [_short(comparison), plain(words.verdicts(comparison))]
     if references := words.references(comparison):
-        parts.append(plain(references))
+        parts.insert(-1, plain(references))
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
-    rest = [metric for metric in comparison.metrics if metric not in comparison.mains]
-    if rest:
-        parts += ["## Other figures", _table(comparison, rest)]
+    if warnings := sentences.warnings(whole):
+        parts += _folded(f"⚠ {counted(len(warnings), 'warning')}", [f"- {sentence(warning)}" for warning in warnings])
+    parts += _folded(
+        "All figures, with intervals", [_table(comparison, comparison.metrics)] if comparison.metrics else []
+    )
     parts += _chains(comparison)
     parts += _processes(comparison)
-    parts += _without_result(comparison)
+    parts += _folded("Without a full result", _without_result(comparison))
     parts += _evidence(comparison)
-    if comparison.metrics:
-        parts += [
-            "## What each figure means",
-            table(["metric", "formula"], [[m.title, m.formula] for m in comparison.metrics]),
-        ]
-    if settings := words.settings(comparison.environment):
-        parts += ["## Environment", table(["setting", "value"], [list(setting) for setting in settings])]
+    formulas = [[metric.title, metric.formula] for metric in comparison.metrics]
+    parts += _folded("What each figure means", [table(["metric", "formula"], formulas)] if formulas else [])
+    settings = [list(setting) for setting in words.settings(comparison.environment)]
+    data = words.data(comparison)
+    said = [plain(data)] * bool(data) + [table(["setting", "value"], settings)] * bool(settings)
+    parts += _folded("Data and environment", said)
     return "\n\n".join(parts)
+
+
+def _folded(title: str, parts: Sequence[str]) -> list[str]:
+    """`parts` behind a line that opens them; nothing where there are none."""
+    return [f"<details><summary>{plain(title)}</summary>", *parts, "</details>"] if parts else []
+
+
+def _short(comparison: Comparison) -> str:
+    shown, primary = short.metrics(comparison), comparison.primary
+    rows = []
+    for row in comparison.rows:
+        cells = [plain(text) for text in short.cells(row, shown, primary, lambda change: change.verdict)]
+        if end := short.ending(row):
+            cells = [f"{plain(end)}{f'; {cells[0]}' if row.succeeded and cells else ''}", *cells[1:]]
+        cells = cells or [row.status]  # of a run that measured nothing
+        rows.append([f"{code(row.name)}{' (baseline)' if row.is_baseline else ''}", *cells])
+    return _table_of(["recipe", *(plain(metric.title) for metric in shown)] + ["result"] * (not shown), rows)
 
 
 def _table(comparison: Comparison, metrics: Sequence[Metric]) -> str:
@@ -104,13 +119,13 @@ def _figure(row: Row, metric: Metric) -> str:
 
 def _chains(comparison: Comparison) -> list[str]:
     parts = [(row.name, stage, figures) for row in words.chains(comparison) for stage, figures in row.chain]
-    return _parts("## Quality after each stage", "stage", parts, words.chain_metrics(comparison))
+    return _parts("Quality after each stage", "stage", parts, words.chain_metrics(comparison))
 
 
 def _processes(comparison: Comparison) -> list[str]:
     divided = words.divided(comparison)
     parts = [(row.name, str(number), figures) for row in divided for number, figures in enumerate(row.processes)]
-    return _parts("## What each process held and sent", "process", parts, words.process_metrics(comparison))
+    return _parts("What each process held and sent", "process", parts, words.process_metrics(comparison))
 
 
 def _parts(
@@ -120,21 +135,20 @@ def _parts(
     rows = [
         [recipe, part, *(str(figures.get(metric.name, "–")) for metric in metrics)] for recipe, part, figures in parts
     ]
-    return [title, table(["recipe", what, *(metric.title for metric in metrics)], rows)] if rows else []
+    return _folded(title, [table(["recipe", what, *(metric.title for metric in metrics)], rows)] if rows else [])
 
 
 def _without_result(comparison: Comparison) -> list[str]:
     parts = []
     for row in words.without_result(comparison):
-        parts.append(f"### {plain(row.name)}: {words.status(row)}")
-        parts.append(f"Recipe: {code(row.recipe)}")
+        parts.append(f"**{plain(row.name)}**: {words.status(row)}; recipe: {code(row.recipe)}")
         for ending, seeds in row.failures:
             stage = f" in {code(ending.stage)}" if ending.stage else ""
             reason = plain(words.reason(ending) or "no reason recorded")
             parts.append(f"- {words.of_seeds(seeds)}: **{ending.status}**{stage}: {reason}")
             if ending.log:
                 parts.append(_fence(words.tail(ending.log)))
-    return ["## Without a full result", *parts] if parts else []
+    return parts
 
 
 def _evidence(comparison: Comparison) -> list[str]:
@@ -143,28 +157,29 @@ def _evidence(comparison: Comparison) -> list[str]:
         for row in comparison.rows
         for proof in row.evidence
     ]
-    if not rows:
-        return []
-    return [
-        "## Evidence that each method was applied",
-        table(["recipe", "stage", "claim", "held in", "seen"], rows),
-    ]
+    head = ["recipe", "stage", "claim", "held in", "seen"]
+    return _folded("Evidence that each method was applied", [table(head, rows)] if rows else [])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts, which stay text."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell if cell == '---' else _cell(cell) for cell in line)} |" for line in lines)
+    return _table_of(list(map(plain, head)), [list(map(plain, row)) for row in rows])
 
 
-def _cell(text: str) -> str:
-    return plain(text).replace("|", "\\|")
+def _table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells in Markdown. A pipe needs its escape even in code there."""
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
+    cells.insert(1, ["---"] * len(head))
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def plain(text: str) -> str:
-    """Text that stays text: no HTML, no emphasis, no line breaks."""
+    """Text that stays text: no HTML, no emphasis, no link, no heading, list or line break."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", " ".join(text.split()))
+    text = re.sub(r"([\\`*_\[\]~$]|:(?=//)|(?<=www)\.)", r"\\\1", " ".join(text.split()))
+    # A sign or a number that would begin a heading, a list or a line, and the signs that would end a heading.
+    text = re.sub(r"^(\d*)([-+#]|(?<=\d)[.)])(?=[-#]*(?: |$))", r"\1\\\2", text)
+    return re.sub(r"(?<= )#(?=#*$)", r"\\#", text)
 
 
 def sentence(text: str) -> str:

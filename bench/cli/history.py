@@ -13,12 +13,8 @@ from bench.cli.say import say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.gate.history import ChangePoint, Course
-
 _LINES = 20
 """Of more that say why a value is missing, or what changed, nobody reads the rest."""
-
-_BARS = "▁▂▃▄▅▆▇█"
 
 
 class Shape(StrEnum):
@@ -49,7 +45,7 @@ def history_(
     from rich.console import Console
     from rich.table import Table
 
-    from bench.metrics.units import show
+    from reports import courses
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("recipe", "metric", "values", "first", "last"):
@@ -57,10 +53,9 @@ def history_(
     table.add_column("course", no_wrap=True)
     for course in found.courses:
         values = [point.value for point in course.points if point.value is not None]
-        ends = [show(value, course.unit) for value in (values[0], values[-1])] if values else ["–", "–"]
-        table.add_row(course.recipe, course.title, f"{len(values)}", *ends, _bars(course))
+        table.add_row(course.recipe, course.title, f"{len(values)}", *courses.ends(course), courses.bars(course))
     Console(highlight=False, markup=False).print(table)
-    changes = [_change(course, change) for course in found.courses for change in course.changes]
+    changes = [courses.change(course, change) for course in found.courses for change in course.changes]
     for line in changes:
         say(line)
     few = sum(bool(course.reason) for course in found.courses)
@@ -76,31 +71,6 @@ def history_(
                 missing.setdefault((course.recipe, point.folder, point.reason), []).append(course.title)
     _some([f"{who} has no {', '.join(what)} in {folder}: {why}" for (who, folder, why), what in missing.items()])
     _some(found.notes)
-
-
-def _bars(course: Course, most: int = 20) -> str:
-    """The latest values as bars from the least to the largest; ``·`` where one is missing."""
-    values = [point.value for point in course.points[-most:]]
-    known = [value for value in values if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    height = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join("·" if value is None else _BARS[round((value - low) * height)] for value in values)
-
-
-def _change(course: Course, change: ChangePoint) -> str:
-    from bench.metrics.units import show
-
-    point, up = course.points[change.at], change.after > change.before
-    by = abs(change.after - change.before)
-    shown = (
-        show(by, course.unit) if course.family == "quality" or not change.before else f"{by / abs(change.before):.1%}"
-    )
-    way = "better" if up == (course.better == "higher") else "worse"
-    means = f"{show(change.before, course.unit)} before, {show(change.after, course.unit)} after"
-    return (
-        f"{course.recipe}: {course.title} is {shown} {'higher' if up else 'lower'}, which is {way}, from {point.name} on "
-        f"({point.started[:10]}): {means}, p = {change.p_value:.2g}"
-    )
 
 
 def _some(lines: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ from bench.cli.history import history_
 from bench.cli.init import init_
 from bench.cli.list import list_
 from bench.cli.open import open_
+from bench.cli.pick import EXIT_STATUS as PICK_EXIT_STATUS
+from bench.cli.pick import pick_
 from bench.cli.plan import plan_
 from bench.cli.report import report
 from bench.cli.rerun import rerun_
@@ -28,6 +30,7 @@ from bench.cli.run import run_
 from bench.cli.say import fail
 from bench.cli.schema import schema
 from bench.cli.show import show
+from bench.cli.site import site_
 
 app = typer.Typer(
     help="Which training or compression method should I use? A benchmark whose numbers can be trusted.",
@@ -63,10 +66,12 @@ app.command("run", epilog=options.EXIT_STATUS)(run_)
 app.command("rerun", epilog=options.EXIT_STATUS)(rerun_)
 app.command()(report)
 app.command("open")(open_)
+app.command("pick", epilog=PICK_EXIT_STATUS)(pick_)
 app.command("gate", epilog=options.GATE_EXIT_STATUS)(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)
 app.command("history")(history_)
+app.command("site")(site_)
 app.command()(doctor)
 app.command()(schema)
 for _command in app.registered_commands:

@@ -14,27 +14,46 @@ from bench.cli.say import say
 
 
 class Format(StrEnum):
-    """What a report can be."""
+    """What a report can be. The last four are files, for they are no text."""
 
     html = "html"
     md = "md"
     csv = "csv"
     json = "json"
+    tex = "tex"
+    table = "table"
+    parquet = "parquet"
+    svg = "svg"
+    pdf = "pdf"
+    png = "png"
+
+
+class Width(StrEnum):
+    """Inches of a paper's column, and of two."""
+
+    one = "3.3"
+    two = "6.9"
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
     format: Annotated[
-        Format | None, typer.Option("--format", help="Print this one; html and md are written otherwise.")
+        Format | None,
+        typer.Option(
+            "--format",
+            help="Print this one; parquet, and svg, pdf and png of each figure, are written into the folder. "
+            "Without it, html and md are.",
+        ),
     ] = None,
+    width: Annotated[Width, typer.Option("--width", help="How wide a figure is, in inches.")] = Width.two,
 ) -> None:
     """Report on a results folder: print it in one format, or write report.html and report.md into it."""
-    from reports import pieces, write
+    from reports import FILES, pieces, write
 
-    if format is not None:
+    if format is not None and format.value not in FILES:
         if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # as what it says of itself, and as the files are
         sys.stdout.writelines(pieces(folder, format.value))
         return
-    for path in write(folder, ["html", "md"], folder):
+    for path in write(folder, [format.value] if format else ["html", "md"], folder, inches=float(width.value)):
         say(f"wrote {path}")

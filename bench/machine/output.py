@@ -69,7 +69,10 @@ _SEQUENCES = re.compile(
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles, links, clipboards
     r"|\x1b[ -/]*[0-~]?"
 )
-_OTHERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_OTHERS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"
+    r"\u202a-\u202e\u2066-\u2069]"  # which turn the direction of all that follows
+)
 
 
 def visible(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 _PREFIXES: dict[str, list[tuple[float, str]]] = {
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
@@ -46,6 +47,25 @@ def prefixed(value: float, unit: str) -> tuple[float, str]:
     """The unit that a reader expects for `value`, as how many of `unit` it is, and its name: (1e6, "MB") for 86,700,000 B."""
     names = _PREFIXES.get(unit, [(1.0, unit)])
     return next(((factor, name) for factor, name in names if abs(value) >= factor), names[-1])
+
+
+BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+"""Units of an amount of memory, as people write them."""
+
+
+def quantity(text: str, unit: str) -> float:
+    """The value that `text` says, in `unit`, as people write it: ``8GiB``, ``20 ms``, ``70%``, ``1,712``, ``0.7``.
+
+    Raises:
+        ValueError: it is no number, or its unit is another; the message ends a sentence such as "--max latency is".
+    """
+    known = dict(BYTES) if unit == "B" else {name: factor for factor, name in _PREFIXES.get(unit, []) if name}
+    known |= {"s": {"us": 1e-6}, "fraction": {"%": 0.01}}.get(unit, {}) if unit in ("s", "fraction") else {unit: 1.0}
+    found = re.fullmatch(r"\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(.*?)\s*", text, re.I)
+    if found and found[2] in ("", *known):
+        return float(found[1].replace(",", "")) * known.get(found[2], 1.0)
+    example = {"fraction": "0.7 or 70%", "B": "8GiB", "s": "20ms"}.get(unit, f"3 {unit}")
+    raise ValueError(f"a number, with {' or '.join(known)} where it has a unit, as in {example}; found {text!r}")
 
 
 def counted(number: int, noun: str) -> str:

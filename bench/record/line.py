@@ -34,8 +34,11 @@ def parsed(line: bytes) -> Any:
     return record
 
 
-_NO_SIGN = re.compile(rb"\\u(?:00[0189]|007f|d[89a-f])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
-"""Where JSON may hold what is no sign to be read: control characters, halves of characters."""
+_NO_SIGN = re.compile(
+    rb"\\u(?:00[0189]|007f|d[89a-f]|20(?:2[a-e]|6[6-9]))|\x7f|\xc2[\x80-\x9f]|\xe2(?:\x80[\xaa-\xae]|\x81[\xa6-\xa9])",
+    re.IGNORECASE,
+)
+"""Where JSON may hold what is no sign to be read: control characters, halves of characters, turns of direction."""
 
 
 def _visible(value: Any) -> Any:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.metrics.metric import Metric
-
-_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+from bench.metrics.units import BYTES
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,13 @@ def tolerance(key: str, text: object, metric: Metric | None) -> Tolerance:
     given = (found[2] or "") if found else ""
     if found and "%" in fits and given == "%":
         return Tolerance("ratio", share(text, key), str(text).strip())
-    if found and "bytes" in fits and given in _BYTES:
-        return Tolerance("difference", float(found[1]) * _BYTES[given], str(text).strip())
+    if found and "bytes" in fits and given in BYTES:
+        return Tolerance("difference", float(found[1]) * BYTES[given], str(text).strip())
     if found and "points" in fits and given in ("points", "point"):
         return Tolerance("difference", float(found[1]) / 100, str(text).strip())
     if found and given in fits:
         return Tolerance("difference", float(found[1]), str(text).strip())
-    known = ", ".join(_BYTES) if "bytes" in fits else ""
+    known = ", ".join(BYTES) if "bytes" in fits else ""
     said = " or ".join(f"bytes ({known})" if each == "bytes" else "%" if each == "%" else each for each in fits)
     raise ValueError(f'{key}: its tolerance is in {said}, as in "{example}", found {text!r}')
 

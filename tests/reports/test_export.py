@@ -2,12 +2,16 @@ import csv
 import dataclasses
 import io
 import json
+import sys
 
 import pytest
 
+import reports
 from bench.compare.compare import compare
+from bench.machine.machine import MachineError
 from reports import render_comparisons
 from tests import synthetic
+from tests.synthetic import Method
 
 
 def to_json(found):
@@ -81,7 +85,7 @@ def test_empty_json_is_still_an_object():
     assert json.loads(to_json([])) == {"schema": 2, "comparisons": [], "recipes": []}
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r+1", " =1", "＝1"])
 def test_no_cell_of_csv_is_a_formula(name):
     (comparison,) = compare(synthetic.records())
     renamed = dataclasses.replace(comparison, title=name)
@@ -115,3 +119,24 @@ def test_what_quality_is_to_be_seen_beside_is_in_json():
     }
     assert untrained["name"] == "untrained"
     assert untrained["metrics"] == {"accuracy": pytest.approx(0.12), "macro_f1": pytest.approx(0.05)}
+
+
+def test_parquet_is_the_long_table_with_its_texts_as_they_were(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    methods = {**synthetic.METHODS, "=1+1": Method("bitfit(lr=0.1)", 0.7)}
+    folder = synthetic.write(synthetic.records(methods), tmp_path)
+    (file,) = reports.write(folder, ["parquet"], tmp_path)
+    found = parquet.read_table(file).to_pylist()
+    for line, row in zip(found, csv.DictReader(io.StringIO(reports.render(folder, "csv"), newline="")), strict=True):
+        for key, value in line.items():
+            assert row[key] == ("" if value is None else f"'{value}" if str(value).startswith("=") else str(value))
+    assert {line["name"] for line in found} == set(methods)
+    assert isinstance(found[0]["value"], float)
+
+
+def test_parquet_without_its_package_says_what_to_install_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    folder = synthetic.write(synthetic.records(), tmp_path / "in")
+    with pytest.raises(MachineError, match=r"pip install 'methodbench\[parquet\]'"):
+        reports.write(folder, ["csv", "parquet"], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

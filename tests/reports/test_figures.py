@@ -49,14 +49,6 @@ def test_figures_name_no_address(drawings):
     assert all("http" not in json.dumps(drawing.spec) for drawing in drawings)
 
 
-def test_svg_files_are_written(comparison, tmp_path):
-    svg = figures.Svg(tmp_path)
-    svg.add(comparison)
-    written = svg.written
-    assert [path.name for path in written] == [f"figure-{n}.svg" for n in range(1, 11)]
-    assert written[0].read_text(encoding="utf-8").startswith("<svg")
-
-
 def test_the_runtime_is_whole():
     runtime = figures.runtime()
     assert "</script" not in runtime.lower()

@@ -31,17 +31,20 @@ def test_a_folder_is_rendered_in_every_format(folder, format):
 
 
 def test_an_unknown_format_names_the_known_ones(folder, tmp_path):
-    with pytest.raises(ValueError, match="unknown format `pdf`; known: table, md, html, json, csv"):
-        reports.render(folder, "pdf")
+    with pytest.raises(
+        ValueError, match="unknown format `doc`; known: table, md, html, json, csv, tex, and as files parquet"
+    ):
+        reports.render(folder, "doc")
     with pytest.raises(ValueError, match="unknown format"):
-        reports.write(folder, ["md", "pdf"], tmp_path / "out")
+        reports.write(folder, ["md", "doc"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_files_are_written_where_asked(folder, tmp_path):
     out = tmp_path / "new" / "out"
-    written = reports.write(folder, ["html", "md", "json", "csv", "table"], out)
-    assert [path.name for path in written] == ["report.html", "report.md", "report.json", "report.csv", "report.txt"]
+    written = reports.write(folder, ["html", "md", "json", "csv", "table", "tex"], out)
+    suffixes = ["html", "md", "json", "csv", "txt", "tex"]
+    assert [path.name for path in written] == [f"report.{suffix}" for suffix in suffixes]
     assert json.loads(written[2].read_text(encoding="utf-8"))["recipes"]
     assert b"\r\r\n" not in written[3].read_bytes()
 

@@ -1,7 +1,9 @@
 """``methodbench report``."""
 
+import importlib.util
 import subprocess
 
+from tests import synthetic
 from tests.command import METHODBENCH, methodbench
 
 
@@ -32,3 +34,23 @@ def test_a_report_that_cannot_be_written_says_where(suite, tmp_path):
     (out / "report.html").unlink()
     (out / "report.html").mkdir()
     assert "report.html: Is a directory" in methodbench("report", out, status=2)
+
+
+def test_what_is_text_is_printed_and_what_is_not_is_written_into_the_folder(tmp_path):
+    synthetic.write(synthetic.records(seeds=(0,)), tmp_path / "out")
+    assert "\\begin{tabular}" in methodbench("report", "out", "--format", "tex", cwd=tmp_path)
+    assert "int8" in methodbench("report", "out", "--format", "table", cwd=tmp_path)
+    said = methodbench("report", "out", "--format", "svg", "--width", "3.3", cwd=tmp_path).splitlines()
+    assert said[1] == "wrote out/figure-accuracy-and-training-memory.svg"
+    assert 'width="3.3in"' in (tmp_path / said[1].removeprefix("wrote ")).read_text(encoding="utf-8")
+    assert "'3.3', '6.9'" in methodbench("report", "out", "--format", "svg", "--width", "4", cwd=tmp_path, status=2)
+
+
+def test_parquet_is_written_or_its_package_is_named(tmp_path):
+    synthetic.write(synthetic.records(seeds=(0,)), tmp_path / "out")
+    if importlib.util.find_spec("pyarrow"):
+        assert methodbench("report", "out", "--format", "parquet", cwd=tmp_path) == "wrote out/report.parquet\n"
+    else:
+        said = methodbench("report", "out", "--format", "parquet", cwd=tmp_path, status=2)
+        assert "pip install 'methodbench[parquet]'" in said
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["records.jsonl"]

@@ -61,6 +61,7 @@ def test_a_file_is_never_taken_for_a_standard_output_that_was_closed(tmp_path):
         ("\x9b31mx\x00\x08", "\ufffd31mx\ufffd\ufffd"),
         ("10 %\r20 %\r\nend", "10 %\n20 %\nend"),
         ("\udcff", "\ufffd"),
+        ("שלום a\u202eb\u2069", "שלום a\ufffdb\ufffd"),
     ],
 )
 def test_what_commands_a_terminal_is_not_shown(text, shown):
