@@ -40,8 +40,9 @@ def write(folder, nodes, recipes=100):
     return folder
 
 
-def check_growth(few, many, times, format):
-    """That `many` takes no more than `times` as long as `few`, but for a third, and less than a gigabyte."""
+def check_growth(few, many, times, format, repeats=1):
+    """That `many` takes no more than `times` as long as `few`, but for a third, and less than a gigabyte. The least of
+    `repeats` counts: other programs only add."""
 
     def measured(folder):
         words = [sys.executable, "-c", RENDER, str(folder), format]
@@ -50,7 +51,7 @@ def check_growth(few, many, times, format):
         return float(seconds), float(kilobytes) / 1e6
 
     short, _ = min(measured(few) for _ in range(3))
-    long, gigabytes = measured(many)
+    long, gigabytes = min(measured(many) for _ in range(repeats))
     print(f"{format}: {short:.2f} s, {long:.1f} s, {long / short / times:.2f} of linear, {gigabytes:.2f} GB")
     assert long <= 1.3 * times * short
     assert gigabytes < 1
@@ -82,4 +83,4 @@ def test_a_hundred_times_the_records_take_a_hundred_times_as_long(folders, forma
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_ten_times_the_recipes_of_one_comparison_take_ten_times_as_long(wide, format):
-    check_growth(wide[500], wide[5_000], 10, format)
+    check_growth(wide[500], wide[5_000], 10, format, repeats=3)
