@@ -170,6 +170,13 @@ def spoils_cpu_time(figures: Mapping[str, Any]) -> str:
     return ""
 
 
+def against(figures: Mapping[str, Any], clock: str) -> str:
+    """Of the figures of :func:`judge`, what speaks against a time by the `clock`: "cpu", of one thread, "cuda" or "wall"."""
+    if clock == "cpu":
+        return spoils_cpu_time(figures)
+    return (figures.get("reason") or "the machine was busy") if figures["contended"] else ""
+
+
 def _thread_seconds(
     before: Mapping[int, tuple[float, float]], after: Mapping[int, tuple[float, float]]
 ) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from typing import Any
 from bench.machine.paths import irregular
 from bench.record.errors import RecordError, explain
 from bench.record.line import FILE, parsed
-from bench.record.schema import End, Newer, Node, Run, line
+from bench.record.schema import End, Newer, Node, Run, Turns, line
 
 
 @dataclass
@@ -26,13 +26,15 @@ class Records:
     ``nodes`` has the latest record of each stage by id: two records of one stage are two answers to one
     question, and the later is what the machine says now. That holds for a failure after a success too: older
     figures in its place would hide it. ``ends`` has the end of each run by the run's id; a run without one
-    was broken off. ``warnings`` names each line that is left out.
+    was broken off. ``turns`` has each time that two trainings took turns, by the id of the baseline's stage, then of the other's.
+    ``warnings`` names each line that is left out.
     """
 
     file: Path
     nodes: Nodes = field(init=False)
     runs: list[Run] = field(default_factory=list)
     ends: dict[str, End] = field(default_factory=dict)
+    turns: dict[str, dict[str, list[Turns]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _end: int = field(default=0, repr=False)
     _lines: int = field(default=0, repr=False)
@@ -91,6 +93,8 @@ class Records:
                 self.nodes.put(found, start, len(text))
             elif isinstance(found, Run):
                 self.runs.append(found)
+            elif isinstance(found, Turns):
+                self.turns.setdefault(found.baseline, {}).setdefault(found.node, []).append(found)
             else:
                 self.ends[found.run] = found
 

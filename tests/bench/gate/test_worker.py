@@ -51,10 +51,10 @@ def test_clocks_add_up_pieces_and_give_the_seconds_of_a_unit(monkeypatch: pytest
     for _ in range(2):
         clocks.start()
         clocks.stop()
-    assert clocks.take(4) == worker.Timing(wall=6 / 4, cpu=3 / 4)
+    assert clocks.take(4) == turns.Timing(wall=6 / 4, cpu=3 / 4)
     clocks.start()
     clocks.stop()
-    assert clocks.take(1) == worker.Timing(wall=1.0, cpu=0.5)
+    assert clocks.take(1) == turns.Timing(wall=1.0, cpu=0.5)
 
 
 def test_on_a_gpu_events_time_each_piece_and_are_read_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
