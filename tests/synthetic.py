@@ -16,6 +16,7 @@ class Records:
     nodes: dict = field(default_factory=dict)
     runs: list = field(default_factory=list)
     ends: list = field(default_factory=list)
+    turns: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
 
 
