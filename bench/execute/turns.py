@@ -23,6 +23,7 @@ from bench.record.schema import Status
 from bench.stage.job import Job, Progress
 
 SIDES = ("theirs", "ours")
+NAMES = ("the baseline's training", "the training")
 
 
 def run(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
@@ -41,7 +42,7 @@ def run(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
     try:
         if turns.alive:
             with ExitStack() as until:
-                both = [until.enter_context(Side(each, number)) for each in sides]
+                both = [until.enter_context(Side(name, each, number)) for name, each in zip(NAMES, sides, strict=True)]
                 for side in both:
                     side.warm()
                 for done, which in enumerate(order(number)):
@@ -51,7 +52,7 @@ def run(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
                     trust[which].append(side.end())
         else:
             for done, which in enumerate(order(2)):
-                with Side(sides[which], number // 2) as side:
+                with Side(NAMES[which], sides[which], number // 2) as side:
                     side.warm()
                     for turn in range(number // 2):
                         tell(done * number // 2 + turn)
@@ -79,9 +80,10 @@ class SideError(Exception):
 
 
 class Side:
-    """A process that trains, `turns` times, when it is told to. Use as a context manager: it ends with the block."""
+    """A process that trains, `turns` times, when it is told to; `name` is for errors. As a context manager, it ends with the block."""
 
-    def __init__(self, job: Job, turns: int) -> None:
+    def __init__(self, name: str, job: Job, turns: int) -> None:
+        self._name = name
         context = multiprocessing.get_context("fork")
         self._killed_before = kernel_kills()
         self._connection, theirs = context.Pipe()
@@ -134,9 +136,9 @@ class Side:
             status, reason, said = self._connection.recv()
         except (EOFError, OSError):
             self._process.join(5)
-            raise SideError(*died(self._process.exitcode, self._killed_before)) from None
+            (status, reason), said = died(self._process.exitcode, self._killed_before), None
         if status != "ok":
-            raise SideError(status, reason)
+            raise SideError(status, f"{self._name}: {reason}")
         return said
 
 

@@ -68,7 +68,7 @@ def test_a_side_may_have_more_steps_than_its_budget(take):
 @pytest.mark.parametrize("dies", [0, 5])
 def test_a_side_that_dies_is_the_end_and_says_so(take, dies):
     found = take(f"full + planted(0.0, {dies})", "full")
-    assert (found.status, found.reason) == ("failed", "the process ended with status 7 and no result")
+    assert (found.status, found.reason) == ("failed", "the training: the process ended with status 7 and no result")
     assert "ours" not in found.measured
 
 
