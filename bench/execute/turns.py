@@ -168,7 +168,7 @@ def _steps(job: Job, turns: int, asked: Connection) -> Iterator[object]:
     yield None
     asked.recv()
     yield take(warmup)
-    with Contention(torch.device(job.machine.device)) as contention:
+    with Contention(torch.device(job.machine.device), beside=int(job.turns.alive)) as contention:
         while asked.recv() == "take":
             yield take(job.turns.steps)
     yield contention.result()

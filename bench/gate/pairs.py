@@ -249,7 +249,7 @@ class Pairs:
 
     def _in_turns(self, workers: Sequence[Worker], case: Case, wanted: Mapping[str, set[str]]) -> dict[str, Any]:
         for worker in workers:
-            worker.send({"do": "case", "name": case.name})
+            worker.send({"do": "case", "name": case.name, "beside": len(workers) - 1})
         ready, *_ = [worker.answer("ready") for worker in workers]
         timed = [metric for metric in case.timed if metric in wanted[case.name]]
         for metric in timed:

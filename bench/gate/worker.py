@@ -5,7 +5,7 @@ process of a pair: it imports everything once and forks a child for each case, s
 another left. It begins with ``{"hello": {module: file}}``. A child prepares its case and warms up, says so, and then works only when it is told to, so that the two
 workers of a pair take turns:
 
-    {"do": "case", "name": …}                   → {"ready": {metric: seconds of one piece of work}}
+    {"do": "case", "name": …, "beside": n}      → {"ready": {metric: seconds of one piece of work}}
     {"do": "repeat", "pieces": {metric: n}}     → {"repeat": {metric: {"wall": …, "cpu": …, "cuda": …}}}
     {"do": "profile", "pieces": {metric: n}}    → {"profile": {operator: seconds}}
     {"do": "end"}                               → {"end": {"held": {metric: bytes}, "trust": {…}}}
@@ -208,7 +208,7 @@ def serve(folder: Path, modules: Sequence[str], stdin: TextIO, say: Callable[[Ma
             continue
         follow(os.getppid())
         try:
-            _case(*jobs[asked["name"]], stdin, say)
+            _case(*jobs[asked["name"]], asked.get("beside", 0), stdin, say)
         except Exception as error:
             traceback.print_exc()
             say({"error": f"{asked['name']}: {type(error).__name__}: {error}"})
@@ -228,7 +228,7 @@ class Ready:
     device: torch.device | None = None
 
 
-def _case(kind: Kind, job: Job | str, stdin: TextIO, say: Callable[[Mapping[str, Any]], None]) -> None:
+def _case(kind: Kind, job: Job | str, beside: int, stdin: TextIO, say: Callable[[Mapping[str, Any]], None]) -> None:
     import torch
 
     from bench.measure.trust import Contention
@@ -242,7 +242,7 @@ def _case(kind: Kind, job: Job | str, stdin: TextIO, say: Callable[[Mapping[str,
         prepared = _training(job) if kind == "train" else _serving(job)
     with prepared as ready:
         say({"ready": {metric: _seconds(repeat) for metric, repeat in ready.repeat.items()}})
-        with Contention(ready.device) as contention:
+        with Contention(ready.device, beside=beside) as contention:
             while line := stdin.readline():
                 asked = json.loads(line)
                 if asked["do"] == "end":
