@@ -36,6 +36,12 @@ class Due:
     node: Node
     baseline: Node | None = None
 
+    @property
+    def models(self) -> set[str]:
+        """The nodes whose models this takes."""
+        of = (self.node.parent, self.baseline.parent) if self.baseline else (self.node.id, self.node.uncompressed)
+        return {node for node in of if node}
+
 
 class Timings:
     """What a run of the recipes called `names` has to time at its end. `fresh`: whatever was timed before the run `run_id`."""
@@ -66,18 +72,17 @@ class Timings:
 
     def checkpoints(self) -> set[str]:
         """The nodes whose models are still needed."""
-        begun = {each.parent for pair in self._pairs for each in (pair.node, pair.baseline) if each and each.parent}
-        return begun.union(*({id_, self._nodes[id_].uncompressed or id_} for id_ in self._busy))
+        return set().union(*(each.models for each in (*self._pairs, *self._latencies())))
 
     def due(self, records: Records) -> list[Due]:
         """What is to be timed now, as far as the models that it takes are there."""
         there, ok = checkpoint.present(self._folder), records.ok
         self._pairs = [each for each in self._pairs if self._wanted(self._taken(each, records))]
         ended = [each for each in self._pairs if each.baseline and {each.node.id, each.baseline.id} <= ok]
-        latencies = [Due(node) for id_, node in self._nodes.items() if id_ in self._busy]
-        needed = [(each, {each.node.parent, each.baseline.parent if each.baseline else None}) for each in ended]
-        needed += [(each, {each.node.id, each.node.uncompressed}) for each in latencies]
-        return [each for each, models in needed if models - {None} <= there]
+        return [each for each in (*ended, *self._latencies()) if each.models <= there]
+
+    def _latencies(self) -> list[Due]:
+        return [Due(node) for id_, node in self._nodes.items() if id_ in self._busy]
 
     def _taken(self, pair: Due, records: Records) -> list[Taken]:
         assert pair.baseline is not None
