@@ -21,6 +21,7 @@ max_length = 32
 [measure]
 latency = [[1, 8]]
 latency_samples = 3
+turns = 0
 [recipes]
 {recipes}
 """
