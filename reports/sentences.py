@@ -27,9 +27,11 @@ from bench.compare.doubts import (
     Differing,
     Doubt,
     FailedBaseline,
+    LeftOut,
     MoreUnread,
     NoBaseline,
     Noted,
+    NotInTurns,
     OtherCards,
     Unmeasured,
     Unread,
@@ -190,6 +192,17 @@ def _doubt(doubt: Doubt) -> str:
                 f"Not on the card of the baseline {_name(baseline)} for each seed: {_names(recipes)}. Cards of one "
                 "kind differ by some percent; run them again with `--fresh` on one machine."
             )
+        case NotInTurns(reason, recipes):
+            return (
+                f"The training of {_names(recipes)} took no turns with the baseline's, so its throughput is less certain: "
+                f"{reason.replace('`', chr(39))}."
+            )
+        case LeftOut(seeds):
+            said = [
+                f"seed{'s' if len(each) > 1 else ''} {_listed([str(seed) for seed in each])} of {_name(name)}"
+                for name, each in seeds.items()
+            ]
+            return f"Timings taken while the machine was busy are left out of the figures: {_shortened(said)}."
         case Busy(recipes):
             return (
                 f"Timings taken while the machine was busy are marked ⚠: {_names(recipes)}. "

@@ -19,6 +19,7 @@ class Records:
     runs: list = field(default_factory=list)
     references: dict = field(default_factory=dict)
     ends: list = field(default_factory=list)
+    turns: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
 
 

@@ -16,9 +16,21 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bench.compare import doubts, looks, stats
 from bench.compare.doubts import Doubt
-from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change
+from bench.compare.rows import (
+    DEFAULT_MARGINS,
+    NOT_RUN,
+    Change,
+    Ending,
+    Figure,
+    Proof,
+    Reference,
+    Row,
+    change,
+    kind_of,
+)  # fmt: skip
+from bench.compare.turns import Pace, Paths, Step, in_turns, pace
 from bench.metrics import registry
-from bench.metrics.metric import Metric, Record, paired
+from bench.metrics.metric import Metric
 from bench.record.reading import read, sketches
 from bench.record.schema import LARGEST, Cell, Claim, Node, Run
 from bench.suite.margins import Margins
@@ -176,7 +188,8 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
     by_name: dict[str, list[Cell]] = {}
     for cell in cells:
         by_name.setdefault(cell.name, []).append(cell)
-    rows = [_row(name, of_name, name == run.baseline, every, known) for name, of_name in by_name.items()]
+    paces = _paces(by_name.get(run.baseline, ()), records)
+    rows = [_row(name, of_name, name == run.baseline, every, known, paces) for name, of_name in by_name.items()]
     margins = Margins.recorded(run.margins or {})
     present = tuple(each for each in known if any(each.name in row.figures for row in rows))
     draft = Comparison(
@@ -223,26 +236,35 @@ def _compared(draft: Comparison, rows: list[Row]) -> Comparison:
     return replace(draft, rows=tuple(_ranked(rows, primary)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A stage's record, and the same as metrics read it."""
+def _paces(cells: Iterable[Cell], records: Records) -> dict[int, Pace]:
+    """What the baseline's `cells` set, by seed."""
+    steps = _steps(cells, records.nodes)
+    found = {cell.seed: pace([steps[id_] for id_ in cell.path if id_ in steps], records.turns) for cell in cells}
+    return {seed: each for seed, each in found.items() if each}
 
-    node: Node
-    paired: Record
 
-
-Paths = Mapping[int, Sequence[_Step]]
-"""The stages of a recipe for each seed."""
+def _steps(cells: Iterable[Cell], nodes: Mapping[str, Node]) -> dict[str, Step]:
+    ids = {id_ for cell in cells for id_ in cell.path if id_ in nodes}
+    return {id_: Step.of(Node.of(nodes[id_]), nodes) for id_ in ids}
 
 
 def _row(
-    name: str, cells: Sequence[Cell], is_baseline: bool, nodes: Mapping[str, Node], known: Sequence[Metric]
+    name: str,
+    cells: Sequence[Cell],
+    is_baseline: bool,
+    nodes: Mapping[str, Node],
+    known: Sequence[Metric],
+    paces: Mapping[int, Pace],
 ) -> Row:
-    ids = {id_ for cell in cells for id_ in cell.path if id_ in nodes}
-    steps = {id_: _Step(Node.of(nodes[id_]), paired(nodes[id_], nodes)) for id_ in ids}
+    steps = _steps(cells, nodes)
     endings = tuple(_ending(cell, steps) for cell in cells)
     every = {cell.seed: [steps[id_] for id_ in cell.path if id_ in steps] for cell in cells}
-    paths = {ending.seed: every[ending.seed] for ending in endings if ending.status == "ok"}
+    paths: Paths = {ending.seed: every[ending.seed] for ending in endings if ending.status == "ok"}
+    not_in_turns = ""
+    if isinstance(paced := in_turns(paths, paces), str):
+        not_in_turns = "" if is_baseline else paced
+    else:
+        paths = paced
     last = {seed: path[-1].node for seed, path in paths.items()}
     trained = {seed: [step.node for step in path if step.node.training] for seed, path in every.items()}
     return Row(
@@ -256,6 +278,7 @@ def _row(
         phases=_phases(paths.values()),
         arguments=tuple(step.node.arguments for step in next(iter(paths.values()), ()) if step.node.arguments),
         training=tuple(node.id for path in trained.values() for node in path),
+        not_in_turns=not_in_turns,
         evidence=_evidence(every.values()),
         correct={
             seed: array("f", node.quality.correct)  # a record has them as a list, which is many times the size
@@ -285,8 +308,13 @@ def _figure(metric: Metric, paths: Paths) -> Figure | None:
     values = {seed: value for seed, value in read.items() if value is not None and abs(value) <= LARGEST}
     if not values:
         return None
-    estimate = stats.mean(list(values.values()))
-    return Figure(metric, estimate.value, estimate.interval, values, _contention(metric, paths.values()))
+    busy = {seed: why for seed in values if (why := _against(metric, paths[seed]))}
+    left_out = tuple(sorted(busy)) if len(busy) < len(values) else ()
+    values = {seed: value for seed, value in values.items() if seed not in left_out}
+    contended = None if left_out else next(iter(busy.values()), None)
+    average = stats.geometric_mean if kind_of(metric) == "ratio" and min(values.values()) > 0 else stats.mean
+    estimate = average(list(values.values()))
+    return Figure(metric, estimate.value, estimate.interval, values, contended, left_out)
 
 
 def _chain(paths: Paths, known: Sequence[Metric]) -> tuple[tuple[str, Mapping[str, Figure]], ...]:
@@ -308,14 +336,14 @@ def _processes(paths: Paths, known: Sequence[Metric]) -> tuple[Mapping[str, Figu
     found = []
     for rank in range(min((len(each) for _, each in ranks.values()), default=0)):
         own = {
-            seed: [_Step(node, {"training": each[rank], "weight_bytes": each[rank].get("weight_bytes")})]
+            seed: [Step(node, {"training": each[rank], "weight_bytes": each[rank].get("weight_bytes")})]
             for seed, (node, each) in ranks.items()
         }
         found.append(_figures(held, own))
     return tuple(found)
 
 
-def _ending(cell: Cell, steps: Mapping[str, _Step]) -> Ending:
+def _ending(cell: Cell, steps: Mapping[str, Step]) -> Ending:
     if cell.refused:
         return Ending(cell.seed, "refused", reason="; ".join(cell.refused))
     for id_ in cell.path:
@@ -340,7 +368,7 @@ def _clock(path: Iterable[Node]) -> tuple[Sequence[float], Sequence[float]]:
     )
 
 
-def _phases(paths: Collection[Sequence[_Step]]) -> dict[str, float]:
+def _phases(paths: Collection[Sequence[Step]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for path in paths:
         for step in path:
@@ -351,7 +379,7 @@ def _phases(paths: Collection[Sequence[_Step]]) -> dict[str, float]:
     return found
 
 
-def _evidence(paths: Iterable[Sequence[_Step]]) -> tuple[Proof, ...]:
+def _evidence(paths: Iterable[Sequence[Step]]) -> tuple[Proof, ...]:
     claims: dict[tuple[str, str, str], list[Claim]] = {}
     for path in paths:
         for step in path:
@@ -368,19 +396,17 @@ def _evidence(paths: Iterable[Sequence[_Step]]) -> tuple[Proof, ...]:
     )
 
 
-def _contention(metric: Metric, paths: Iterable[Sequence[_Step]]) -> str | None:
+def _against(metric: Metric, path: Sequence[Step]) -> str | None:
+    """Why the value of one seed is not to be trusted; None where it is."""
     if metric.exact or metric.family not in ("throughput", "time", "latency"):
         return None
-    for path in paths:
-        # A path's latency is its last stage's; its training, that of all stages.
-        nodes = [step.node for step in (path[-1:] if metric.family == "latency" else path)]
-        if metric.name == "scaling_efficiency":
-            nodes += [Node.of(step.paired["single_process"]) for step in path if step.paired["single_process"]]
-        for node in nodes:
-            found = node.trust and (node.trust.latency if metric.family == "latency" else node.trust.training)
-            if found and found.against:
-                return found.against
-    return None
+    # A path's latency is its last stage's; its training, that of all stages.
+    if metric.family == "latency":
+        return path[-1].latency
+    steps = list(path)
+    if metric.name == "scaling_efficiency":
+        steps += [Step.of(Node.of(step.paired["single_process"]), {}) for step in path if step.paired["single_process"]]
+    return next((step.training for step in steps if step.training), None)
 
 
 def _changes(row: Row, base: Row, known: Sequence[Metric], margins: Margins) -> dict[str, Change]:

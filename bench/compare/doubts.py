@@ -78,6 +78,21 @@ class OtherCards:
 
 
 @dataclass(frozen=True, slots=True)
+class NotInTurns:
+    """The training of ``recipes`` took no turns with the baseline's, for one ``reason``, while others' did."""
+
+    reason: str
+    recipes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Timings of these ``seeds`` of a recipe, by its name, were taken while the machine was busy, and are in no figure."""
+
+    seeds: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Busy:
     """Timings of ``recipes`` were taken while the machine was busy."""
 
@@ -94,6 +109,8 @@ Doubt = (
     | Unmeasured
     | Unregistered
     | OtherCards
+    | NotInTurns
+    | LeftOut
     | Busy
 )
 
@@ -125,6 +142,14 @@ def of_rows(rows: Sequence[Row], baseline: str, environments: Iterable[Mapping[s
         yield Unregistered(tuple(unknown))
     if elsewhere := tuple(row.name for row in rows if base is not None and _on_other_cards(row, base)):
         yield OtherCards(baseline, elsewhere)
+    alone: dict[str, list[str]] = {}
+    for row in rows:
+        if row.not_in_turns:
+            alone.setdefault(row.not_in_turns, []).append(row.name)
+    for reason, recipes in alone.items():
+        yield NotInTurns(reason, tuple(recipes))
+    if left_out := {row.name: row.left_out for row in rows if row.left_out}:
+        yield LeftOut(left_out)
     if busy := tuple(row.name for row in rows if row.contended):
         yield Busy(busy)
 

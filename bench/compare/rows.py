@@ -35,10 +35,11 @@ ENDS: tuple[Ended, ...] = (STATUSES[0], NOT_RUN, *STATUSES[1:])
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One metric of one recipe: the mean over seeds, its t interval (None for one seed) and each seed's
-    value.
+    """One metric of one recipe: the mean over seeds, its t interval (None for one seed) and each seed's value.
 
-    ``contended`` says why a timing in it is not to be trusted; None where it is.
+    The mean is geometric where the metric compares by ratios and all values are above 0, so that the ratio of two figures of
+    the same seeds is the mean ratio. Timings that were taken while the machine was busy are no part of it: ``left_out`` are
+    their seeds. Where that is true of all, ``contended`` says why they are not to be trusted.
     """
 
     metric: Metric
@@ -46,12 +47,16 @@ class Figure:
     interval: Interval | None
     by_seed: Mapping[int, float]
     contended: str | None = None
+    left_out: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        half = (self.interval[1] - self.interval[0]) / 2 if self.interval else 0.0
+        low, high = self.interval or (self.value, self.value)
+        half = (high - low) / 2
         text, margin = show(self.value, self.metric.unit), show(half, self.metric.unit)
         if half <= 5e-4 * abs(self.value) or text.startswith("≈"):
             return text
+        if half > 1.1 * (self.value - low):  # the value lies too far from the middle for one number
+            return f"{text} ({show(low, self.metric.unit)} to {show(high, self.metric.unit)})"
         number, _, unit = text.partition(" ")
         # A unit that both have is said once: 335 ± 8.60 MB.
         return f"{number} ± {margin}" if unit and margin.endswith(f" {unit}") else f"{text} ± {margin}"
@@ -92,7 +97,7 @@ class Change:
     @property
     def kind(self) -> Literal["difference", "ratio"]:
         """How the two are compared."""
-        return _kind(self.metric)
+        return kind_of(self.metric)
 
     @property
     def verdict(self) -> Verdict:
@@ -174,7 +179,8 @@ class Row:
     has, for each seed, the seconds and the tokens of training up to the end of each step. ``phases`` are the mean seconds
     of what all stages did, by name. ``arguments`` is each stage with all its arguments, where they are recorded. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
-    trained together in the last training. ``absent`` says why a metric has no figure for some seed, by its name;
+    trained together in the last training. ``not_in_turns`` says why its trainings took no turns with the baseline's, where
+    others did; empty where it did. ``absent`` says why a metric has no figure for some seed, by its name;
     ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
     seed's last stage, by their ids.
     """
@@ -193,6 +199,7 @@ class Row:
     arguments: tuple[str, ...] = ()
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
+    not_in_turns: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
     cards: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -232,6 +239,11 @@ class Row:
         """Why timings are not to be trusted, each reason once."""
         return list(dict.fromkeys(figure.contended for figure in self.figures.values() if figure.contended))
 
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The seeds of which a timing is left out of a figure."""
+        return tuple(sorted({seed for figure in self.figures.values() for seed in figure.left_out}))
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -268,7 +280,7 @@ def change(
     a, b = [mine.by_seed[seed] for seed in seeds], [other.by_seed[seed] for seed in seeds]
     margin = margins.of(metric, math.fsum(b) / len(b))
     contended = mine.contended or (other.contended and f"{theirs.name}: {other.contended}")
-    if _kind(metric) == "difference":
+    if kind_of(metric) == "difference":
         scores = _scores(metric, ours, seeds), _scores(metric, theirs, seeds)
         try:
             noise = stats.seeds_and_items(*scores)
@@ -296,7 +308,8 @@ def is_share(correct: Sequence[float] | None, value: float) -> bool:
     return bool(correct) and math.isclose(sum(correct) / len(correct), value, rel_tol=1e-6, abs_tol=1e-6)  # type: ignore[arg-type]
 
 
-def _kind(metric: Metric) -> Literal["difference", "ratio"]:
+def kind_of(metric: Metric) -> Literal["difference", "ratio"]:
+    """How two figures of `metric` are compared."""
     return "difference" if metric.family == "quality" else "ratio"
 
 

@@ -135,9 +135,26 @@ def ratio(
     """
     if min((*ours, *theirs), default=1.0) <= 0:
         raise ValueError("a ratio needs values above 0")
-    log = difference(
-        [math.log(value) for value in ours], [math.log(value) for value in theirs], level=level, spread=spread
-    )
+    ours, theirs = ([math.log(value) for value in side] for side in (ours, theirs))
+    return _from_log(difference(ours, theirs, level=level, spread=spread))
+
+
+def geometric_mean(values: Sequence[float], *, level: float = LEVEL) -> Estimate:
+    """The geometric mean of `values` with the t interval of their logarithms put back. In the unit of the values.
+
+    The ratio of the geometric means of two sides is the geometric mean of their ratios, which is :func:`ratio`.
+
+    Raises:
+        ValueError: there are no values, or one is not finite and above 0.
+    """
+    if min(values, default=1.0) <= 0:
+        raise ValueError("a geometric mean needs values above 0")
+    if values and min(values) == max(values):  # which a logarithm and back would miss by a rounding
+        return mean(values, level=level)
+    return _from_log(mean([math.log(value) for value in values], level=level))
+
+
+def _from_log(log: Estimate) -> Estimate:
     return Estimate(math.exp(log.value), log.interval and (_exp(log.interval[0]), _exp(log.interval[1])), log.n)
 
 

@@ -46,7 +46,10 @@ _LEFT = "a machine that had room for it left the cluster"
 NOTICED = 60.0
 """Seconds within which Ray has noticed that a machine is lost, while others say that its processes are gone."""
 
-_READ = {"stage": ("input", "uncompressed"), "serve": ("output", "uncompressed"), "make": (), "untrained": ()}
+_READ = {
+    "stage": ("input", "uncompressed"), "serve": ("output", "uncompressed"), "turns": ("input", "turns_input"), "make": (),
+    "untrained": (),
+}  # fmt: skip
 """The checkpoints that each kind of job reads."""
 
 
@@ -109,7 +112,7 @@ class Cluster:
         from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
         stage = job.stages[-1]
-        processes, gpus = (stage.processes, stage.gpus_each) if job.what == "stage" else (1, 1)
+        processes, gpus = (stage.processes, stage.gpus_each) if job.what in ("stage", "turns") else (1, 1)
         each = _each(job.machine, processes, gpus)
         lost = ""
         for _ in range(2):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import os
 import time
 import uuid
@@ -19,9 +20,10 @@ from typing import Any, Protocol
 
 from bench.execute.base import Executor, Outcome
 from bench.execute.slots import Slots, slots
+from bench.execute.timings import Due, Timings, in_turns
 from bench.machine import disk, machine
 from bench.plan import plan
-from bench.plan.plan import Cell, Node, Plan
+from bench.plan.plan import Cell, Node, Plan, pairing
 from bench.record import pyperf_file
 from bench.record.reading import Records
 from bench.record.schema import Inference, Trust
@@ -46,12 +48,18 @@ class Watcher(Protocol):
     def ended(self, node: Node, record: Mapping[str, Any]) -> None:
         """A node ended."""
 
+    def timings(self, nodes: list[Node], *, again: bool) -> None:
+        """Timings of these follow the stages, or the timings before, `again`. Each begins with :meth:`node`."""
+
+    def timed(self, node: Node, record: Mapping[str, Any]) -> None:
+        """A timing of `node` ended: the record of its turns, or the node's own with the new latency in it."""
+
 
 @dataclass(frozen=True)
 class Result:
     """How a run ended: every node that ran with its status, and the cells that were refused, planned or under way.
 
-    ``records`` is what the folder held before the run; they read on to what it holds now.
+    ``records`` is what the folder held before the run, or its timings; they read on to what it holds now.
     """
 
     statuses: Mapping[str, str]
@@ -125,6 +133,8 @@ def run(
     store.append(_run_line(run_id, whole, names, environment, store.folder, looks))
     _record_refusals(whole, names, store, records, run_id)
 
+    timings = Timings(whole, names, store.folder, run_id, fresh=fresh)
+    timings.begin(records)
     watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded), records)
     statuses: dict[str, str] = {}
     beside: list[str] = []
@@ -133,10 +143,21 @@ def run(
         line = _node_line(run_id, node, whole) | {"environment": environment}
         return line | _measured(node, whole, store, executor, timeout, watcher, gpus)
 
+    @contextlib.contextmanager
+    def aside() -> Iterator[None]:
+        """What goes wrong inside costs no more than files that lie beside the records."""
+        try:
+            yield
+        except OSError as error:
+            beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
+
+    def tidy() -> None:
+        _tidy(chosen, store, recorded, kept | timings.checkpoints())
+
     waiting = [chosen.nodes[id_] for id_ in todo]
     room = room or slots(whole.machine, 1)
     # What is compared is paired by seed, so that it is on one card; other seeds and subjects may be on others meanwhile.
-    homes = {key: number for number, key in enumerate(dict.fromkeys(map(_pairing, whole.cells)))}
+    homes = {key: number for number, key in enumerate(dict.fromkeys(map(pairing, whole.cells)))}
     running: dict[Future[dict[str, Any]], tuple[Node, tuple[str, ...]]] = {}
     with _threads(executor, room.jobs) as threads:
         while waiting or running:
@@ -146,8 +167,7 @@ def run(
                     statuses[node.id] = ended[0]
                     waiting.remove(node)
                 elif (
-                    not node.stands_on & unfinished
-                    and (gpus := room.take(node.gpus, homes[_pairing(node)])) is not None
+                    not node.stands_on & unfinished and (gpus := room.take(node.gpus, homes[pairing(node)])) is not None
                 ):
                     waiting.remove(node)
                     running[threads.submit(measured, node, gpus)] = node, gpus
@@ -158,6 +178,7 @@ def run(
                 record = future.result()
                 store.append(record)
                 statuses[node.id] = record["status"]
+                timings.ended(record)
                 watcher.ended(node, record)
                 if record["status"] == "ok":
                     recorded.add(node.id)
@@ -166,19 +187,39 @@ def run(
                     raise disk.Full(
                         f"{store.folder}: {record['reason']}; free some space and run the same command again"
                     )
-                try:
+                with aside():
                     _files(node, record, store)
-                    _tidy(chosen, store, recorded, kept)
-                except OSError as error:
-                    beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
+                    tidy()
+
+        def timed(due: Due, gpus: tuple[str, ...]) -> dict[str, Any]:
+            if due.baseline is None:
+                return _latency_again(due.node, whole, store, executor, timeout, watcher, records, gpus)
+            taken = _turns(due, run_id, whole, store, executor, timeout, watcher, records, gpus)
+            return {"environment": environment} | taken
+
+        before = math.inf
+        # Where a round of timings mends none, the machine is busy for longer than this: the next run tries again.
+        while (due := timings.due(records.read_on())) and len(due) < before:
+            watcher.timings([each.node for each in due], again=before < math.inf)
+            before = len(due)
+            for each in due:
+                gpus = room.take(each.node.gpus, homes[pairing(each.node)])
+                assert gpus is not None, "no stage is running any more"
+                record = threads.submit(timed, each, gpus).result()
+                room.give(gpus)
+                store.append(record)
+                watcher.timed(each.node, record)
+                if each.baseline is None:
+                    timings.ended(record)
+                    with aside():
+                        _files(each.node, record, store)
+        if before < math.inf:
+            with aside():
+                tidy()
     store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
     return Result(statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)))
-
-
-def _pairing(of: Node | Cell) -> tuple[str, str, int]:
-    return of.subject.model.name, of.subject.task.name, of.seed
 
 
 @contextlib.contextmanager
@@ -227,22 +268,94 @@ def _measured(
     outcome = _outcome(executor, job, timeout, progress)
     measured = _marked(outcome)
     if outcome.status == "ok" and measure.latency:
-        for process in range(measure.latency_processes):
-            served = _outcome(executor, replace(job, what="serve", process=process), timeout, progress)
-            measured = _merge(measured, _marked(served))
-            if served.status in ("oom", "timeout"):
-                # The model is what the recipe says, and what was measured of it stays.
-                reason = f"in process {process + 1} of {measure.latency_processes}: {served.status}: {served.reason}"
-                measured = _merge(measured, {"absent": dict.fromkeys(_unmeasured(measured, measure), reason)})
-                break
-            if served.status != "ok":
-                reason = served.reason
-                if not reason.startswith(disk.FULL):
-                    reason = f"while measuring inference: {reason}"
-                outcome = Outcome(served.status, reason, served.log)
-                break
+        served, failed = _served(job, executor, timeout, progress)
+        measured, outcome = _merge(measured, served), failed or outcome
     measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
     return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
+
+
+def _served(
+    job: Job, executor: Executor, timeout: float | None, progress: Progress
+) -> tuple[dict[str, Any], Outcome | None]:
+    """Run the processes that measure the inference of the model that `job` left; and what failed, where that was more."""
+    measure = job.measure
+    measured: dict[str, Any] = {}
+    for process in range(measure.latency_processes):
+        served = _outcome(executor, replace(job, what="serve", process=process), timeout, progress)
+        measured = _merge(measured, _marked(served))
+        if served.status in ("oom", "timeout"):
+            # The model is what the recipe says, and what was measured of it stays.
+            reason = f"in process {process + 1} of {measure.latency_processes}: {served.status}: {served.reason}"
+            return _merge(measured, {"absent": dict.fromkeys(_unmeasured(measured, measure), reason)}), None
+        if served.status != "ok":
+            reason = served.reason
+            if not reason.startswith(disk.FULL):
+                reason = f"while measuring inference: {reason}"
+            return measured, Outcome(served.status, reason, served.log)
+    return measured, None
+
+
+def _turns(
+    due: Due,
+    run_id: str,
+    whole: Plan,
+    store: Store,
+    executor: Executor,
+    timeout: float | None,
+    watcher: Watcher,
+    records: Records,
+    gpus: tuple[str, ...],
+) -> dict[str, Any]:
+    """Time a training in turns with the baseline's."""
+    assert due.baseline is not None
+    progress, began, started = watcher.node(due.node), time.perf_counter(), _now()
+    here = whole.machine
+    turns = in_turns(due, records, here.gpu_memory if here.device == "cuda" else here.memory)
+    job = replace(
+        job_of(due.node, whole, store.folder, gpus),
+        what="turns",
+        turns=turns,
+        turns_input=checkpoint.path(store.folder, due.baseline.parent) if due.baseline.parent else None,
+        log=store.folder / "logs" / f"{due.node.id}-turns.log",
+    )
+    outcome = _outcome(executor, job, timeout, progress)
+    if outcome.status == "oom" and turns.alive:
+        outcome = _outcome(executor, replace(job, turns=replace(turns, alive=False)), timeout, progress)
+    if outcome.status == "ok":
+        job.log.unlink(missing_ok=True)
+    return {
+        "kind": "turns",
+        "run": run_id,
+        "node": due.node.id,
+        "baseline": due.baseline.id,
+        "seed": due.node.seed,
+        "started": started,
+        **outcome.measured,
+        "seconds": {**outcome.measured.get("seconds", {}), "total": time.perf_counter() - began},
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "log": outcome.log,
+    }
+
+
+def _latency_again(
+    node: Node,
+    whole: Plan,
+    store: Store,
+    executor: Executor,
+    timeout: float | None,
+    watcher: Watcher,
+    records: Records,
+    gpus: tuple[str, ...],
+) -> dict[str, Any]:
+    """Time the latency of the model that `node` left once more: its record, with this in it where all of it was measured."""
+    progress, began = watcher.node(node), time.perf_counter()
+    before = records.nodes[node.id]
+    served, failed = _served(job_of(node, whole, store.folder, gpus), executor, timeout, progress)
+    record = {**before, "retimed": before.retimed + 1}
+    if not failed and served.get("latency") and not served.get("absent"):
+        record |= {"latency": served["latency"], "trust": {**(before.get("trust") or {}), **served["trust"]}}
+    return {**record, "seconds": {**before["seconds"], "retimed": time.perf_counter() - began}}
 
 
 def job_of(node: Node, whole: Plan, folder: Path, gpus: tuple[str, ...] = ()) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from bench.metrics.registry import measured
 from bench.metrics.units import counted, show
 from bench.plan.plan import Node, Plan
 from bench.record.reading import Records
+from bench.record.schema import Turns
 from bench.stage.job import UNSEEN
 from bench.stage.job import Progress as Tell
 
@@ -89,23 +90,49 @@ class Watch:
 
     def ended(self, node: Node, record: Mapping[str, Any]) -> None:
         """A node ended."""
-        self._done += 1
         seconds = record["seconds"]["total"]
-        self.display.remove_task(self._running.pop(node.id).line)
-        self.display.update(self._all, completed=self._done)
         if record["status"] == "ok":
             self._past.add(node, seconds)
-            if self._say == "errors":
-                return
-        where = f" ({visible(node.subject.model.name)} on {visible(node.subject.task.name)})" if self._several else ""
-        width = len(str(self._of))
         figures = _all_figures(record) if self._say == "figures" else _few_figures(record, node.subject.task.primary)
-        self._print(
-            f"[{self._done:>{width}}/{self._of}] {record['status']:<8} {seconds:6.1f} s  "
-            f"{node.recipe}{where}, seed {node.seed}{': ' if figures else ''}{', '.join(figures)}"
-        )
+        self._line(node, record["status"], seconds, figures)
         if record["reason"]:
             self._print(f"    {visible(record['reason'])}")
+
+    def timings(self, nodes: list[Node], *, again: bool) -> None:
+        """Timings of these follow the stages, or the timings before, `again`. Each begins with :meth:`node`."""
+        self._done, self._of, self._past = 0, len(nodes), Past()
+        self._waiting = {node.id: node for node in nodes}
+        self.display.update(self._all, description="all timings", completed=0, total=len(nodes))
+        if self._say != "errors":
+            why = "again, since the machine was busy" if again else "now that the stages have ended"
+            self._print(f"{counted(len(nodes), 'timing')} to take {why}")
+
+    def timed(self, node: Node, record: Mapping[str, Any]) -> None:
+        """A timing of `node` ended: the record of its turns, or the node's own with the new latency in it."""
+        if record["kind"] == "node":
+            seconds, said, problem = record["seconds"]["retimed"], "latency", at(record, "trust", "latency", "reason")
+        else:
+            turns = Turns.of(record)
+            seconds, problem = record["seconds"]["total"], turns.reason or turns.against
+            said = f"{1 / turns.ratio:.2f}× the baseline's training throughput" if turns.ratio else turns.status
+        self._past.add(node, seconds)
+        self._line(node, "timing", seconds, [said])
+        if problem:
+            self._print(f"    {visible(problem)}")
+
+    def _line(self, node: Node, status: str, seconds: float, figures: Sequence[str]) -> None:
+        """The line of what ended, which is not at work any more."""
+        self._done += 1
+        self.display.remove_task(self._running.pop(node.id).line)
+        self.display.update(self._all, completed=self._done)
+        if self._say == "errors" and status in ("ok", "timing"):
+            return
+        where = f" ({visible(node.subject.model.name)} on {visible(node.subject.task.name)})" if self._several else ""
+        width = len(str(self._of))
+        self._print(
+            f"[{self._done:>{width}}/{self._of}] {status:<8} {seconds:6.1f} s  "
+            f"{node.recipe}{where}, seed {node.seed}{': ' if figures else ''}{', '.join(figures)}"
+        )
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

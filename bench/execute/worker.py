@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.machine import disk, output
+from bench.machine.machine import Machine
 from bench.record.schema import Status
 from bench.stage.job import UNSEEN, Job, Progress
 
@@ -57,6 +58,10 @@ def attempt(job: Job, progress: Progress) -> tuple[Status, str, dict[str, Any]]:
         from bench.execute import ranks
 
         return ranks.run(job, layout, progress)
+    if job.what == "turns":
+        from bench.execute import turns
+
+        return turns.run(job, progress)
     return run_job(job, progress)
 
 
@@ -67,29 +72,18 @@ def run_job(
 
     What was measured before an error is in the answer, whatever the error.
     """
-    import torch
-
-    from bench.measure.absent import out_of_memory
-    from bench.models.base import ModelError
-    from bench.recipe.errors import Refusal
-    from bench.stage.loop import Diverged, NothingToTrain
-
     measured: dict[str, Any] = {}
     if isinstance(progress, Throttled):
         progress.measured = measured
     try:
-        from bench.execute import imports
         from bench.models.registry import open_model
         from bench.stage import serve, stage, untrained
 
-        torch.set_num_threads(job.machine.threads)
-        if job.machine.device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("a GPU was planned for, and torch finds none: see `methodbench doctor`")
+        use(job.machine)
         if job.what == "make":
             open_model(job.model, job.suite_folder).make(progress)
             return "ok", "", {}
-        types = [open_model(job.model, job.suite_folder).model_type()]
-        imports.of(job.stages, types, job.machine.device).all()
+        hold(job)
         group = meet() if meet else None
         if job.what == "stage":
             stage.run(job, progress, group, measured)
@@ -102,22 +96,55 @@ def run_job(
             said = "; ".join(f"{claim['method']}: not so that {claim['text']} ({claim['seen']})" for claim in false)
             return "invalid", said, measured
         return "ok", "", measured
-    except Diverged as error:
-        return "diverged", str(error), measured
-    except NothingToTrain as error:
-        return "invalid", str(error), measured
-    except (ModelError, Refusal) as error:
-        return "refused", str(error), measured
     except Exception as error:
-        traceback.print_exc()
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if out_of_memory(error):
-            return "oom", text, measured
-        if disk.full(error):
-            return "failed", f"{disk.FULL}: {text}", measured
-        if left_alone(error):
-            return "failed", f"{GONE}: {text}", measured
-        return "failed", f"{type(error).__name__}: {text}", measured
+        return *ending(error), measured
+
+
+def use(machine: Machine) -> None:
+    """Have torch use the threads and the device of `machine`.
+
+    Raises:
+        RuntimeError: there is no GPU, where one was planned for.
+    """
+    import torch
+
+    torch.set_num_threads(machine.threads)
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("a GPU was planned for, and torch finds none: see `methodbench doctor`")
+
+
+def hold(job: Job) -> None:
+    """Import what `job` needs, before anything of it is measured."""
+    from bench.execute import imports
+    from bench.models.registry import open_model
+
+    types = [open_model(job.model, job.suite_folder).model_type()]
+    imports.of(job.stages, types, job.machine.device).all()
+
+
+def ending(error: Exception) -> tuple[Status, str]:
+    """How a job ends by `error`, and why; what nobody expects is printed whole."""
+    from bench.measure.absent import out_of_memory
+    from bench.models.base import ModelError
+    from bench.recipe.errors import Refusal
+    from bench.stage.loop import Diverged, NothingToTrain
+
+    match error:
+        case Diverged():
+            return "diverged", str(error)
+        case NothingToTrain():
+            return "invalid", str(error)
+        case ModelError() | Refusal():
+            return "refused", str(error)
+    traceback.print_exception(error)
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if out_of_memory(error):
+        return "oom", text
+    if disk.full(error):
+        return "failed", f"{disk.FULL}: {text}"
+    if left_alone(error):
+        return "failed", f"{GONE}: {text}"
+    return "failed", f"{type(error).__name__}: {text}"
 
 
 GONE = "another process of the stage is gone"

@@ -48,18 +48,3 @@ class Case:
     def read(cls, table: Mapping[str, Any]) -> Case:
         """The case that another process wrote as JSON, where a tuple becomes a list."""
         return cls(**{**table, "timed": tuple(table["timed"]), "held": tuple(table["held"])})
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds for each unit in one repeat, by each clock: the process's CPU time, wall time, and events of the GPU."""
-
-    wall: float
-    cpu: float
-    cuda: float | None = None
-
-    def by(self, clock: str) -> float:
-        """Those of the clock that decides: "cpu", "cuda" or "wall"."""
-        seconds: float | None = getattr(self, clock)
-        assert seconds is not None, f"no {clock} clock ran"
-        return seconds

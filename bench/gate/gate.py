@@ -24,6 +24,7 @@ from bench.gate.decision import Decision, Limits, Rule, as_change, decide
 from bench.gate.pairs import SIDES, Pair, Pairs, Target, WorkerError
 from bench.gate.verdict import Check, Grown, Side, Verdict
 from bench.gate.worker import PHASE, PROTOCOL
+from bench.measure.turns import fit_together
 from bench.metrics import registry
 from bench.metrics.metric import Metric
 from bench.record.reading import Records, read
@@ -32,9 +33,6 @@ from bench.suite.tolerance import Tolerance, share
 
 SPOILED = 10
 """Times that a pair is taken again, in a whole gate, because the machine was not to be trusted meanwhile."""
-
-ROOM = 2**30
-"""Bytes that a worker holds beside what its case does: Python, torch and the libraries."""
 
 Tell = Callable[[str], None]
 
@@ -273,7 +271,7 @@ def pairs_of(
         table.repeats,
         clock,
         out / "pairs.jsonl",
-        fits=2 * (max(peaks, default=0) + ROOM) < 0.9 * (most or math.inf),
+        fits=fit_together([max(peaks, default=0)] * 2, most),
         identity=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
 

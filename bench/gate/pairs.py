@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.gate.case import Case, Timing
-from bench.measure.trust import spoils_cpu_time
+from bench.gate.case import Case
+from bench.measure import turns
+from bench.measure.trust import against
+from bench.measure.turns import Timing
 
 PIECE_SECONDS = 0.05
 """Pieces of work are put together to repeats of at least this length."""
@@ -145,8 +147,8 @@ class Sample:
 class Pair:
     """Both sides of one metric. ``spoiled`` says why it must not count; empty where it may.
 
-    ``log_ratio`` is of a timing: the logarithm of the head's time over the base's. Where the two took turns it is the median
-    over the repeats that were neighbours, which saw the same machine: its spread was down to 0.4 of that of the medians' ratio.
+    ``log_ratio`` is of a timing: the logarithm of the head's time over the base's, of :func:`bench.measure.turns.log_ratio`
+    where the two took turns, and of their medians where they did not.
     """
 
     base: Sample
@@ -247,7 +249,7 @@ class Pairs:
 
     def _in_turns(self, workers: Sequence[Worker], case: Case, wanted: Mapping[str, set[str]]) -> dict[str, Any]:
         for worker in workers:
-            worker.send({"do": "case", "name": case.name})
+            worker.send({"do": "case", "name": case.name, "beside": len(workers) - 1})
         ready, *_ = [worker.answer("ready") for worker in workers]
         timed = [metric for metric in case.timed if metric in wanted[case.name]]
         for metric in timed:
@@ -256,10 +258,9 @@ class Pairs:
             self._pieces.setdefault((case.name, metric), enough)
         pieces = {metric: self._pieces[case.name, metric] for metric in timed}
         raw: list[list[dict[str, Any]]] = [[] for _ in workers]
-        for turn in range(self.repeats if pieces and case.kind != "script" else 1):
-            for which in range(len(workers))[:: 1 if turn % 2 == 0 else -1]:
-                workers[which].send({"do": "repeat", "pieces": pieces})
-                raw[which].append(workers[which].answer("repeat"))
+        for which in turns.order(self.repeats if pieces and case.kind != "script" else 1, len(workers)):
+            workers[which].send({"do": "repeat", "pieces": pieces})
+            raw[which].append(workers[which].answer("repeat"))
         found: dict[str, Any] = {}
         for worker, repeats in zip(workers, raw, strict=True):
             worker.send({"do": "end"})
@@ -277,16 +278,15 @@ class Pairs:
 
 def paired(case: Case, wanted: set[str], line: Mapping[str, Any], clock: Clock) -> dict[str, Pair]:
     """The pair of each of the `wanted` metrics, from a line of the file."""
-    sides, turns, spoiled = {which: line[which] for which in SIDES}, line["turns"], ""
+    sides, spoiled = {which: line[which] for which in SIDES}, ""
     for which, side in sides.items():
-        trust = side["trust"]
-        why = spoils_cpu_time(trust) if clock == "cpu" else trust["reason"] if trust["contended"] else ""
+        why = against(side["trust"], clock)
         spoiled = spoiled or (why and f"{which}: {why}")
     found = {}
     for metric in wanted:
         if metric in case.timed:
             base, head = ([Timing(**each[metric]) for each in sides[which]["repeats"]] for which in SIDES)
-            log_ratio = _log_ratio(base, head, clock, turns)
+            log_ratio = _log_ratio(base, head, clock, line["turns"])
             found[metric] = Pair(_sample(base, clock), _sample(head, clock), spoiled, log_ratio)
         elif None not in (held := [sides[which]["held"].get(metric) for which in SIDES]):
             found[metric] = Pair(Sample(float(held[0])), Sample(float(held[1])))
@@ -299,10 +299,8 @@ def _sample(repeats: Sequence[Timing], clock: Clock) -> Sample:
     )
 
 
-def _log_ratio(base: Sequence[Timing], head: Sequence[Timing], clock: Clock, turns: bool) -> float:
+def _log_ratio(base: Sequence[Timing], head: Sequence[Timing], clock: Clock, in_turns: bool) -> float:
     ours, theirs = ([timing.by(clock) for timing in side] for side in (head, base))
-    if min(*ours, *theirs) <= 0:
-        return math.nan
-    if not turns:
-        return math.log(statistics.median(ours) / statistics.median(theirs))
-    return statistics.median(math.log(a / b) for a, b in zip(ours, theirs, strict=True))
+    if not in_turns:
+        ours, theirs = [statistics.median(ours)], [statistics.median(theirs)]
+    return turns.log_ratio(ours, theirs)

@@ -5,7 +5,7 @@ process of a pair: it imports everything once and forks a child for each case, s
 another left. It begins with ``{"hello": {module: file}}``. A child prepares its case and warms up, says so, and then works only when it is told to, so that the two
 workers of a pair take turns:
 
-    {"do": "case", "name": …}                   → {"ready": {metric: seconds of one piece of work}}
+    {"do": "case", "name": …, "beside": n}      → {"ready": {metric: seconds of one piece of work}}
     {"do": "repeat", "pieces": {metric: n}}     → {"repeat": {metric: {"wall": …, "cpu": …, "cuda": …}}}
     {"do": "profile", "pieces": {metric: n}}    → {"profile": {operator: seconds}}
     {"do": "end"}                               → {"end": {"held": {metric: bytes}, "trust": {…}}}
@@ -33,11 +33,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bench.gate.case import SCRIPT_BYTES, SCRIPT_SECONDS, Case, Kind, Timing
+from bench.gate.case import SCRIPT_BYTES, SCRIPT_SECONDS, Case, Kind
+from bench.measure.turns import Timing
 
 if TYPE_CHECKING:
     import torch
 
+    from bench.measure.clock import Clocks
     from bench.measure.latency import Pass
     from bench.metrics.families.latency import Phase
     from bench.plan.plan import Node, Plan
@@ -99,8 +101,8 @@ def prepare(asked: Mapping[str, Any]) -> dict[str, Any]:
     given = of(table)
     if len(given.models) > 1 or len(given.tasks) > 1:
         raise ValueError("a gate is of one model and one task; make a suite of each")
-    # What the code under test may not know yet, and no gate asks for.
-    unasked = {"references": False} if "references" in Measure.model_fields else {}
+    # What the code under test may not know yet, and no gate asks for: its pairs are the gate's own turns.
+    unasked = {key: value for key, value in (("references", False), ("turns", 0)) if key in Measure.model_fields}
     run = {**table, "measure": {**table.get("measure", {}), **asked["measure"], **unasked}}
     plan = suites.prepare(run, out=folder).plan
     result = suites.run(run, out=folder, keep=given.seeds[:1])
@@ -145,7 +147,6 @@ def _own(folder: Path, asked: Mapping[str, Any]) -> str:
 def _cases(plan: Plan, measure: Measure, folder: Path) -> tuple[list[Case], dict[str, Work]]:
     from bench.execute.run import job_of
     from bench.metrics.families.latency import latency
-    from bench.recipe.method import Trainer
 
     cases: list[Case] = []
     jobs: dict[str, Work] = {}
@@ -153,7 +154,7 @@ def _cases(plan: Plan, measure: Measure, folder: Path) -> tuple[list[Case], dict
     for cell in plan.cells:
         if cell.seed != plan.suite.seeds[0] or cell.refused:
             continue
-        nodes = [node for node in cell.path if isinstance(node.stage.main, Trainer)]
+        nodes = cell.trainings
         phases: tuple[Phase, ...] = ("prefill", "decode") if cell.subject.task.generates else ("forward",)
         timed = tuple(latency(*shape, "wall", phase).name for shape in measure.latency for phase in phases)
         kinds: list[tuple[Kind, Node, tuple[str, ...], tuple[str, ...]]] = []
@@ -208,7 +209,7 @@ def serve(folder: Path, modules: Sequence[str], stdin: TextIO, say: Callable[[Ma
             continue
         follow(os.getppid())
         try:
-            _case(*jobs[asked["name"]], stdin, say)
+            _case(*jobs[asked["name"]], asked.get("beside", 0), stdin, say)
         except Exception as error:
             traceback.print_exc()
             say({"error": f"{asked['name']}: {type(error).__name__}: {error}"})
@@ -228,7 +229,7 @@ class Ready:
     device: torch.device | None = None
 
 
-def _case(kind: Kind, job: Job | str, stdin: TextIO, say: Callable[[Mapping[str, Any]], None]) -> None:
+def _case(kind: Kind, job: Job | str, beside: int, stdin: TextIO, say: Callable[[Mapping[str, Any]], None]) -> None:
     import torch
 
     from bench.measure.trust import Contention
@@ -242,7 +243,7 @@ def _case(kind: Kind, job: Job | str, stdin: TextIO, say: Callable[[Mapping[str,
         prepared = _training(job) if kind == "train" else _serving(job)
     with prepared as ready:
         say({"ready": {metric: _seconds(repeat) for metric, repeat in ready.repeat.items()}})
-        with Contention(ready.device) as contention:
+        with Contention(ready.device, beside=beside) as contention:
             while line := stdin.readline():
                 asked = json.loads(line)
                 if asked["do"] == "end":
@@ -262,87 +263,22 @@ def _seconds(repeat: Callable[[int], Timing]) -> float:
     return time.perf_counter() - began
 
 
-class Clocks:
-    """The clock of a training's steps that reads all clocks; :meth:`take` gives what they added up to, for each unit."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._wall = self._cpu = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._started = (0.0, 0.0)
-
-    def start(self) -> None:
-        """A piece of work begins."""
-        import torch
-
-        if self._cuda:
-            self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
-            self._events[-1][0].record()
-        self._started = time.perf_counter(), time.process_time()
-
-    def stop(self) -> None:
-        """It is queued, or done."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._wall += wall - self._started[0]
-        self._cpu += cpu - self._started[1]
-        if self._cuda:
-            self._events[-1][1].record()
-
-    def seconds(self) -> list[float]:
-        """Nothing: who uses these takes what they need."""
-        return []
-
-    def take(self, units: float) -> Timing:
-        """The seconds of one of `units` since the last call."""
-        import torch
-
-        cuda = None
-        if self._cuda:
-            torch.cuda.synchronize()
-            cuda = sum(start.elapsed_time(stop) for start, stop in self._events) / 1000 / units
-        found = Timing(self._wall / units, self._cpu / units, cuda)
-        self._wall = self._cpu = 0.0
-        self._events.clear()
-        return found
-
-
 @contextlib.contextmanager
 def _training(job: Job) -> Iterator[Ready]:
     import torch
 
-    from bench.distributed.group import Group
     from bench.measure.peak import Peak
-    from bench.models import structure
-    from bench.models.registry import open_model
-    from bench.stage import stage
-    from bench.stage.loop import Training
-    from bench.tasks.registry import open_task
+    from bench.stage import stage, turns
 
     device = torch.device(job.machine.device)
-    clocks = Clocks(device)
-    source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
-    if job.input is None:
-        structure.of(source, job.model, job.suite_folder, *task.model_options())
-    # It never ends by itself: the one who asks decides how many steps there are.
-    job = replace(job, budget=job.budget.model_copy(update={"steps": MOST_STEPS}))
+    source, task = stage.opened(job)
     peak = Peak(device)
-    training = stage.begin(job, source, task, lambda *_: None, Group(), stage.Stopwatch(), clocks)
-    assert isinstance(training, Training)
-    training.prepare()
-    stage.begin_training(training)
+    training, clocks = turns.begin(job, source, task, at_least=MOST_STEPS)
     training.loss = _named("forward", training.loss)
     training.gradients = _named("forward and backward", training.gradients)
     training.update = _named("update", training.update)
     peak.start()
-    steps = training.each_step()
-
-    def repeat(pieces: int) -> Timing:
-        before = sum(training.tokens)
-        for _ in range(pieces):
-            next(steps)
-            training.stop = False
-        return clocks.take(sum(training.tokens) - before)
-
+    repeat = turns.taking(training, clocks)
     repeat(WARMUPS)
     yield Ready({"train_tokens_per_second": repeat}, {"train_peak_bytes": peak.stop()}, device)
 
@@ -352,6 +288,7 @@ def _serving(job: Job) -> Iterator[Ready]:
     import torch
 
     from bench.measure import latency
+    from bench.measure.clock import Clocks
     from bench.measure.peak import Peak
     from bench.metrics.families.latency import latency as metric
     from bench.stage import serve

@@ -9,6 +9,8 @@ from typing import Protocol, Self
 
 import torch
 
+from bench.measure.turns import Timing
+
 
 class StepClock(Protocol):
     """Times steps. ``start`` and ``stop`` must not wait for the device, ``seconds`` may."""
@@ -106,6 +108,46 @@ class Compiling:
 
     def _stop(self, _: object) -> None:
         self.seconds += time.perf_counter() - self._started
+
+
+class Clocks:
+    """The clock of steps, or of passes, that reads all clocks; :meth:`take` gives what they added up to, for each unit."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._wall = self._cpu = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._started = (0.0, 0.0)
+
+    def start(self) -> None:
+        """A piece of work begins."""
+        if self._cuda:
+            self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+            self._events[-1][0].record()
+        self._started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """It is queued, or done."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        self._wall += wall - self._started[0]
+        self._cpu += cpu - self._started[1]
+        if self._cuda:
+            self._events[-1][1].record()
+
+    def seconds(self) -> list[float]:
+        """Nothing: who uses these takes what they need."""
+        return []
+
+    def take(self, units: float) -> Timing:
+        """The seconds of one of `units` since the last call."""
+        cuda = None
+        if self._cuda:
+            torch.cuda.synchronize()
+            cuda = sum(start.elapsed_time(stop) for start, stop in self._events) / 1000 / units
+        found = Timing(self._wall / units, self._cpu / units, cuda)
+        self._wall = self._cpu = 0.0
+        self._events.clear()
+        return found
 
 
 _running = 0

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.measure import clock
+from bench.measure.turns import order
 from bench.metrics.families.latency import Phase
 from bench.models import signature
 from bench.models.modes import evaluating
@@ -98,9 +99,8 @@ def measure(
     loops = [max(1, math.ceil(min_seconds / max(min(of), min_seconds / 10_000))) for of in warmups]
     values: list[list[float]] = [[] for _ in passes]
     with clock.running():
-        for turn in range(samples):
-            for which in range(len(passes))[:: 1 if turn % 2 == 0 else -1]:
-                values[which].append(timed(passes[which], loops[which]))
+        for which in order(samples, len(passes)):
+            values[which].append(timed(passes[which], loops[which]))
     return [Samples(*of) for of in zip(loops, map(tuple, warmups), map(tuple, values), strict=True)]
 
 

@@ -76,11 +76,12 @@ class Contention:
         record["trust"] = contention.result()
 
     ``device`` is torch's; on CUDA the GPU is looked at as well, where NVML is there, and where the process works on
-    several, those from the first on. Costs well under a millisecond a reading and raises nowhere.
+    several, those from the first on; so many processes ``beside`` this one, which wait while it works, may be there too.
+    Costs well under a millisecond a reading and raises nowhere.
     """
 
-    def __init__(self, device: Any = None, gpus: int = 1) -> None:
-        self._gpu = _Gpus(device, gpus) if getattr(device, "type", None) == "cuda" else None
+    def __init__(self, device: Any = None, gpus: int = 1, beside: int = 0) -> None:
+        self._gpu = _Gpus(device, gpus, beside) if getattr(device, "type", None) == "cuda" else None
         self._before: Reading | None = None
         self._after: Reading | None = None
 
@@ -168,6 +169,13 @@ def spoils_cpu_time(figures: Mapping[str, Any]) -> str:
     if stolen > STEAL_FLOOR and stolen > STEAL_SHARE * wanted:
         return f"the hypervisor took {stolen / wanted:.0%} of the CPU time"
     return ""
+
+
+def against(figures: Mapping[str, Any], clock: str) -> str:
+    """Of the figures of :func:`judge`, what speaks against a time by the `clock`: "cpu", of one thread, "cuda" or "wall"."""
+    if clock == "cpu":
+        return spoils_cpu_time(figures)
+    return (figures.get("reason") or "the machine was busy") if figures["contended"] else ""
 
 
 def _thread_seconds(
@@ -302,7 +310,8 @@ _SLOWED = {
 class _Gpus:
     """The GPUs of a process in NVML; reads None wherever NVML, or a GPU, has no answer."""
 
-    def __init__(self, device: Any, gpus: int) -> None:
+    def __init__(self, device: Any, gpus: int, beside: int = 0) -> None:
+        self._known = 1 + beside
         self._nvml: Any = None
         self._handles: list[Any] = []
         try:
@@ -349,9 +358,9 @@ class _Gpus:
         )
 
     def _others(self, handle: Any) -> int:
-        """Processes beside this one. In a container NVML may know this one by another number; it is one of them."""
+        """Processes that nobody knows of. In a container NVML may know this one by another number; it is one of them."""
         found = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        return max(0, len(found) - 1)
+        return max(0, len(found) - self._known)
 
     def _violation(self, handle: Any, policy: int) -> float:
         nanoseconds: int = self._nvml.nvmlDeviceGetViolationStatus(handle, policy).violationTime

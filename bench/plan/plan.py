@@ -111,6 +111,16 @@ class Cell:
     path: tuple[Node, ...]
     refused: tuple[str, ...] = ()
 
+    @property
+    def trainings(self) -> list[Node]:
+        """The nodes that train."""
+        return [node for node in self.path if isinstance(node.stage.main, Trainer)]
+
+
+def pairing(of: Node | Cell) -> tuple[str, str, int]:
+    """What two have in common that are compared: model, task and seed."""
+    return of.subject.model.name, of.subject.task.name, of.seed
+
 
 @dataclass(frozen=True)
 class Note:
@@ -341,7 +351,7 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "task": subject.task_fingerprint,
         "seed": seed,
         "budget": suite.budget.model_dump(),
-        "measure": suite.measure.model_dump(exclude={"retain", "references"}),
+        "measure": suite.measure.model_dump(exclude={"retain", "references", "turns"}),
         "machine": _machine(machine, packages),
     }
     if others:

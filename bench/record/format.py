@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bench.record.schema import KINDS, SCHEMA, End, Node, Reference, Run
+from bench.record.schema import KINDS, SCHEMA, AnyLine
 
 _HEAD = f"""# The format of records
 
@@ -28,7 +28,7 @@ changed. This is schema {SCHEMA}. The page is made of `bench/record/schema.py`, 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a line, which ``kind`` tells apart."""
-    schema = TypeAdapter[Any](Run | Node | Reference | End).json_schema()
+    schema = TypeAdapter[Any](AnyLine).json_schema()
     for kind, of in KINDS.items():
         line = schema["$defs"][of.__name__]
         line["properties"] = {

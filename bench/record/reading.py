@@ -16,7 +16,7 @@ from typing import Any
 from bench.machine.paths import irregular
 from bench.record.errors import RecordError, explain
 from bench.record.line import FILE, parsed
-from bench.record.schema import End, Newer, Node, Reference, Run, line
+from bench.record.schema import End, Newer, Node, Reference, Run, Turns, line
 
 
 @dataclass
@@ -25,8 +25,9 @@ class Records:
 
     ``nodes`` has the latest record of each stage by id: two records of one stage are two answers to one
     question, and the later is what the machine says now. That holds for a failure after a success too: older
-    figures in its place would hide it. ``references`` are the same of what qualities are to be seen beside. ``ends`` has the end of each run by the run's id; a run without one
-    was broken off. ``warnings`` names each line that is left out.
+    figures in its place would hide it. ``references`` are the same of what qualities are to be seen beside. ``ends`` has the
+    end of each run by the run's id; a run without one was broken off. ``turns`` has each time that two trainings took turns,
+    by the id of the baseline's stage, then of the other's. ``warnings`` names each line that is left out.
     """
 
     file: Path
@@ -34,6 +35,7 @@ class Records:
     runs: list[Run] = field(default_factory=list)
     references: dict[str, Reference] = field(default_factory=dict)
     ends: dict[str, End] = field(default_factory=dict)
+    turns: dict[str, dict[str, list[Turns]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _end: int = field(default=0, repr=False)
     _lines: int = field(default=0, repr=False)
@@ -94,6 +96,8 @@ class Records:
                 self.runs.append(found)
             elif isinstance(found, Reference):
                 self.references[found.id] = found
+            elif isinstance(found, Turns):
+                self.turns.setdefault(found.baseline, {}).setdefault(found.node, []).append(found)
             else:
                 self.ends[found.run] = found
 

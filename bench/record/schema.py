@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+
+from bench.measure.turns import log_ratio
 
 SCHEMA = 2
 # The history of the format. A reader knows every schema up to its own, and refuses a newer one rather than
@@ -25,6 +28,7 @@ SCHEMA = 2
 #      (a run ended). Seconds, bytes and counts without prefix; times of day in ISO 8601, UTC. JSON has no NaN
 #      and no infinity, so both are null, which in the list of losses is read as NaN.
 #   2  A run's `reference` is called `baseline`, a latency's `reference` `uncompressed`, a node's `alone` `single_process`.
+#      A kind of line, "turns": two trainings were timed in turns.
 
 Status = Literal["ok", "refused", "timeout", "oom", "diverged", "failed", "invalid"]
 """The ends of a stage, from the best to the worst."""
@@ -389,6 +393,7 @@ class Node(Line):
     absent: dict[Text, Text] | None = Field(None, description="why a metric, by its name, could not be measured")
     gpus: list[dict[str, Any]] | None = Field(None, description="name and uuid of each GPU that it had")
     seconds: Any = Field(None, description="wall time of what the stage did, by name; total is all of it")
+    retimed: Natural = Field(0, description="how often its latency was timed again, since the machine was busy")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -477,6 +482,55 @@ class Reference(Line):
     seconds: Any = Field(None, description="wall time, by name; total is all of it")
 
 
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """One of two trainings that took turns."""
+
+    seconds: list[Seconds] = Field(
+        min_length=1, description="of one real token, in each turn; the n-th of both sides are neighbours"
+    )
+    cpu_seconds: Any = Field(None, description="the same, by the CPU time of the process")
+    trust: Contention | None = Field(None, description="whether they can be trusted")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Turns(Line):
+    """Two trainings were timed in turns, at the end of a run. Of several lines with the same two stages, the last counts."""
+
+    node: Text = Field(description="id of the stage that was timed")
+    baseline: Text = Field(description="id of the stage that it took turns with, the first training of the baseline")
+    run: Text = Field(description="id of the run in which it was timed")
+    status: Status = Field(description="how it ended")
+    reason: Text | None = Field(None, description="why it is not ok")
+    log: Text | None = Field(None, description="the end of what its processes printed, where it is not ok")
+    seed: Any = Field(None, description="of all random numbers")
+    clock: Any = Field(None, description="wall, or cuda for events of the GPU")
+    steps: Any = Field(None, description="of a training in a turn")
+    alive: Any = Field(None, description="whether both were in memory at once; else one came after the other, A B B A")
+    ours: Side | None = Field(None, description="the stage that was timed")
+    theirs: Side | None = Field(None, description="the baseline's")
+    environment: Environment | None = Field(None, description="where it ran")
+    started: Any = Field(None, description="time of day, ISO 8601")
+    seconds: Any = Field(None, description="wall time that this took, by name; total is all of it")
+
+    def __post_init__(self) -> None:
+        if self.ours and self.theirs and len(self.ours.seconds) != len(self.theirs.seconds):
+            raise ValueError("ours and theirs had not as many turns")
+
+    @property
+    def ratio(self) -> float | None:
+        """Our seconds for a token over theirs: the median over turns that were neighbours. None where it did not end ok."""
+        if self.status != "ok" or self.ours is None or self.theirs is None:
+            return None
+        return math.exp(log_ratio(self.ours.seconds, self.theirs.seconds))
+
+    @property
+    def against(self) -> str | None:
+        """Why they are not to be trusted; None where they are."""
+        sides = (side.trust for side in (self.ours, self.theirs) if side and side.trust)
+        return next((trust.against for trust in sides if trust.against), None)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class End(Line):
     """A run ended. One without it was broken off."""
@@ -486,7 +540,9 @@ class End(Line):
     status: Any = Field(None, description="done")
 
 
-KINDS: Mapping[str, type[Node | Run | Reference | End]] = {"run": Run, "node": Node, "reference": Reference, "end": End}
+AnyLine = Run | Node | Reference | Turns | End
+
+KINDS: Mapping[str, type[AnyLine]] = {"run": Run, "node": Node, "reference": Reference, "turns": Turns, "end": End}
 """The lines by their ``kind``. Each has the number of its ``schema`` too."""
 
 
@@ -494,7 +550,7 @@ class Newer(Exception):
     """The record is of a schema that this methodbench does not know."""
 
 
-def line(record: object) -> Node | Run | Reference | End:
+def line(record: object) -> AnyLine:
     """What `record`, a line that was parsed, is.
 
     Raises:

@@ -48,19 +48,32 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Turns:
+    """Another training that a job's takes turns with: ``recipe`` is as the job's, and its input is the job's ``turns_input``.
+
+    A turn is so many ``steps``. Where not both are ``alive`` at once, each of four processes takes the turns of one side, in the
+    order A B B A, and memory holds one model.
+    """
+
+    recipe: str
+    steps: int
+    alive: bool = True
+
+
+@dataclass(frozen=True)
 class Job:
     """One piece of work for one process of its own.
 
-    ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference) or
-    "make" (make the model that stages begin with) or "untrained" (score that model).
+    ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference), "turns"
+    (time a training in turns with another), "make" (make the model that stages begin with) or "untrained" (score that model).
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``uncompressed`` that of
     the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
     them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
     ``temporary`` is the folder for its temporary files, made before it and removed after it, whatever its end; the
-    system's where there is none.
+    system's where there is none. ``turns`` says what "turns" are.
     """
 
-    what: Literal["stage", "serve", "make", "untrained"]
+    what: Literal["stage", "serve", "turns", "make", "untrained"]
     node: str
     recipe: str
     model: str
@@ -78,6 +91,8 @@ class Job:
     gpus: tuple[str, ...] = ()
     share: Share | None = None
     temporary: Path | None = None
+    turns: Turns | None = None
+    turns_input: Path | None = None
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:

@@ -58,10 +58,7 @@ def run(
     if job.machine.device == "cuda":
         measured["gpus"] = _cards()
     stages = job.stages
-    source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
-    if job.input is None:
-        # Where no one has looked at the model yet, as on another machine, this does, and imports what it takes.
-        structure.of(source, job.model, job.suite_folder, *task.model_options())
+    source, task = opened(job)
     peak = Peak(torch.device(job.machine.device), stages[-1].gpus_each)
 
     work = begin(job, source, task, progress, group, seconds)
@@ -145,6 +142,15 @@ def run(
     return measured
 
 
+def opened(job: Job) -> tuple[Model, Task]:
+    """The model and the task of `job`. What it takes to load the model is imported, so that no peak of memory has it in."""
+    source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
+    if job.input is None:
+        # Where no one has looked at the model yet, as on another machine, this does.
+        structure.of(source, job.model, job.suite_folder, *task.model_options())
+    return source, task
+
+
 def begin(
     job: Job,
     source: Model,
@@ -165,8 +171,7 @@ def begin(
         model, tokenizer = checkpoint.load(job.input) if job.input is not None else source.load(*task.model_options())
         model.to(job.machine.device)
         touch(model)
-    # Each stage draws its own order of data; the same one for all recipes that share the seed.
-    seed = job.seed * 1000 + len(job.stages)
+    seed = seed_of(job, len(job.stages))
     common: dict[str, Any] = {
         "model": model,
         "tokenizer": tokenizer,
@@ -183,6 +188,11 @@ def begin(
     if isinstance(stage.main, Trainer):
         return Training(group=group, clock=clock, **common)
     return Work(**common)
+
+
+def seed_of(job: Job, number: int) -> int:
+    """Each stage of a recipe, by its `number` from 1, draws its own order of data; all recipes with the job's seed the same."""
+    return job.seed * 1000 + number
 
 
 def begin_training(training: Training) -> None:

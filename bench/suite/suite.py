@@ -78,6 +78,14 @@ class Measure(Strict):
     )
     latency_processes: int = Field(1, ge=1, le=20, description="processes that each take a set of samples")
     latency_samples: int = Field(15, ge=3, le=100_000, description="samples in a set, beside the warm-ups")
+    turns: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="rounds, at the end of a run, in which each recipe's training takes turns with the baseline's (A B B A); "
+        "they make the ratios of training throughput. What was timed on a busy machine is then timed again, at most twice. "
+        "0 turns both off",
+    )
 
     @field_validator("latency", mode="before")
     @classmethod

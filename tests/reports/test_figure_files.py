@@ -10,6 +10,7 @@ from bench.compare.compare import compare
 from reports import figure_files, figures
 from tests import synthetic
 
+
 @pytest.fixture(scope="module")
 def specs():
     (found,) = compare(synthetic.records())

@@ -23,12 +23,14 @@ METRICS = [
     Metric(
         "train_tokens_per_second", "Training throughput", "tokens/s", "higher", "throughput",
         "real (not padding) tokens of the steady steps of all training stages, over the sum of those steps' times; "
-        "data loading, warm-up steps, evaluation and checkpoints are outside the clock",
+        "data loading, warm-up steps, evaluation and checkpoints are outside the clock. In a comparison, a step is as much "
+        "longer or shorter than the baseline's as it was when the two trainings took turns, where they did",
         steady("tokens"), about="training", summary=Summary(order=20, heading="train\nspeed", best="trains fastest"),
     ),
     Metric(
         "train_samples_per_second", "Training samples", "samples/s", "higher", "throughput",
-        "items of the steady steps of all training stages, over the sum of those steps' times",
+        "items of the steady steps of all training stages, over the sum of those steps' times, which are those of "
+        "train_tokens_per_second",
         steady("samples"), about="training",
     ),
     Metric(
@@ -39,7 +41,8 @@ METRICS = [
     ),
     Metric(
         "train_seconds", "Training time", "s", "lower", "time",
-        "sum of all steps' times over all training stages, warm-up steps included; data loading is outside",
+        "sum of all steps' times over all training stages; data loading is outside. Warm-up steps are included, and the times "
+        "of all others are those of train_tokens_per_second",
         total("training", "step_seconds"), about="training",
     ),
     Metric(

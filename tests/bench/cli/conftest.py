@@ -22,6 +22,7 @@ max_length = 32
 references = false
 latency = [[1, 8]]
 latency_samples = 3
+turns = 0
 [recipes]
 {recipes}
 """

@@ -87,6 +87,24 @@ def test_figures_are_means_over_seeds_of_what_the_metric_reads():
     assert str(figure) == "0.800 ± 0.248"  # 4.303 · 0.1 / √3
 
 
+def test_costs_are_geometric_means_so_that_figures_agree_with_ratios():
+    records = synthetic.records(TWO)
+    for recipe, values in (("full", (1.0, 2.0, 4.0)), ("lora(r=8)", (4.0, 2.0, 1.0))):
+        for seed, value in enumerate(values):
+            node(records, seed, recipe)["inference"] = {"peak_bytes": value * 1e6}
+    full, other = (rows(records)[name].figures["inference_peak_bytes"] for name in ("full", "other"))
+    assert full.value == pytest.approx(2e6)
+    assert other.value / full.value == pytest.approx(rows(records)["other"].changes["inference_peak_bytes"].value)
+    assert str(full) == "2.00 MB (357 kB to 11.2 MB)"
+
+
+def test_a_cost_of_zero_has_an_arithmetic_mean():
+    records = synthetic.records(TWO)
+    for seed, value in enumerate((0.0, 1e6, 2e6)):
+        node(records, seed, "full")["inference"] = {"peak_bytes": value}
+    assert rows(records)["full"].figures["inference_peak_bytes"].value == pytest.approx(1e6)
+
+
 def test_quality_is_compared_by_differences_and_cost_by_ratios():
     changes = rows(synthetic.records())["nf4"].changes
     assert changes["accuracy"].kind == "difference"

@@ -29,6 +29,31 @@ def test_a_mean_by_hand():
     assert (low, high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), rel=1e-6)
 
 
+def test_a_geometric_mean_by_hand():
+    found = stats.geometric_mean([1.0, 10.0, 100.0])
+    assert found.value == pytest.approx(10)
+    half = 4.302653 * math.log(10) / math.sqrt(3)
+    assert found.interval == pytest.approx((10 * math.exp(-half), 10 * math.exp(half)), rel=1e-5)
+
+
+def test_the_ratio_of_geometric_means_is_the_mean_ratio():
+    ours, theirs = [3.0, 5.0, 40.0], [2.0, 11.0, 7.0]
+    assert stats.geometric_mean(ours).value / stats.geometric_mean(theirs).value == pytest.approx(
+        stats.ratio(ours, theirs).value
+    )
+
+
+def test_equal_values_are_their_own_geometric_mean_to_the_last_bit():
+    assert stats.geometric_mean([90_800_001.0] * 3) == stats.Estimate(90_800_001.0, (90_800_001.0, 90_800_001.0), 3)
+    assert stats.geometric_mean([0.1]) == stats.Estimate(0.1, None, 1)
+
+
+@pytest.mark.parametrize("wrong", [[], [1.0, 0.0], [-1.0], [math.inf, 1.0]])
+def test_a_geometric_mean_needs_values_above_0(wrong):
+    with pytest.raises(ValueError, match=r"above 0|no values|not finite"):
+        stats.geometric_mean(wrong)
+
+
 def test_the_paired_difference_is_scipys_paired_t():
     import scipy.stats
 

@@ -41,6 +41,12 @@ class Silent:
     def ended(self, node, record):
         pass
 
+    def timings(self, nodes, *, again):
+        pass
+
+    def timed(self, node, record):
+        pass
+
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):

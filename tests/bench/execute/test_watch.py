@@ -134,6 +134,52 @@ def test_without_a_terminal_each_stage_is_a_plain_line_with_its_figures(plan, tm
     assert line in ended
 
 
+def turns(plan, busy="", **line):
+    side = {"seconds": [1.0, 1.0], "trust": {"contended": bool(busy), "reason": busy}}
+    whole = {"kind": "turns", "node": "a", "baseline": "b", "run": "r", "status": "ok", "seconds": {"total": 7.5}}
+    return whole | {"ours": side, "theirs": {"seconds": [2.0, 2.0]}} | line
+
+
+def test_timings_are_plain_lines_too(plan, tmp_path):
+    watched, console = watching(plan)
+    first = node(plan, "head", 0)
+    watched.begin([], 6, Records(tmp_path / "none"))
+    for again, busy in ((False, "threads waited"), (True, "")):
+        watched.timings([first, first], again=again)
+        watched.node(first)("turns", 1, 16)
+        watched.timed(first, turns(plan, busy))
+    watched.node(first)
+    watched.timed(first, turns(plan, status="oom", reason="no memory", ours=None))
+    watched.timings([first], again=True)
+    watched.node(first)
+    watched.timed(first, record(kind="node") | {"seconds": {"retimed": 1.5, "total": 9.0}})
+    assert console.file.getvalue().splitlines() == [
+        "0 stages to run, 6 recorded",
+        "2 timings to take now that the stages have ended",
+        "[1/2] timing      7.5 s  head, seed 0: 2.00× the baseline's training throughput",
+        "    threads waited",
+        "2 timings to take again, since the machine was busy",
+        "[1/2] timing      7.5 s  head, seed 0: 2.00× the baseline's training throughput",
+        "[2/2] timing      7.5 s  head, seed 0: oom",
+        "    no memory",
+        "1 timing to take again, since the machine was busy",
+        "[1/1] timing      1.5 s  head, seed 0: latency",
+    ]
+
+
+def test_the_time_left_of_timings_is_that_of_timings(plan, clock, tmp_path):
+    watched, _ = watching(plan, live=True)
+    first, other = node(plan, "head", 0), node(plan, "head", 1)
+    watched.begin([first], 0, Records(tmp_path / "none"))
+    watched.node(first)
+    watched.ended(first, record(500.0))
+    watched.timings([first, other], again=False)
+    watched.node(first)("turns", 1, 16)
+    assert "turns 1/16" in shown(watched)
+    watched.timed(first, turns(plan))
+    assert "1 of 2, 8 s left" in shown(watched)
+
+
 def test_a_quiet_run_tells_of_what_is_not_ok(plan, tmp_path):
     watched, console = watching(plan, "errors")
     nodes = [node(plan, "full", 0), node(plan, "head", 0)]

@@ -1,9 +1,8 @@
-"""The worker's parts that need no model: scripts, clocks, and whose code a folder is of. The whole of it runs in
+"""The worker's parts that need no model: scripts, and whose code a folder is of. The whole of it runs in
 tests/integration/test_gate_planted.py."""
 
 from __future__ import annotations
 
-import types
 from pathlib import Path
 
 import pytest
@@ -41,46 +40,6 @@ def test_a_scripts_memory_is_its_own_and_not_that_of_who_started_it(tmp_path: Pa
 def test_a_script_that_fails_is_named_with_its_status() -> None:
     with worker._script("-c 'raise SystemExit(3)'") as ready, pytest.raises(RuntimeError, match="ended with status 3"):
         ready.repeat[SCRIPT_SECONDS](1)
-
-
-def test_clocks_add_up_pieces_and_give_the_seconds_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall, cpu = iter([1.0, 3.0, 10.0, 14.0, 20.0, 21.0]), iter([0.5, 1.5, 2.0, 4.0, 5.0, 5.5])
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(wall))
-    monkeypatch.setattr(worker.time, "process_time", lambda: next(cpu))
-    clocks = worker.Clocks(types.SimpleNamespace(type="cpu"))  # type: ignore[arg-type]
-    for _ in range(2):
-        clocks.start()
-        clocks.stop()
-    assert clocks.take(4) == worker.Timing(wall=6 / 4, cpu=3 / 4)
-    clocks.start()
-    clocks.stop()
-    assert clocks.take(1) == worker.Timing(wall=1.0, cpu=0.5)
-
-
-def test_on_a_gpu_events_time_each_piece_and_are_read_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    done: list[str] = []
-
-    class Event:
-        def __init__(self, *, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            done.append("record")
-
-        def elapsed_time(self, other: object) -> float:
-            assert done[-1] == "wait"
-            return 5.0  # milliseconds
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
-    clocks = worker.Clocks(torch.device("cuda"))
-    for _ in range(2):
-        clocks.start()
-        clocks.stop()
-    assert clocks.take(4).cuda == pytest.approx(0.010 / 4)
-    assert done == ["record"] * 4 + ["wait"]
 
 
 def test_a_folder_of_other_code_or_another_question_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from bench.measure.clock import CudaClock, WallClock, step_clock
+from bench.measure.clock import Clocks, CudaClock, WallClock, step_clock
+from bench.measure.turns import Timing
 
 
 def test_wall_clock_times_each_step_alone() -> None:
@@ -93,3 +95,41 @@ def test_a_step_on_several_gpus_ends_when_all_are_done(monkeypatch: pytest.Monke
 def test_the_clock_fits_the_device() -> None:
     assert isinstance(step_clock(torch.device("cpu")), WallClock)
     assert isinstance(step_clock(torch.device("cuda", 1)), CudaClock)
+
+
+def test_clocks_add_up_pieces_and_give_the_seconds_of_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, cpu = iter([1.0, 3.0, 10.0, 14.0, 20.0, 21.0]), iter([0.5, 1.5, 2.0, 4.0, 5.0, 5.5])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(wall))
+    monkeypatch.setattr(time, "process_time", lambda: next(cpu))
+    clocks = Clocks(torch.device("cpu"))
+    for _ in range(2):
+        clocks.start()
+        clocks.stop()
+    assert clocks.take(4) == Timing(wall=6 / 4, cpu=3 / 4)
+    clocks.start()
+    clocks.stop()
+    assert clocks.take(1) == Timing(wall=1.0, cpu=0.5)
+
+
+def test_on_a_gpu_events_time_each_piece_and_are_read_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("record")
+
+        def elapsed_time(self, other: object) -> float:
+            assert done[-1] == "wait"
+            return 5.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("wait"))
+    clocks = Clocks(torch.device("cuda"))
+    for _ in range(2):
+        clocks.start()
+        clocks.stop()
+    assert clocks.take(4).cuda == pytest.approx(0.010 / 4)
+    assert done == ["record"] * 4 + ["wait"]

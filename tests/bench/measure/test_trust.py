@@ -262,6 +262,15 @@ def test_of_several_gpus_the_worst_counts(monkeypatch: pytest.MonkeyPatch) -> No
     assert (alone["gpu_clock_mhz"], alone["gpu_slowed"], alone["gpu_other_processes"]) == (1900, 1, 0)
 
 
+def test_who_takes_turns_with_this_process_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", NewNvml())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=str(index)))
+    with Contention(torch.device("cuda", 1), beside=1) as contention:
+        pass
+    assert contention.result()["gpu_other_processes"] == 0
+    assert "other processes" not in contention.result()["reason"]
+
+
 def test_a_part_of_a_gpu_has_the_clock_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", NewNvml())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="MIG-7"))
