@@ -24,7 +24,8 @@ BASELINES = 30
 def model(comparison: Comparison, answers: Mapping[str, str]) -> dict[str, Any]:
     """The page's data as JSON has it. `answers` is the HTML of the answer beside each baseline.
 
-    ``recipes`` are in the order of the rows. ``figures`` has, for each metric, [value, low, high, text, busy] of each recipe, or
+    ``recipes`` are in the order of the rows. ``figures`` has, for each metric, [value, low, high, text, busy, text without its interval] of each
+    recipe, or
     null. ``views`` has for each baseline the standing of each recipe, the data of the forest plot, and for each metric
     [value, text, interval, verdict] of each recipe, or null.
     """
@@ -92,7 +93,7 @@ def _figure(row: Row, metric: Metric) -> list[Any] | None:
     if figure is None:
         return None
     low, high = figure.interval or (None, None)
-    return [_short(figure.value), _short(low), _short(high), str(figure), figure.contended or 0]
+    return [_short(figure.value), _short(low), _short(high), str(figure), figure.contended or 0, words.middle(figure)]
 
 
 def _short(value: float | None) -> float | None:

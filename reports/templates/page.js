@@ -81,9 +81,9 @@ class Subject {
     const busy = figure[4] ? [make("span", { className: "busy", textContent: " ⚠" })] : [];
     const verdict = change ? [" ", make("span", { className: `verdict ${kind(change[3])}`, textContent: change[3].split(":")[0] })] : [];
     if (metric.quality || !change) {
-      cell.append(make("span", { className: "value", textContent: figure[3].split(" ±")[0] }), ...busy);
+      cell.append(make("span", { className: "value", textContent: figure[5] }), ...busy);
       if (change) cell.append(make("span", { className: "beside" }, change[1], ...verdict));
-    } else cell.append(make("span", { className: "value rel", textContent: change[1] }), make("span", { className: "value abs", textContent: figure[3].split(" ±")[0] }), ...busy, make("span", { className: "beside" }, ...verdict));
+    } else cell.append(make("span", { className: "value rel", textContent: change[1] }), make("span", { className: "value abs", textContent: figure[5] }), ...busy, make("span", { className: "beside" }, ...verdict));
   }
   share(metric, value) {
     const most = Math.max(...this.data.figures[metric].filter(Boolean).map(figure => figure[0]));

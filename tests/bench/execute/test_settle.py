@@ -65,7 +65,7 @@ def settled(monkeypatch, tmp_path):
 
     def start(behave=behave, names=tuple(RECIPES), most=8, folder="out", fresh=False):
         at = within(EVERY, 3, most)
-        whole = make_plan(monkeypatch, RECIPES, seeds=seeds([0, 1, 2], at[-1]), measure={"latency": []})
+        whole = make_plan(monkeypatch, RECIPES, seeds=seeds([0, 1, 2], at[-1]), measure={"latency": [], "turns": 0})
         store, executor, told = Store(tmp_path / folder), Fake(behave), []
 
         def carry_out(part, ran):
@@ -198,7 +198,7 @@ def test_looks_are_within_the_most_seeds_and_there_is_one_after_the_first():
     ("keys", "said"),
     [
         ({"settle": False, "max_seeds": 8}, "--max-seeds: it bounds the seeds that --settle adds"),
-        ({"max_seeds": 2}, "--max-seeds 2: the suite has 3 seeds already; give 5 to 18"),
+        ({"max_seeds": 2}, "--max-seeds 2: the suite has 5 seeds already; give 8 to 27"),
         ({"only": "head"}, "--settle: recipes are compared with full, which --only leaves out; add --only full"),
         ({"only": "full"}, "--settle: there is no recipe to compare with full"),
         ({"suite": {**TABLE, "measure": {"quality": False}}}, r"none is measured: \[measure\] has quality = false"),
