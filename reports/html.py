@@ -6,23 +6,19 @@ columns and axes, limits, pinned recipes. Figures are Vega-Lite's, whose runtime
 
 from __future__ import annotations
 
-import base64
 import datetime
-import functools
-import gzip
-import json
 import re
-from collections.abc import Mapping, Sequence
-from importlib import resources
+from collections.abc import Sequence
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import cards, curves, figures, model, sentences, toml, words
 from reports.drawing import Drawing
+from reports.rendering import embedded, packed, rendered, source, static
 
 _ROW = 10_000
 """About the bytes of a recipe, with all that the page says of it."""
@@ -48,7 +44,7 @@ class Page:
         def text(shown: Comparison) -> str:
             page = _page(about["id"], shown, comparison)
             several, titled = self._number > 1, len(self._titles) > 1
-            return _rendered(
+            return rendered(
                 "section.html.j2", page=page, words=words, embedded=embedded, several=several, titled=titled
             )
 
@@ -62,7 +58,7 @@ class Page:
 
     def end(self) -> str:
         """All of it."""
-        return _rendered(
+        return rendered(
             "report.html.j2",
             title=self._titles[0] if self._titles else "methodbench",
             titles=self._titles,
@@ -73,11 +69,6 @@ class Page:
             style=source("style.css"),
             script=source("page.js"),
         )
-
-
-def source(file: str) -> Markup:
-    """The text of one of our own files, which stands in a page as it is."""
-    return Markup((resources.files("reports") / "templates" / file).read_text("utf-8"))
 
 
 def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
@@ -125,61 +116,12 @@ def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
 
 def _answer(comparison: Comparison) -> Markup:
     answer, *more = sentences.beside_cards(comparison)
-    return Markup(_rendered("answer.html.j2", answer=answer, more=more, cards=cards.cards(comparison)))
-
-
-def _rendered(template: str, **given: Any) -> str:
-    return str(_templates().get_template(template).render(given))
-
-
-@functools.cache
-def _templates() -> Any:
-    import jinja2
-
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    found.filters["sentence"] = sentence
-    return found
+    return Markup(rendered("answer.html.j2", answer=answer, more=more, cards=cards.cards(comparison)))
 
 
 def _first_of_each(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
     """Of the figures of a kind, such as quality against each cost, the first: the page's script makes the others of it."""
     return {drawing.name: drawing for drawing in reversed(drawings)}
-
-
-def static(drawing: Drawing, name: str) -> Markup:
-    """A figure as an element of the page; `name` keeps its ids apart from other figures'."""
-    text = escape(f"{drawing.title}. {drawing.caption}")
-    # What Vega adds for each mark, and hundredths of a pixel, would double the page.
-    svg = re.sub(r' (?:aria-[a-z]+|role|class|xmlns(?::xlink)?|version)="[^"]*"', "", drawing.svg())
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
-    svg = re.sub(r"(?<=[\d, ]|[MLHVAC(])(-?\d+\.\d)\d+(?=[^<>]*>)", r"\1", svg)
-    return Markup(re.sub(r'(?<=id="|rl\(#)(clip|gradient)', rf"{name}-\1", svg))
-
-
-def packed(script: str) -> str:
-    """`script`, compressed, as text that may stand in a page: a third of its size."""
-    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode()
-
-
-def embedded(value: Mapping[str, Any]) -> Markup:
-    """JSON that may stand inside a script element, whatever text is in it."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    # `<` opens `</script>` and `<!--`; inside JSON strings, where alone it occurs, the escape means the same.
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
-
-
-def sentence(text: str) -> Markup:
-    """A sentence whose names stand in backticks."""
-    parts = (escape(part) for part in text.split("`"))
-    return Markup("").join(
-        part if n % 2 == 0 else Markup("<b class=name>{}</b>").format(part) for n, part in enumerate(parts)
-    )
 
 
 def _share(comparison: Comparison) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +10,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from bench.compare.compare import Comparison
 from bench.compare.profile import Profile, Subject, profiles
 from bench.gate import stored
 from bench.gate.history import Course, history
 from bench.machine import disk
 from bench.metrics.units import counted
-from reports import sentences, write
-from reports.drawing import Drawing
+from reports import sentences, words, write
+from reports.rendering import rendered, static
 
 _COURSES = 300
 """Rows of a history; of more, nobody reads the rest."""
@@ -54,7 +51,7 @@ class _Reader:
         """No text."""
         self.entries.append(
             Entry(
-                self._folder, comparison.title, comparison.model, comparison.task, _machine(comparison.environment),
+                self._folder, comparison.title, comparison.model, comparison.task, words.machine(comparison.environment),
                 comparison.started, len(comparison.seeds), len(comparison.rows), sum(row.ok for row in comparison.rows),
                 sentences.headline(comparison)[0], Subject.of(comparison),
             )
@@ -93,24 +90,13 @@ def build(folders: Sequence[str | PathLike[str]], out: str | PathLike[str]) -> l
 
 
 def _index(entries: Sequence[Entry], of_title: Mapping[str, Sequence[Path]]) -> str:
-    import jinja2
-
-    from reports.html import sentence
-
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    templates.filters["sentence"] = sentence
     newest = sorted(entries, key=lambda entry: entry.started, reverse=True)
     suites: dict[str, list[Entry]] = {}
     for entry in newest:
         suites.setdefault(entry.title, []).append(entry)
     kinds = (("suite", "title"), ("model", "model"), ("task", "task"), ("machine", "machine"))
-    return templates.get_template("site.html.j2").render(
+    return rendered(
+        "site.html.j2",
         suites=suites,
         counts=", ".join(counted(len({getattr(entry, key) for entry in entries}), noun) for noun, key in kinds),
         histories={title: _courses(paths) for title, paths in of_title.items() if len(paths) > 1},
@@ -132,34 +118,19 @@ def _courses(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _drawn(profile: Profile) -> dict[str, Any]:
-    import vl_convert
-
     from reports.profiles import best, drawing
 
-    figure: Drawing = drawing(profile)
-    svg = vl_convert.vegalite_to_svg(json.dumps(figure.spec))
+    figure = drawing(profile)
     shares = [
         (name, *(f"{profile.share(name, within):.0%}" for within in (1.0, 1.5, 2.0, 1e300))) for name in best(profile)
     ]
     return {
         "title": figure.title,
         "caption": figure.caption,
-        "svg": Markup(svg),
+        "svg": static(figure, f"profile-{profile.metric.name}"),
         "tasks": profile.tasks,
         "shares": shares,
     }
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    """The machine of a run in a few words; empty where it is not recorded."""
-    machine = environment.get("machine")
-    if not isinstance(machine, Mapping):
-        return ""
-    name = machine.get("cpu") if machine.get("device") == "cpu" else machine.get("device_name")
-    threads = machine.get("threads")
-    return ", ".join(
-        [str(name or "an unknown machine"), *([counted(threads, "thread")] if isinstance(threads, int) else [])]
-    )
 
 
 def _slugs(paths: Sequence[Path]) -> Iterator[str]:

@@ -17,8 +17,11 @@ from bench.tasks.alike import said
 LOG_LINES = 30
 
 HOW_TO_READ = (
-    "Values are means over seeds ± half of their 95 % interval (Student's t). Changes are against the "
-    "baseline, paired by seed: differences for quality, ratios for the rest. “Better” and “worse” mean"
+    "Values are means over seeds ± half of their 95 % interval (Student's t): geometric means for all but quality, so that "
+    "their ratios are the ratios shown. Changes are against the baseline, paired by seed: differences for quality, ratios for "
+    "the rest. Training throughput was timed in turns with the baseline's, where the suite has turns: the baseline's is as its "
+    "stages recorded it, each other one is so many times as high as in turns. What was timed on a busy machine, again and "
+    "again, is left out of a figure. “Better” and “worse” mean"
     " that the whole interval lies on that side, “same” that it lies inside the margin, up to which a difference does not"
     " matter, and “not settled” that this run shows neither. A suite's [compare] table sets the margins;"
     " without one they are 1 point of quality (1 % of the baseline's figure where quality is no fraction) and 2 % of all else."
@@ -89,7 +92,7 @@ def references(comparison: Comparison) -> str:
 
 def facts(comparison: Comparison, when: str) -> list[tuple[str, str]]:
     """What was run and where, in a few words each."""
-    suite, machine = comparison.suite, comparison.environment.get("machine") or {}
+    suite = comparison.suite
     budget = suite.get("budget") or {}
     items = next((len(found) for row in comparison.rows for found in row.correct.values()), 0)
     found = [("Model", comparison.model), ("Task", comparison.task)]
@@ -100,14 +103,17 @@ def facts(comparison: Comparison, when: str) -> list[tuple[str, str]]:
         found.append(("Training", f"{counted(budget['steps'], 'step')}{batch}"))
     found.append(("Recipes", str(len(comparison.rows))))
     found.append(("Seeds", re.sub(" seeds? ", " ", seeds(comparison))))
-    if machine := _machine(machine):
-        found.append(("Machine", machine))
+    if here := machine(comparison.environment):
+        found.append(("Machine", here))
     return [*found, *([("Run", when)] if when else [])]
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
-    """``AMD EPYC, 2 cores, 25.3 GB, 2 threads``; a GPU's name stands first."""
-    parts = []
+def machine(environment: Mapping[str, Any]) -> str:
+    """The machine of a run: ``AMD EPYC, 2 cores, 25.3 GB, 2 threads``; a GPU's name stands first. Empty where it is not
+    recorded."""
+    machine, parts = environment.get("machine"), []
+    if not isinstance(machine, Mapping):
+        return ""
     if machine.get("device") == "cuda":
         parts.append(str(machine.get("device_name") or "GPU"))
         if isinstance(machine.get("gpu_memory"), int):

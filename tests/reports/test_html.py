@@ -9,7 +9,7 @@ import pytest
 
 from bench.compare.compare import compare
 from bench.metrics.registry import metrics
-from reports import figures, html, model, render_comparisons, words
+from reports import figures, model, render_comparisons, words
 from reports.drawing import Drawing
 from tests import synthetic
 from tests.synthetic import Method
@@ -311,13 +311,6 @@ def test_long_logs_are_cut_to_their_end():
     tail = words.tail(log).splitlines()
     assert tail[-1] == "line 999"
     assert len(tail) == words.LOG_LINES
-
-
-def test_embedded_json_reads_back():
-    value = {"a": EVIL, "b": [1.5, None, "\u2028"]}
-    text = str(html.embedded(value))
-    assert not re.search(r"[<>&\u2028]", text)
-    assert json.loads(text) == value
 
 
 def test_the_quality_after_each_stage_of_a_chain_is_there():
