@@ -83,11 +83,13 @@ def write(
     out: str | PathLike[str],
     *others: Page,
     inches: float = 6.9,
+    static: bool = False,
 ) -> list[Path]:
     """Write reports of the records in `source` into the folder `out`, and say where: ``report.html`` and so on.
 
     `source` is a results folder, or its records where they were read already. `others` are given each comparison too.
-    `inches` is the width of figures.
+    `inches` is the width of figures. A `static` HTML page has its figures as they were drawn, without Vega, which makes them
+    interactive.
 
     Raises:
         ValueError: there is no such format; MachineError: one needs a package. No report is written then.
@@ -95,7 +97,7 @@ def write(
     from reports import export, figure_files
 
     target = Path(out)
-    wanted = {format: None if format in FILES else _page(format) for format in formats}
+    wanted = {format: None if format in FILES else _page(format, static=static) for format in formats}
     found = comparisons(source if isinstance(source, Records) else read(source))
     target.mkdir(parents=True, exist_ok=True)
     written: list[list[Path]] = []
@@ -135,14 +137,14 @@ def _file(folder: Path, format: str) -> Path:
     return folder / f"report.{'txt' if format == 'table' else format}"
 
 
-def _page(format: str) -> Callable[[Sequence[Comparison]], Page]:
+def _page(format: str, *, static: bool = False) -> Callable[[Sequence[Comparison]], Page]:
     """What begins a page in `format` of the comparisons that it will be given."""
     from reports import export, html, markdown, table, tex
 
     known: dict[str, Callable[[Sequence[Comparison]], Page]] = {
         "table": table.Page,
         "md": markdown.Page,
-        "html": html.Page,
+        "html": functools.partial(html.Page, static=static),
         "json": export.Json,
         "csv": export.Csv,
         "tex": tex.Page,

@@ -86,6 +86,7 @@ def _recipe(comparison: Comparison, row: Row) -> dict[str, Any]:
         "seeds": list(row.seeds),
         "seeds_ok": list(row.succeeded),
         "reasons": words.reasons(row),
+        "not_in_turns": row.not_in_turns or None,
         "metrics": {metric.name: _metric(row, metric) for metric in comparison.metrics if metric.name in row.figures},
         "processes": [{name: figure.value for name, figure in figures.items()} for figures in row.processes],
     }
@@ -100,6 +101,7 @@ def _metric(row: Row, metric: Metric) -> dict[str, Any]:
         "interval": list(figure.interval) if figure.interval else None,
         "by_seed": {str(seed): value for seed, value in figure.by_seed.items()},
         "contended": figure.contended,
+        "seeds_left_out": list(figure.left_out),
     }
     if change is not None:
         found |= {

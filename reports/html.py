@@ -25,12 +25,15 @@ _ROW = 10_000
 
 
 class Page:
-    """The page, of at most :data:`words.MOST` bytes: of each comparison as many recipes, the best first, as there is room for."""
+    """The page, of at most :data:`words.MOST` bytes: of each comparison as many recipes, the best first, as there is room for.
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+    A `static` one is without Vega, so that figures stay as they are.
+    """
+
+    def __init__(self, comparisons: Sequence[Comparison], *, static: bool = False) -> None:
         self._titles = words.titles(comparisons)
         self._number = len(comparisons)
-        self._runtime = packed(figures.runtime()) if comparisons else ""
+        self._runtime = packed(figures.runtime()) if comparisons and not static else ""
         self._room = words.MOST - len(self._runtime) - 90_000  # for style, script and all else around
         self._sections: list[dict[str, Any]] = []
         self._left_out = 0

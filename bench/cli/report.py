@@ -46,14 +46,20 @@ def report(
         ),
     ] = None,
     width: Annotated[Width, typer.Option("--width", help="How wide a figure is, in inches.")] = Width.two,
+    static: Annotated[
+        bool, typer.Option("--static", help="Write report.html without Vega: smaller, and figures stay as they are.")
+    ] = False,
 ) -> None:
     """Report on a results folder: print it in one format, or write report.html and report.md into it."""
     from reports import FILES, pieces, write
 
-    if format is not None and format.value not in FILES:
+    if static and format not in (None, Format.html):
+        raise typer.BadParameter(f"--format {format} has no static form; html has", param_hint="--static")
+    if format is not None and format.value not in FILES and not static:
         if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # as what it says of itself, and as the files are
         sys.stdout.writelines(pieces(folder, format.value))
         return
-    for path in write(folder, [format.value] if format else ["html", "md"], folder, inches=float(width.value)):
+    formats = [format.value] if format and not static else ["html"] if static else ["html", "md"]
+    for path in write(folder, formats, folder, inches=float(width.value), static=static):
         say(f"wrote {path}")

@@ -269,7 +269,7 @@ const subjects = all(document, ".subject").map(section => new Subject(section));
 // Vega is packed into the page; each figure is drawn when it comes near, and all before printing.
 async function unpack() {
   const packed = document.getElementById("runtime");
-  if (!packed) return;
+  if (!packed) throw new Error("this page is without Vega");
   const bytes = Uint8Array.from(atob(packed.textContent), letter => letter.charCodeAt(0));
   const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   document.head.append(make("script", { textContent: text }));
@@ -279,5 +279,5 @@ async function unpack() {
   plots.forEach(({ plot }) => near.observe(plot));
   addEventListener("beforeprint", () => plots.forEach(draw));
 }
-// Where it cannot be unpacked, the figures stay as they are in the page.
-const ready = unpack().catch(error => console.warn(`figures stay static: ${error.message}`));
+// Without it, figures stay as they are in the page, and what would change them is not offered.
+const ready = unpack().catch(error => { document.documentElement.classList.add("static"); console.info(`figures stay static: ${error.message}`); });

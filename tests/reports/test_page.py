@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import reports
 from bench.compare.compare import compare
 from reports import render_comparisons, words
 from tests import browser, synthetic
@@ -324,6 +325,18 @@ def test_without_scripts_it_is_whole(opened, comparison):
     assert page.locator(".ranking tbody tr").count() == 15
     assert not page.get_by_label("Search").is_visible()
     assert words.middle(comparison.rows[0].figures["accuracy"]) in cell(page, "full", "accuracy").inner_text()
+
+
+def test_without_vega_figures_stay_as_they_are(opened, tmp_path):
+    folder = synthetic.write(_records(), tmp_path)
+    (path,) = reports.write(folder, ["html"], tmp_path, static=True)
+    page = opened(path=path, ready=False)
+    page.wait_for_function("document.documentElement.classList.contains('static')")
+    assert page.locator(".plot svg").count() == 6
+    assert not page.locator("[data-x]").is_visible()
+    assert not page.get_by_label("Compare with").is_visible()
+    page.get_by_role("button", name="Size on disk").click()
+    assert rows(page)[0] == "full"
 
 
 def test_names_are_text_whatever_is_in_them(opened, tmp_path):
