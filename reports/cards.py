@@ -45,7 +45,8 @@ def _cards(comparison: Comparison) -> Iterator[Card]:
                     value = show(win.figure.value, win.change.metric.unit)
                     busy = " ⚠ machine busy" if win.change.contended else ""
                     figure, about = _figure(win.change)
-                    yield Card(f"{among} {best}", win.row.name, figure, f"{about or 'no interval'}; {value}{busy}")
+                    beside = "; ".join(filter(None, (about, f"{value}{busy}")))
+                    yield Card(f"{among} {best}", win.row.name, figure, beside)
             case Unsettled(metric, rows):
                 yield _unsettled(comparison, [change for _, change in rows])
     if primary and not any(isinstance(fact, Cheapest) for fact in answer(comparison)):
@@ -59,7 +60,7 @@ def _cards(comparison: Comparison) -> Iterator[Card]:
 
 
 def _figure(change: Change) -> tuple[str, str]:
-    return str(change), words.between(change)
+    return str(change), words.between(change) if change.interval else "no interval"
 
 
 def _unsettled(comparison: Comparison, changes: list[Change]) -> Card:

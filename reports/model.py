@@ -26,7 +26,7 @@ def model(comparison: Comparison, answers: Mapping[str, str]) -> dict[str, Any]:
 
     ``recipes`` are in the order of the rows. ``figures`` has, for each metric, [value, low, high, text, busy, text without its interval] of each
     recipe, or
-    null. ``views`` has for each baseline the standing of each recipe, the data of the forest plot, and for each metric
+    null. ``references`` has the texts of the figures beside which quality is seen. ``views`` has for each baseline the standing of each recipe, the data of the forest plot, and for each metric
     [value, text, interval, verdict] of each recipe, or null.
     """
     import altair as alt
@@ -38,6 +38,9 @@ def model(comparison: Comparison, answers: Mapping[str, str]) -> dict[str, Any]:
         "recipes": [{"name": row.name, "recipe": row.recipe, "ok": row.ok, "status": row.status} for row in rows],
         "metrics": [_metric(metric, comparison, alt) for metric in shown],
         "figures": {metric.name: [_figure(row, metric) for row in rows] for metric in shown},
+        "references": [
+            {name: words.middle(figure) for name, figure in each.figures.items()} for each in comparison.references
+        ],
         "views": {
             name: _view(
                 comparison if name == comparison.baseline else comparison.against(name),

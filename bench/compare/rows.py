@@ -129,11 +129,11 @@ class Change:
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """The ends of the interval as text; None where there is none or it has no width."""
+        """The ends of the interval as text; None where there is none, or it has no width that is seen."""
         if self.interval is None or _flat(self.interval, self.value):
             return None
-        low, high = self.interval
-        return self._text(low, fine=True), self._text(high, fine=True)
+        low, high = (self._text(end, fine=True) for end in self.interval)
+        return None if low == high == self._text(self.value) else (low, high)
 
     def __str__(self) -> str:
         return self._text(self.value) + ("" if self.kind == "difference" else "×")

@@ -58,7 +58,7 @@ class Subject {
   cells() {
     for (const cell of all(this.table, "tbody td[data-m]")) cell.tabIndex = -1;
     const first = one(this.table, "tbody td[data-m]"); if (first) first.tabIndex = 0;
-    const about = event => { const cell = event.target.closest("td[data-m]"); if (cell) showTip(cell, this.about(cell)); };
+    const about = event => { const cell = event.target.closest("tbody td[data-m]"); if (cell) showTip(cell, this.about(cell)); };
     this.table.addEventListener("focusin", about); this.table.addEventListener("mouseover", about);
     for (const gone of ["focusout", "mouseleave"]) this.table.addEventListener(gone, () => showTip());
     for (const head of all(this.table, "thead th")) one(head, "button").addEventListener("click", () => this.sort(head.dataset.m ?? ""));
@@ -101,11 +101,14 @@ class Subject {
     const had = new Set(this.shown); this.shown = names;
     const heads = this.table.tHead.rows[0];
     for (const head of all(heads, "th[data-m]")) if (!names.includes(head.dataset.m)) head.remove();
-    for (const row of this.rows) for (const cell of all(row, "td[data-m]")) if (!names.includes(cell.dataset.m)) cell.remove();
+    for (const cell of all(this.table, "tbody td[data-m], tfoot td")) if (!names.includes(cell.dataset.m)) cell.remove();
     for (const name of names) if (!had.has(name)) {
       const metric = this.metric[name], button = make("button", { type: "button", textContent: metric.title });
       const head = make("th", { scope: "col" }, button, make("small", { textContent: `${metric.better} is better` }));
       head.dataset.m = name; button.addEventListener("click", () => this.sort(name)); heads.append(head);
+      for (const row of all(this.table, "tfoot tr")) {
+        const cell = make("td", { textContent: this.data.references[+row.dataset.r][name] ?? "–" }); cell.dataset.m = name; cell.dataset.label = metric.title; row.append(cell);
+      }
       for (const row of this.rows) if (!one(row, "td.wide")) {
         const cell = make("td", { tabIndex: -1 }); cell.dataset.m = name; cell.dataset.label = metric.title; row.append(cell); this.fill(cell, row);
       }

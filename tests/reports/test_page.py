@@ -25,7 +25,7 @@ def comparison():
 
 
 def _records():
-    records = synthetic.records(contended=("ia3",))
+    records = synthetic.referenced(contended=("ia3",))
     records.runs[0]["suite"] = SUITE
     for seed in (0, 1, 2):  # so that one recipe is the same as the baseline, and settled
         full, bf16 = (
@@ -157,6 +157,16 @@ def test_columns_can_be_chosen(opened, comparison):
     assert words.middle(row.figures["macro_f1"]) in cell(page, "int8", "macro_f1").inner_text()
 
 
+def test_chance_and_the_untrained_model_stand_below_the_recipes(opened):
+    page = opened()
+    foot = page.locator(".ranking tfoot tr")
+    assert [foot.nth(n).locator("th").inner_text().split()[0] for n in (0, 1)] == ["chance", "untrained"]
+    assert foot.first.locator("td[data-m=accuracy]").inner_text() == "0.123"
+    page.locator("details.columns summary").click()
+    page.get_by_role("checkbox", name="Macro F1").check()
+    assert foot.first.locator("td[data-m=macro_f1]").inner_text() == "0.020"
+
+
 def test_a_search_leaves_what_has_the_words(opened):
     page = opened()
     page.get_by_label("Search").fill("lora")
@@ -236,7 +246,7 @@ def test_limits_say_which_recipe_fits(opened, comparison):
     best = min(fitting, key=lambda row: row.figures["size_on_disk"].value)
     said = page.get_by_role("status").inner_text()
     assert said.startswith(f"{len(fitting)} of {len(comparison.rows)} recipes fit. Best in size on disk: {best.name} ")
-    assert page.locator("tr:not(.out) th.who").count() == len(fitting)
+    assert page.locator("tbody tr:not(.out) th.who").count() == len(fitting)
     form.get_by_label("Accuracy at least").fill("0.99")
     assert page.get_by_role("status").inner_text() == "No recipe fits all of these limits."
     form.get_by_role("button", name="Clear").click()
