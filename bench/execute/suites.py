@@ -167,7 +167,7 @@ def _run(
                 _say(line, sys.stderr)
         store = Store(asked.folder)
         until.enter_context(_environment_kept())
-        until.enter_context(_interrupted_once(asked.folder))
+        until.enter_context(_interrupted_once(asked.folder, fresh=fresh))
         runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
@@ -352,7 +352,7 @@ def _environment_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupted_once(folder: Path) -> Iterator[None]:
+def _interrupted_once(folder: Path, *, fresh: bool) -> Iterator[None]:
     """What the first Ctrl-C begins, ending the stage at work, a second does not disturb; and say what it leaves."""
     before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
     # Under nohup it is ignored; and only a program's main thread is told of signals.
@@ -362,7 +362,8 @@ def _interrupted_once(folder: Path) -> Iterator[None]:
             signal.signal(signal.SIGINT, _interrupt)
         yield
     except KeyboardInterrupt:
-        said = f"Everything that ended is recorded in {folder}; the same command goes on from there."
+        next_ = ". The same command begins anew" if fresh else "; the same command goes on from there"
+        said = f"Everything that ended is recorded in {folder}{next_}."
         raise KeyboardInterrupt(said) from None
     finally:
         if ours:
