@@ -135,7 +135,7 @@ def test_what_each_process_held_is_there():
 def test_what_quality_is_to_be_seen_beside_is_a_line_under_the_table():
     lines = rendered(compare(synthetic.referenced())).splitlines()
     at = lines.index("For reference: chance 0.123, untrained 0.120.")
-    assert lines[at - 2].startswith("| two GPUs")
+    assert lines[at - 2].startswith("| `two GPUs`")
 
 
 def test_recipes_with_different_seeds_are_counted_from_the_fewest_to_the_most():

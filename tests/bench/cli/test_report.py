@@ -41,7 +41,7 @@ def test_what_is_text_is_printed_and_what_is_not_is_written_into_the_folder(tmp_
     assert "\\begin{tabular}" in methodbench("report", "out", "--format", "tex", cwd=tmp_path)
     assert "int8" in methodbench("report", "out", "--format", "table", cwd=tmp_path)
     said = methodbench("report", "out", "--format", "svg", "--width", "3.3", cwd=tmp_path).splitlines()
-    assert said[1] == "wrote out/figure-accuracy-and-training-memory.svg"
+    assert said[1] == "wrote out/figure-accuracy-and-training-throughput.svg"
     assert 'width="3.3in"' in (tmp_path / said[1].removeprefix("wrote ")).read_text(encoding="utf-8")
     assert "'3.3', '6.9'" in methodbench("report", "out", "--format", "svg", "--width", "4", cwd=tmp_path, status=2)
 

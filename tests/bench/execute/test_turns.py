@@ -1,6 +1,7 @@
 """Two real trainings in turns, of which one is slower by what is planted in it."""
 
 import math
+import multiprocessing.forkserver
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from tests.packages import installed
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     (folder / "others_planted.py").write_text((Path(__file__).parent / "planted.py").read_text())
+    # A process has one server of Python's, which other tests have started before the package was there, and use after.
+    restarted = multiprocessing.forkserver._forkserver._stop
     with installed(folder, {"methodbench.methods": {"planted": "others_planted:Planted"}}):
-        server = ForkServer()
-        yield server
-        server.close()
+        restarted()
+        yield ForkServer()
+        restarted()
 
 
 @pytest.fixture
