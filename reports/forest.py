@@ -44,7 +44,7 @@ def forest(comparison: Comparison) -> Drawing | None:
             color=alt.condition("datum.verdict == 'not settled'", alt.value("transparent"), hue),
             shape=alt.Shape(
                 "verdict:N",
-                scale=alt.Scale(domain=list(VERDICTS), range=["diamond", "triangle-right", "circle", "triangle-left", "circle"]),
+                scale=alt.Scale(domain=list(VERDICTS), range=["diamond", "triangle-up", "circle", "triangle-down", "circle"]),
                 legend=None,
             ),
         ),
