@@ -36,7 +36,8 @@ def main(connection: Connection, job: Job) -> None:
     if job.gpus:  # CUDA looks at it when it is first used, which nobody has done yet
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
     if job.temporary is not None:
-        os.environ["TMPDIR"] = tempfile.tempdir = str(job.temporary)
+        # A compiler runs in a folder of its own, where a relative path is another.
+        os.environ["TMPDIR"] = tempfile.tempdir = str(job.temporary.absolute())
     with output.unfailing(job.log) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
