@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.compare.answer import Cheapest, Unsettled, Verdicts, answer
+from bench.compare.answer import Cheapest, Fact, Unsettled, Verdicts
 from bench.compare.compare import Comparison
 from bench.compare.rows import Change
 from bench.metrics.units import counted, show
@@ -23,14 +23,10 @@ class Card:
     kind: str = "win"
 
 
-def cards(comparison: Comparison) -> list[Card]:
-    """The cards of a comparison, the most important first."""
-    return list(_cards(comparison))
-
-
-def _cards(comparison: Comparison) -> Iterator[Card]:
+def cards(comparison: Comparison, facts: Sequence[Fact]) -> Iterator[Card]:
+    """The cards of a comparison, whose answer is `facts`, the most important first."""
     primary = comparison.primary
-    for fact in answer(comparison):
+    for fact in facts:
         match fact:
             case Verdicts(metric, _, _, rows):
                 yield from (
@@ -49,7 +45,7 @@ def _cards(comparison: Comparison) -> Iterator[Card]:
                     yield Card(f"{among} {best}", win.row.name, figure, beside)
             case Unsettled(metric, rows):
                 yield _unsettled(comparison, [change for _, change in rows])
-    if primary and not any(isinstance(fact, Cheapest) for fact in answer(comparison)):
+    if primary and not any(isinstance(fact, Cheapest) for fact in facts):
         yield Card(
             f"Same or better {primary.title.lower()}, and cheaper",
             "",

@@ -9,7 +9,7 @@ from typing import Any
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from reports import words
-from reports.drawing import HEIGHT, PALETTE, Drawing, spec_of
+from reports.drawing import HEIGHT, PALETTE, Drawing, short, spec_of
 
 ACROSS = {
     "step": "step, over all training stages",
@@ -57,9 +57,9 @@ def _curve(row: Row) -> list[dict[str, float]]:
     for _, points in sorted(by_step.items()):
         # Seeds may have stopped at different steps.
         keys = [key for key in points[0] if all(key in each for each in points)]
-        mean = {key: _short(math.fsum(each[key] for each in points) / len(points)) for key in keys}
+        mean = {key: short(math.fsum(each[key] for each in points) / len(points)) for key in keys}
         ends = [each["loss"] for each in points]
-        found.append({**mean, "low": _short(min(ends)), "high": _short(max(ends))})
+        found.append({**mean, "low": short(min(ends)), "high": short(max(ends))})
     return found
 
 
@@ -81,10 +81,6 @@ def _thinned(
                 point[key] = math.fsum(part) / len(part)
         points.append(point)
     return points
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")
 
 
 def _chart(names: list[str], points: Sequence[Mapping[str, Any]], *, several: bool) -> Any:

@@ -58,6 +58,11 @@ def spec_of(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
     return {**spec, "datasets": datasets, "config": _CONFIG}
 
 
+def short(value: float) -> float:
+    """`value` in as many digits as a plot can show."""
+    return float(f"{value:.6g}")
+
+
 def pinned(alt: Any, *, pinned: Any, other: Any) -> Any:
     """An encoding's value for recipes that are pinned, and for the rest. `alt` is altair."""
     return alt.condition(f"indexof({PINNED}, datum.name) >= 0", alt.value(pinned), alt.value(other))

@@ -10,12 +10,14 @@ from reports.forest import forest
 from reports.tradeoff import tradeoff
 
 
-def drawings(comparison: Comparison) -> list[Drawing]:
-    """All figures of a comparison that have something to show."""
+def drawings(comparison: Comparison, *, every_cost: bool = True) -> list[Drawing]:
+    """All figures of a comparison that have something to show. Quality is drawn against each cost, or the first alone."""
     primary = comparison.primary
+    costing = comparison.costs if primary else []
+    against_costs = (drawn for metric in costing if primary and (drawn := tradeoff(comparison, metric, primary)))
     found = [
         forest(comparison),
-        *([tradeoff(comparison, metric, primary) for metric in comparison.costs] if primary else []),
+        *(against_costs if every_cost else [next(against_costs, None)]),
         costs.memory(comparison),
         costs.time(comparison),
         losses(comparison),

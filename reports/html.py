@@ -13,11 +13,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bench.compare import answer
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import cards, curves, figures, model, sentences, toml, words
-from reports.drawing import Drawing
 from reports.rendering import embedded, packed, rendered, source, static
 
 _ROW = 10_000
@@ -77,13 +77,13 @@ class Page:
 def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
     complete = len(whole.rows) == len(shown.rows)
     # A figure of a part of the recipes would hide the rest.
-    drawings = _first_of_each(figures.drawings(shown)) if complete else {}
-    answers = {name: _answer(whole.against(name)) for name in model.baselines(shown)} if complete else {}
-    answers[whole.baseline] = _answer(whole)
+    drawings = {each.name: each for each in figures.drawings(shown, every_cost=False)} if complete else {}
+    views = {name: shown.against(name) for name in model.others(shown)} if complete else {}
+    answers = {whole.baseline: _answer(whole), **{name: _answer(view) for name, view in views.items()}}
     chains = {id(row) for row in words.chains(shown)}
     ok = [row.name for row in shown.rows if row.figures]
     costs = whole.costs
-    data = model.model(shown, answers)
+    data = model.model(shown, views, answers)
     return {
         "id": id_,
         "it": shown,
@@ -118,13 +118,9 @@ def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
 
 
 def _answer(comparison: Comparison) -> Markup:
-    answer, *more = sentences.beside_cards(comparison)
-    return Markup(rendered("answer.html.j2", answer=answer, more=more, cards=cards.cards(comparison)))
-
-
-def _first_of_each(drawings: Sequence[Drawing]) -> dict[str, Drawing]:
-    """Of the figures of a kind, such as quality against each cost, the first: the page's script makes the others of it."""
-    return {drawing.name: drawing for drawing in reversed(drawings)}
+    facts = list(answer.answer(comparison))
+    first, *more = sentences.beside_cards(facts)
+    return Markup(rendered("answer.html.j2", answer=first, more=more, cards=cards.cards(comparison, facts)))
 
 
 def _share(comparison: Comparison) -> Any:

@@ -14,6 +14,7 @@ from bench.metrics.metric import Metric
 from bench.metrics.units import prefixed
 from reports import words
 from reports.axes import axis_of, titled
+from reports.drawing import short
 from reports.forest import differences
 from reports.tradeoff import standing
 
@@ -21,8 +22,10 @@ BASELINES = 30
 """With more recipes than this, the page has the suite's own baseline alone: what is compared grows with their square."""
 
 
-def model(comparison: Comparison, answers: Mapping[str, str]) -> dict[str, Any]:
-    """The page's data as JSON has it. `answers` is the HTML of the answer beside each baseline.
+def model(comparison: Comparison, others: Mapping[str, Comparison], answers: Mapping[str, str]) -> dict[str, Any]:
+    """The page's data as JSON has it.
+
+    `others` are the comparisons with other baselines, by these; `answers` is the HTML of the answer beside each baseline.
 
     ``recipes`` are in the order of the rows. ``figures`` has, for each metric, [value, low, high, text, busy, text without its interval] of each
     recipe, or
@@ -42,13 +45,8 @@ def model(comparison: Comparison, answers: Mapping[str, str]) -> dict[str, Any]:
             {name: words.middle(figure) for name, figure in each.figures.items()} for each in comparison.references
         ],
         "views": {
-            name: _view(
-                comparison if name == comparison.baseline else comparison.against(name),
-                rows,
-                shown if name == comparison.baseline else comparison.mains,
-                answer,
-            )
-            for name, answer in answers.items()
+            comparison.baseline: _view(comparison, rows, shown, answers[comparison.baseline]),
+            **{name: _view(other, rows, comparison.mains, answers[name]) for name, other in others.items()},
         },
     }
 
@@ -59,15 +57,13 @@ def columns(comparison: Comparison) -> list[Metric]:
     return [*mains, *(metric for metric in comparison.metrics if metric not in mains)]
 
 
-def baselines(comparison: Comparison) -> list[str]:
-    """The recipes that a reader may compare with, the suite's own baseline first."""
-    primary = comparison.primary
-    others = [row.name for row in comparison.rows if row.ok and (primary is None or primary.name in row.figures)]
-    if comparison.baseline not in {row.name for row in comparison.rows}:
+def others(comparison: Comparison) -> list[str]:
+    """The recipes that a reader may compare with instead of the suite's own baseline."""
+    primary, names = comparison.primary, {row.name for row in comparison.rows}
+    if comparison.baseline not in names or len(names) > BASELINES:
         return []
-    if len(comparison.rows) > BASELINES:
-        others = []
-    return list(dict.fromkeys([comparison.baseline, *others]))
+    scored = [row.name for row in comparison.rows if row.ok and (primary is None or primary.name in row.figures)]
+    return [name for name in scored if name != comparison.baseline]
 
 
 def _metric(metric: Metric, comparison: Comparison, alt: Any) -> dict[str, Any]:
@@ -100,7 +96,7 @@ def _figure(row: Row, metric: Metric) -> list[Any] | None:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+    return None if value is None else short(value)
 
 
 def _view(comparison: Comparison, order: Sequence[Row], shown: Sequence[Metric], answer: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bench.compare.answer import (
     Cheapest,
@@ -50,9 +50,9 @@ def headline(comparison: Comparison) -> list[str]:
     return list(map(_fact, answer(comparison)))
 
 
-def beside_cards(comparison: Comparison) -> list[str]:
-    """The same without what the cards of a page say."""
-    return [_fact(fact) for fact in answer(comparison) if not isinstance(fact, Cheapest)]
+def beside_cards(facts: Iterable[Fact]) -> list[str]:
+    """`facts` in a sentence each, without those that the cards of a page say."""
+    return [_fact(fact) for fact in facts if not isinstance(fact, Cheapest)]
 
 
 def warnings(comparison: Comparison) -> list[str]:

@@ -11,7 +11,7 @@ from bench.compare.front import front
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports.axes import Axis, axis_of, titled
-from reports.drawing import HEIGHT, VERDICTS, WIDTH, Drawing, pinned, pins, spec_of
+from reports.drawing import HEIGHT, PINNED, VERDICTS, WIDTH, Drawing, pinned, pins, spec_of
 
 _LABELS = 60  # placing labels is quadratic, and more would be noise
 
@@ -27,7 +27,7 @@ def tradeoff(comparison: Comparison, across: Metric, up: Metric, name: str = "tr
     rows = [row for row in comparison.rows if row.ok and {across.name, up.name} <= row.figures.keys()]
     if len(rows) < 2:
         return None
-    data = [point(row, comparison, across, up) for row in rows]
+    data = [_point(row, comparison, across, up) for row in rows]
     solid = [each for each in data if each["settled"]]
     best = [solid[index] for index in front([(each["x"], each["y"]) for each in solid], (across.better, up.better))]
     for each in data:
@@ -56,7 +56,7 @@ def tradeoff(comparison: Comparison, across: Metric, up: Metric, name: str = "tr
     hover = alt.selection_point(name="hover", on="pointerover", nearest=True, fields=["name"], empty=False)
     bars = {"strokeWidth": 1.5, "clip": True}
     shown = alt.condition(
-        "indexof(pinned, datum.name) >= 0 || (hover.name && indexof(hover.name, datum.name) >= 0)",
+        f"indexof({PINNED}, datum.name) >= 0 || (hover.name && indexof(hover.name, datum.name) >= 0)",
         alt.value(0.8),
         alt.value(0),
     )
@@ -82,12 +82,12 @@ def tradeoff(comparison: Comparison, across: Metric, up: Metric, name: str = "tr
     return Drawing(
         name,
         f"{up.title} and {across.title[0].lower()}{across.title[1:]}",
-        caption(data, across, up),
+        _caption(data, across, up),
         spec_of(chart, recipes=data, front=corners),
     )
 
 
-def caption(data: Sequence[dict[str, Any]], across: Metric, up: Metric) -> str:
+def _caption(data: Sequence[dict[str, Any]], across: Metric, up: Metric) -> str:
     """How to read the plot of `data`."""
     place = f"{'top' if up.better == 'higher' else 'bottom'} {'left' if across.better == 'lower' else 'right'}"
     return (
@@ -97,7 +97,7 @@ def caption(data: Sequence[dict[str, Any]], across: Metric, up: Metric) -> str:
     )
 
 
-def point(row: Row, comparison: Comparison, across: Metric, up: Metric) -> dict[str, Any]:
+def _point(row: Row, comparison: Comparison, across: Metric, up: Metric) -> dict[str, Any]:
     """A recipe on the plot; ``settled`` tells whether its primary quality is."""
     x, y = row.figures[across.name], row.figures[up.name]
     verdict = standing(row, comparison)

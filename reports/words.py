@@ -114,19 +114,16 @@ def machine(environment: Mapping[str, Any]) -> str:
     machine, parts = environment.get("machine"), []
     if not isinstance(machine, Mapping):
         return ""
+    number = {key: value for key, value in machine.items() if isinstance(value, int)}
     if machine.get("device") == "cuda":
-        parts.append(str(machine.get("device_name") or "GPU"))
-        if isinstance(machine.get("gpu_memory"), int):
-            parts.append(show(machine["gpu_memory"], "B"))
-    if machine.get("cpu"):
-        parts.append(str(machine["cpu"]))
-    parts += [counted(machine[key], noun) for key, noun in (("cores", "core"),) if isinstance(machine.get(key), int)]
-    if isinstance(machine.get("memory"), int):
-        parts.append(show(machine["memory"], "B"))
+        parts += [str(machine.get("device_name") or "GPU"), show(number.get("gpu_memory"), "B")]
     parts += [
-        counted(machine[key], noun) for key, noun in (("threads", "thread"),) if isinstance(machine.get(key), int)
+        str(machine.get("cpu") or ""),
+        counted(number["cores"], "core") if "cores" in number else "",
+        show(number.get("memory"), "B"),
+        counted(number["threads"], "thread") if "threads" in number else "",
     ]
-    return ", ".join(parts)
+    return ", ".join(part for part in parts if part not in ("", "–"))
 
 
 def proved(comparison: Comparison) -> tuple[int, int]:

@@ -16,18 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bench.compare import doubts, looks, stats
 from bench.compare.doubts import Doubt
-from bench.compare.rows import (
-    DEFAULT_MARGINS,
-    NOT_RUN,
-    Change,
-    Ending,
-    Figure,
-    Proof,
-    Reference,
-    Row,
-    change,
-    kind_of,
-)  # fmt: skip
+from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change, kind_of
 from bench.compare.turns import Pace, Paths, Step, in_turns, pace
 from bench.metrics import registry
 from bench.metrics.metric import Metric

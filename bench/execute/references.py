@@ -11,19 +11,25 @@ from bench.execute.base import Executor, Outcome
 from bench.execute.run import job_of
 from bench.metrics.units import counted
 from bench.plan.plan import Plan, references
+from bench.record.reading import Records
 from bench.record.store import Store
 from bench.stage.job import untold
 
 
 def run(
-    plan: Plan, store: Store, executor: Executor, tell: Callable[[str], None], timeout: float | None = None
+    plan: Plan,
+    records: Records,
+    store: Store,
+    executor: Executor,
+    tell: Callable[[str], None],
+    timeout: float | None = None,
 ) -> list[str]:
-    """Score what has no record that is ok, and say what could not be; `tell` is told how many there are.
+    """Score what has none among `records` that is ok, and say what could not be; `tell` is told how many there are.
 
     Raises:
         RecordError: a record could not be written.
     """
-    recorded = store.read().references
+    recorded = records.references
     waiting = {
         id_: node for id_, node in references(plan).items() if id_ not in recorded or recorded[id_].status != "ok"
     }

@@ -187,7 +187,7 @@ def _run(
             result = rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
         else:
             result = carry_out(asked.plan, ())
-        unscored = references.run(asked.plan.select(asked.names), store, runs, tell, timeout)
+        unscored = references.run(asked.plan.select(asked.names), result.records.read_on(), store, runs, tell, timeout)
         return replace(result, beside=(*result.beside, *unscored))
 
 

@@ -1,9 +1,14 @@
 import pytest
 
+from bench.compare.answer import answer
 from bench.compare.compare import compare
-from reports.cards import cards
+from reports import cards as page
 from tests import synthetic
 from tests.synthetic import Method
+
+
+def cards(comparison):
+    return list(page.cards(comparison, list(answer(comparison))))
 
 
 def made(methods, **options):

@@ -72,7 +72,7 @@ def everything(monkeypatch):
     drawings = figures.drawings
 
     def everything(folder, draw):
-        monkeypatch.setattr(figures, "drawings", drawings if draw else lambda comparison: [])
+        monkeypatch.setattr(figures, "drawings", drawings if draw else lambda comparison, **_: [])
         found = reports.comparisons(read(folder))
         for format in reports.FORMATS:
             reports.render_comparisons(found, format)

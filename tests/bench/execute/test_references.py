@@ -33,7 +33,7 @@ def start(monkeypatch, tmp_path):
         whole = make_plan(monkeypatch, RECIPES, **{"seeds": [0, 1], "measure": {"latency": []}} | keys)
         executor, store, told = Fake(behave), Store(tmp_path), []
         run(whole, set(RECIPES), store, executor, Silent())
-        failed = references.run(whole, store, executor, told.append)
+        failed = references.run(whole, store.read(), store, executor, told.append)
         return failed, [job for job in executor.jobs if job.what == "untrained"], told, whole
 
     return start
