@@ -53,7 +53,7 @@ def _as_table(file: str) -> str:
     if not reading:
         return ""
     (_, usual), *others = reading
-    other = "".join(f', or kind = "{name}"' for _, name in others)
+    other = f"; other kinds that read it: {', '.join(name for _, name in others)}" if others else ""
     return f'; one\'s own file goes into a table: task = {{ kind = "{usual}", data = "{file}" }}{other}'
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.tasks.base import IGNORED, Answers, Batch, Chance, Quality, Retention, Split, TaskError
+from bench.tasks.own import OwnData
 from bench.tasks.passages import DividedPassages, divide, passages
-from bench.tasks.rows import Rows
-from bench.tasks.table import DataTable
+from bench.tasks.rows import SUFFIXES
+from bench.tasks.table import DataTable, TextTable
 from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
     metrics = ("bits_per_byte", "perplexity", "token_accuracy")
     primary = "bits_per_byte"
     learns = "from texts alone"
-    reads = (".txt", ".csv", ".jsonl")
+    reads = (".txt", *SUFFIXES)
     auto_class = "AutoModelForCausalLM"
     new_head = False
     generates = True
     peft_task_type = "CAUSAL_LM"
     predicts_classes = True
+
+    table = TextTable
 
     @classmethod
     def from_table(cls, table: DataTable, suite_folder: Path) -> OwnText:
@@ -284,9 +287,9 @@ class OwnText(LanguageModelling):
 
     def __init__(self, table: DataTable, suite_folder: Path) -> None:
         super().__init__()
-        self.rows = Rows.of(table, suite_folder, table.text)
-        self.file = self.rows.file
-        self.name = table.name or self.file.stem
+        assert isinstance(table, TextTable)
+        self.own = OwnData(table, suite_folder, [table.text])
+        self.name = self.own.name
 
     def read(self) -> Iterator[str]:
         """Every text.
@@ -294,15 +297,11 @@ class OwnText(LanguageModelling):
         Raises:
             TaskError: the file or a row in it is wrong.
         """
-        suffix = self.file.suffix.lower()
-        if suffix not in self.reads:
-            raise self.rows.error(f"files of kind `{suffix}` are not read; give it as .txt, .csv or .jsonl")
-        if suffix == ".txt":
-            content = self.rows.content()
+        for rows in self.own.parts.values():
+            if rows.suffix != ".txt":
+                yield from (row.text(rows.columns[0]) for row in rows)
+                continue
+            content = rows.content()
             if not content.strip():
-                raise self.rows.error("it is empty")
+                raise rows.error("it is empty")
             yield from passages(content)
-            return
-        (column,) = self.rows.columns
-        for line, (text,) in self.rows:
-            yield self.rows.text(line, column, text)

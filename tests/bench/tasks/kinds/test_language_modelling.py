@@ -16,7 +16,7 @@ from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import LanguageModelling, OwnText
 from bench.tasks.passages import divide, passages
 from bench.tasks.registry import open_task
-from bench.tasks.table import DataTable
+from bench.tasks.table import TextTable
 from tests import architectures
 
 
@@ -291,14 +291,14 @@ class TestEvaluate:
 
 
 def table(file, **options):
-    return OwnText(DataTable(kind="causal_lm", data=file.name, **options), file.parent)
+    return OwnText(TextTable(kind="causal_lm", data=file.name, **options), file.parent)
 
 
 class TestOwnText:
     def test_a_text_file_is_cut_into_passages(self, tmp_path):
         content = "".join(f"line {number}\n" for number in range(4000))
         (tmp_path / "book.txt").write_text(content)
-        task = open_task(DataTable(kind="causal_lm", data="book.txt"), tmp_path)
+        task = open_task(TextTable(kind="causal_lm", data="book.txt"), tmp_path)
         assert isinstance(task, OwnText)
         assert task.name == "book"
         assert task.problems() == []
@@ -326,7 +326,7 @@ class TestOwnText:
             ("a.csv", "text\n\u200b\n".encode(), "line 2: `text` is empty"),
             ("a.csv", b"text,text\none,two\n", "line 1: `text` is there 2 times, in places 1 and 2; rename or remove"),
             ("a.jsonl", b'{"text": "one", "text": "two"}', "line 1: `text` is there 2 times"),
-            ("a.parquet", b"PAR1", "files of kind `.parquet` are not read; give it as .txt, .csv or .jsonl"),
+            ("a.parquet", b"PAR1", "it is not a Parquet file, or is damaged or cut short"),
         ],
     )
     def test_faults(self, name, content, message, tmp_path):
