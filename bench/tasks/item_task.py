@@ -43,13 +43,7 @@ class ItemTask(TextTask[DividedItems, E]):
         self.own = OwnData(table, suite_folder, self.columns(table))
         self.name = self.own.name
         self.group_by_length = table.group_by_length
-        if table.metric is not None:
-            if table.metric not in self.metrics:
-                raise TaskError(
-                    f"task.metric: {self.kind} has no metric {table.metric}{nearest(table.metric, self.metrics)}; it has "
-                    f"{', '.join(self.metrics)}"
-                )
-            self.primary = table.metric  # this task's own, beside its kind's
+        rank_by(self, table.metric)
 
     @classmethod
     def from_table(cls, table: DataTable, suite_folder: Path) -> Task:
@@ -140,3 +134,19 @@ class ItemTask(TextTask[DividedItems, E]):
     def made_of(self, split: Split) -> str:
         """What token ids of `split` are kept by, beside the tokenizer."""
         return f"{self.kind} {split} {self.data.fingerprint}"
+
+
+def rank_by(task: Task, metric: str | None) -> None:
+    """Have recipes ranked by `metric`, if it is given, in this task alone.
+
+    Raises:
+        TaskError: it is none of the kind's.
+    """
+    if metric is None:
+        return
+    if metric not in task.metrics:
+        known = ", ".join(task.metrics)
+        raise TaskError(
+            f"task.metric: {task.kind} has no metric {metric}{nearest(metric, task.metrics)}; it has {known}"
+        )
+    task.primary = metric

@@ -84,13 +84,14 @@ class DividedItems:
     """Items in their splits, in an order that depends on the set of items alone.
 
     ``fingerprint`` is a SHA-256 over every item and its split, and ``counts`` says what became of the rows, as
-    :meth:`bench.tasks.base.Task.counts` does.
+    :meth:`bench.tasks.base.Task.counts` does. ``official`` says that the data had splits.
     """
 
     def __init__(self, table: pa.Table) -> None:
         facts = json.loads(table.schema.metadata[b"items"])
         self.fingerprint: str = facts["fingerprint"]
         self.counts: Mapping[str, int] = facts["counts"]
+        self.official: bool = facts["official"]
         sizes = [self.counts.get(split, 0) for split in SPLITS]
         starts = itertools.accumulate(sizes, initial=0)
         self._parts = {split: table.slice(*part) for split, *part in zip(SPLITS, starts, sizes, strict=False)}
@@ -242,7 +243,8 @@ def _write(read: _Read, choice: Choice, noted: Counter[str] | None, file: Path |
     import pyarrow as pa
 
     counts: Counter[str] = Counter({"read": len(read.forms), **(noted or {})})
-    rows = _official(read, counts) if (read.official >= 0).any() else _hashed(read, counts)
+    official = bool((read.official >= 0).any())
+    rows = _official(read, counts) if official else _hashed(read, counts)
     if choice.near_duplicates:
         rows = _unlike(read, rows, choice.near_duplicates, counts)
     if choice.max_items:
@@ -253,7 +255,7 @@ def _write(read: _Read, choice: Choice, noted: Counter[str] | None, file: Path |
     digest = hashlib.sha256()
     for split in SPLITS:
         digest.update(f"{split} {len(rows[split])} ".encode() + read.whole[rows[split]].tobytes())
-    facts = json.dumps({"fingerprint": digest.hexdigest(), "counts": counts})
+    facts = json.dumps({"fingerprint": digest.hexdigest(), "counts": counts, "official": official})
     schema = read.table.schema.with_metadata({"items": facts})
     order = np.concatenate([rows[split] for split in SPLITS])
     parts = (

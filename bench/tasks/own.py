@@ -97,15 +97,35 @@ class OwnData:
         if not _HUB_NAME.fullmatch(table.data):
             raise TaskError(f"task.data: {table.data} is no file, no folder and no name of a data set on the hub")
         try:
-            # Its progress bars stay: a download is long.
-            found = datasets.load_dataset(table.data, table.config, revision=table.revision)
+            found = self._in_cache() or datasets.load_dataset(table.data, table.config, revision=table.revision)
         except Exception as error:  # whatever the hub, the network or a damaged file does
             raise TaskError(f"task.data: {where}: {_why_not(error, table.data)}") from None
         return self._chosen(found, where)
 
+    def _in_cache(self) -> Mapping[str, Any] | None:
+        """The data set as the hub's cache has it, so that no network is needed; None where something is missing there."""
+        import datasets
+        import huggingface_hub
+
+        table = self._table
+        assert table.data is not None
+        try:
+            folder = huggingface_hub.snapshot_download(
+                table.data, repo_type="dataset", revision=table.revision, local_files_only=True
+            )
+            with _quiet(datasets):
+                return cast("Mapping[str, Any]", datasets.load_dataset(folder, table.config))
+        except (
+            Exception
+        ):  # it is not there, or files of this configuration are not: then the hub is asked, and says why
+            return None
+
     def _chosen(self, found: Mapping[str, Any], where: str) -> Mapping[Split | None, Rows]:
         """Which of the splits that the data has are used for which."""
-        given = {split: self._table.splits.get(split, split) for split in ("train", "validation", "test")}
+        chosen = self._table.splits
+        given = {split: chosen.get(split, split) for split in ("train", "validation", "test")}
+        if "validation" not in chosen and "validation" in chosen.values():
+            del given["validation"]  # it is what models are scored on, or trained with
         if len(found) == 1 and not self._table.splits:
             (only,) = found.values()
             return {None: SavedRows(Path(where), only, self.columns)}
