@@ -43,8 +43,13 @@ class OwnData:
         self.name = table.name or (f"{table.data}/{table.config}" if table.config else first.stem)
 
     def __iter__(self) -> Iterator[tuple[Split | None, Row]]:
+        from tqdm import tqdm
+
         for split, rows in self.parts.items():
-            for row in rows:
+            # Millions of rows take minutes, once; on a terminal it is shown how far they are.
+            for row in tqdm(
+                rows, f"reading {rows.file.name}", unit=" rows", unit_scale=True, delay=2, leave=False, disable=None
+            ):
                 yield split, row
 
     def fingerprint(self) -> str:
@@ -132,8 +137,8 @@ class OwnData:
         for split, name in given.items():
             if name not in found and (split != "validation" or split in self._table.splits):
                 raise TaskError(
-                    f"task.splits: {where} has no split `{name}`{nearest(name, found)}; it has {', '.join(found)}: say which "
-                    f'is used, as in splits = {{ {split} = "{next(iter(found))}" }}'
+                    f"task.splits: {where} has no split `{name}`{nearest(name, found)}; say which it "
+                    f'is, as in splits = {{ {split} = "{next(iter(found))}" }}'
                 )
         return {
             cast("Split", split): SavedRows(Path(f"{where} [{name}]"), found[name], self.columns)
