@@ -53,11 +53,14 @@ class OwnData:
                 yield split, row
 
     def fingerprint(self) -> str:
-        """A SHA-256 over the contents of all files.
+        """A SHA-256 over the contents of all files, or of a data set of the hub, over its commit.
 
         Raises:
             TaskError: one cannot be read.
         """
+        # Without datasets, whose import takes a second: each stage asks.
+        if self._on_hub and (snapshot := self._snapshot()):
+            return hashlib.sha256(f"{self._table.data} {snapshot.name}".encode()).hexdigest()
         found = [f"{split} {rows.fingerprint()}" for split, rows in self.parts.items()]
         return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
@@ -73,9 +76,17 @@ class OwnData:
         file = self._files["data"]
         if file.is_dir():
             return self._saved(file)
-        if self._table.config or self._table.revision or self._table.splits or not (file.suffix or file.exists()):
+        if self._on_hub:
             return self._of_hub()
         return {None: Rows(file, self.columns)}
+
+    @property
+    def _on_hub(self) -> bool:
+        """Whether `data` is a name on the hub: no folder of this machine, and no file."""
+        file, table = self._files.get("data"), self._table
+        if file is None or file.is_dir():
+            return False
+        return bool(table.config or table.revision or table.splits or not (file.suffix or file.exists()))
 
     def _saved(self, folder: Path) -> Mapping[Split | None, Rows]:
         import datasets
@@ -110,19 +121,28 @@ class OwnData:
     def _in_cache(self) -> Mapping[str, Any] | None:
         """The data set as the hub's cache has it, so that no network is needed; None where something is missing there."""
         import datasets
+
+        if (folder := self._snapshot()) is None:
+            return None
+        try:
+            with _quiet(datasets):
+                return cast("Mapping[str, Any]", datasets.load_dataset(str(folder), self._table.config))
+        except Exception:  # files of this configuration are not there: then the hub is asked, and says what is wrong
+            return None
+
+    def _snapshot(self) -> Path | None:
+        """The folder of the hub's cache that holds the data set, which is called by its commit; None where there is none."""
         import huggingface_hub
 
-        table = self._table
-        assert table.data is not None
+        name, revision = str(self._table.data), self._table.revision
         try:
-            folder = huggingface_hub.snapshot_download(
-                table.data, repo_type="dataset", revision=table.revision, local_files_only=True
+            return Path(
+                huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
             )
-            with _quiet(datasets):
-                return cast("Mapping[str, Any]", datasets.load_dataset(folder, table.config))
         except (
-            Exception
-        ):  # it is not there, or files of this configuration are not: then the hub is asked, and says why
+            OSError,
+            ValueError,
+        ):  # huggingface_hub's own are kinds of these: nothing is there, or it is no such name
             return None
 
     def _chosen(self, found: Mapping[str, Any], where: str) -> Mapping[Split | None, Rows]:
