@@ -122,8 +122,8 @@ def hold(job: Job) -> None:
         from transformers.dynamic_module_utils import init_hf_modules
 
         init_hf_modules()
-    types = [job.source().model_type()]
-    imports.of(job.stages, types, job.machine.device).all()
+    source = job.source()
+    imports.of(job.stages, [source.model_type()], job.machine.device, source.needs()).all()
 
 
 def ending(error: Exception) -> tuple[Status, str]:

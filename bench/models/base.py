@@ -48,6 +48,10 @@ class Model(abc.ABC):
         """Its tokenizer's tokens and their numbers; empty where planning cannot tell."""
         return {}
 
+    def needs(self) -> tuple[str, ...]:
+        """Packages that loading it imports, beside torch and transformers."""
+        return ()
+
     def facts(self) -> frozenset[Fact]:
         """What is true of it before any stage, such as that its weights are quantized."""
         return frozenset()

@@ -182,6 +182,7 @@ def begin(
         "seed": seed,
         "suite_folder": job.suite_folder,
         "progress": progress,
+        "arrived": source.facts(),
     }
     seed_everything(seed)
     if isinstance(stage.main, Trainer):

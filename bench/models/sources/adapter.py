@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,10 @@ class Adapter(Model):
         """That of its own tokenizer, or of its base model's."""
         return self.base.vocabulary()
 
+    def needs(self) -> tuple[str, ...]:
+        """PEFT, and what its base model needs."""
+        return ("peft", *self.base.needs())
+
     def facts(self) -> frozenset[Fact]:
         """Those of its base model."""
         return self.base.facts()
@@ -162,9 +167,11 @@ class Adapter(Model):
         from bench.models import architecture
 
         try:
-            with quiet():
+            with quiet(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PEFT tells of names that transformers deprecates
                 config, weights = PeftConfig.from_pretrained(str(self.path)), load_file(self.path / _WEIGHTS)
-                config.task_type = None  # by which PEFT would take a classifier's head for a part of the adapter
+                # By the first PEFT would take a classifier's head for a part of the adapter; the other it tells to be another.
+                config.task_type = config.base_model_name_or_path = None
                 if "id2label" in options:
                     # The task makes the head: an adapter does not say which labels its own is for.
                     heads = {name.partition(".")[0] for name in architecture.head_parameters(model)}

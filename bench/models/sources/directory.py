@@ -159,6 +159,10 @@ class Directory(Model):
             pieces = {piece: number for number, (piece, _) in enumerate(pieces)}
         return {**pieces, **{token["content"]: token["id"] for token in found.get("added_tokens") or ()}}
 
+    def needs(self) -> tuple[str, ...]:
+        """What holds quantized weights."""
+        return ("bitsandbytes",) if self._quantized() else ()
+
     def facts(self) -> frozenset[Fact]:
         """Whether its weights are quantized."""
         return frozenset({"quantized"} if self._quantized() else ())
@@ -171,7 +175,7 @@ class Directory(Model):
                 f"its weights came quantized, by {table.get('quant_method')}, and every recipe begins with them"
             )
         if self.runs_code():
-            notes.append("code that came with its files runs in each stage, as allow_remote_code = true says")
+            notes.append("code that came with its files runs in each stage, which the suite allows (`allow_remote_code`)")
         return notes
 
     def runs_code(self) -> bool:
@@ -304,10 +308,14 @@ class Directory(Model):
                 # Weights of another shape are a head's that is made new: others were refused above.
                 model, _ = self._from_pretrained(
                     auto_class,
-                    {**options, **self._unpacked(found), "ignore_mismatched_sizes": found.head == "new"},
+                    {**self._heeding(options, found), "ignore_mismatched_sizes": found.head == "new"},
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 raise ModelError(f"{self.path}: transformers cannot load it: {first_line(error)}") from error
+        if self._quantized():
+            from bench.models import packed
+
+            packed.keep_as_packed(model)
         if odd := [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]:
             raise ModelError(
                 f"{self.path}: {len(odd)} weights hold numbers that are not finite, as {odd[0]}; copy the file again, or save another checkpoint"
@@ -323,12 +331,16 @@ class Directory(Model):
         config.get_text_config().use_cache = False
         return model, reader
 
-    def _unpacked(self, found: Structure) -> dict[str, Any]:
-        """What keeps a new head from being quantized as the weights are that came."""
+    def _heeding(self, options: Mapping[str, Any], found: Structure) -> Mapping[str, Any]:
+        """The task's `options`; where weights came quantized, such that no new head is quantized too, for it has to train."""
         if found.head != "new" or not (table := self._quantized()):
-            return {}
+            return options
+        import transformers
+
         skipped = [*(table.get("llm_int8_skip_modules") or ()), *{name.rpartition(".")[0] for name in found.new}]
-        return {"quantization_config": {**table, "llm_int8_skip_modules": skipped}}
+        config = transformers.AutoConfig.from_pretrained(self.path, **self._local(), **options)
+        config.quantization_config = {**table, "llm_int8_skip_modules": skipped}
+        return {"config": config}
 
     def _reader(self, auto_class: str) -> Any:
         """What makes a model's inputs: its tokenizer, or of a model of images its image processor."""
