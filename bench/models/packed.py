@@ -36,6 +36,24 @@ def keep_as_packed(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def mend_loaded(model: Any) -> None:
+    """Make a model whose weights came quantized one that trains, and that can be saved.
+
+    transformers notes by which steps it read the weights, and goes back by the same ones where it saves them. Those that
+    put packed weights together have no way back and need none: what is saved is in parts already.
+    """
+    keep_as_packed(model)
+    model._weight_conversions = [each for each in getattr(model, "_weight_conversions", ()) if _goes_back(each)]
+
+
+def _goes_back(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
+
+
 _unpack_rows = torch.library.get_kernel("bitsandbytes::dequantize_4bit", "CPU")
 _CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 

@@ -175,7 +175,9 @@ class Directory(Model):
                 f"its weights came quantized, by {table.get('quant_method')}, and every recipe begins with them"
             )
         if self.runs_code():
-            notes.append("code that came with its files runs in each stage, which the suite allows (`allow_remote_code`)")
+            notes.append(
+                "code that came with its files runs in each stage, which the suite allows (`allow_remote_code`)"
+            )
         return notes
 
     def runs_code(self) -> bool:
@@ -315,7 +317,7 @@ class Directory(Model):
         if self._quantized():
             from bench.models import packed
 
-            packed.keep_as_packed(model)
+            packed.mend_loaded(model)
         if odd := [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]:
             raise ModelError(
                 f"{self.path}: {len(odd)} weights hold numbers that are not finite, as {odd[0]}; copy the file again, or save another checkpoint"

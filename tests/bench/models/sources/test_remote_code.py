@@ -38,7 +38,10 @@ def own(tiny_bert: Path, tmp_path: Path) -> Path:
     folder = shutil.copytree(tiny_bert, tmp_path / "own")
     (folder / "own.py").write_text(CODE)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", HEAD: "own.OwnForSequenceClassification"}}
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.OwnConfig", HEAD: "own.OwnForSequenceClassification"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
