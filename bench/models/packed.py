@@ -20,7 +20,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # and at each product that float32 inputs are cast.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
-import bitsandbytes  # noqa: E402
+import bitsandbytes as bitsandbytes  # noqa: E402
 
 Linear4bit: Any = bitsandbytes.nn.Linear4bit
 Linear8bit: Any = bitsandbytes.nn.Linear8bitLt

@@ -24,12 +24,14 @@ def open_model(spec: str, suite_folder: Path, *, allow_remote_code: bool = False
     Raises:
         ModelError: it is none of these.
     """
-    from bench.models.sources import adapter, hub
+    from bench.models.sources import adapter, hub, random_weights
     from bench.models.sources.directory import Directory
 
     known = models()
     if spec in known:
         return known[spec]()
+    if spec.startswith(random_weights.PREFIX):
+        return random_weights.opened(spec, suite_folder)
     try:
         path = find(spec, suite_folder)
     except PathError as error:

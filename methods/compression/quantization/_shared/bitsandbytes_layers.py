@@ -9,7 +9,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BitsAndBytesConfig
 
-from bench.models.packed import Linear4bit, Linear8bit, bitsandbytes, keep_as_packed
+from bench.models.packed import Linear4bit as Linear4bit
+from bench.models.packed import Linear8bit as Linear8bit
+from bench.models.packed import bitsandbytes, keep_as_packed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -34,7 +34,7 @@ def save(base: Path, folder: Path, config: Any, auto_class: str = CAUSAL, **chan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = get_peft_model(getattr(transformers, auto_class).from_pretrained(base), config)
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(folder)
