@@ -63,7 +63,7 @@ def make_plan(
     shortage: Shortage = dividing.shortage,
     **keys: object,
 ) -> Plan:
-    monkeypatch.setattr(plans, "open_model", lambda spec, base: NoModel())
+    monkeypatch.setattr(plans, "open_model", lambda spec, base, **named: NoModel())
     # A model that is only a name needs no process of its own to be examined in.
     monkeypatch.setattr(plans.structure, "of", lambda model, spec, base, *loaded: model.examine(*loaded))
     monkeypatch.setattr(plans, "open_task", lambda spec, base: NoTask())

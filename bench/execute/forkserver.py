@@ -28,6 +28,7 @@ from typing import Any
 from bench.execute import worker
 from bench.execute.base import Outcome
 from bench.execute.imports import NOTHING, Imports
+from bench.machine import hub
 from bench.record.schema import Status
 from bench.stage.job import Job, Progress
 
@@ -98,10 +99,10 @@ def prepared(held: Imports = NOTHING) -> ForkServerContext:
     # Read by bench.execute.preload; Python 3.11 does not hand the path on by itself.
     os.environ["METHODBENCH_PATH"] = json.dumps(sys.path)
     # A module of the user's folder must not shadow ours: no working directory on
-    # the path (`python -P`). No hub is asked for a local model.
+    # the path (`python -P`).
     os.environ["METHODBENCH_IMPORTS"] = held.spell()
     os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.update(hub.for_stages(os.environ))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.execute.preload"])

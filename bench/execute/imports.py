@@ -76,10 +76,10 @@ class Imports:
 NOTHING = Imports()
 
 
-def of(stages: Iterable[Stage], model_types: Iterable[str], device: str) -> Imports:
-    """What `stages` and models of `model_types` need on `device`, "cpu" or "cuda"."""
+def of(stages: Iterable[Stage], model_types: Iterable[str], device: str, others: Iterable[str] = ()) -> Imports:
+    """What `stages` and models of `model_types` need on `device`, "cpu" or "cuda", with `others`: packages that models need."""
     packages = {name for stage in stages for method in stage.methods for name in needs(method)}
-    return Imports(tuple(sorted(packages)), tuple(sorted(set(model_types))), device)
+    return Imports(tuple(sorted(packages.union(others))), tuple(sorted(set(model_types))), device)
 
 
 def read(text: str) -> Imports:

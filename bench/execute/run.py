@@ -377,6 +377,7 @@ def job_of(node: Node, whole: Plan, folder: Path, gpus: tuple[str, ...] = ()) ->
         log=folder / "logs" / f"{node.id}.log",
         gpus=gpus,
         temporary=checkpoint.temporary(folder) / node.id,
+        allow_remote_code=whole.suite.allow_remote_code,
     )
 
 

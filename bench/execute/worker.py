@@ -77,12 +77,11 @@ def run_job(
     if isinstance(progress, Throttled):
         progress.measured = measured
     try:
-        from bench.models.registry import open_model
         from bench.stage import serve, stage, untrained
 
         use(job.machine)
         if job.what == "make":
-            open_model(job.model, job.suite_folder).make(progress)
+            job.source().make(progress)
             return "ok", "", {}
         hold(job)
         group = meet() if meet else None
@@ -117,10 +116,14 @@ def use(machine: Machine) -> None:
 def hold(job: Job) -> None:
     """Import what `job` needs, before anything of it is measured."""
     from bench.execute import imports
-    from bench.models.registry import open_model
 
-    types = [open_model(job.model, job.suite_folder).model_type()]
-    imports.of(job.stages, types, job.machine.device).all()
+    if job.allow_remote_code:
+        # A checkpoint names classes of modules that transformers wrote.
+        from transformers.dynamic_module_utils import init_hf_modules
+
+        init_hf_modules()
+    source = job.source()
+    imports.of(job.stages, [source.model_type()], job.machine.device, source.needs()).all()
 
 
 def ending(error: Exception) -> tuple[Status, str]:

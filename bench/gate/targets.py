@@ -11,7 +11,7 @@ from typing import Any
 from bench.gate.gate import GateError, Tell
 from bench.gate.pairs import SIDES, Target
 from bench.gate.revision import build
-from bench.machine import cache
+from bench.machine import cache, hub
 from bench.suite.gate import GateTable
 from bench.suite.suite import load_gate, read_table, shipped
 
@@ -114,6 +114,4 @@ def _folder(out: Path, which: str) -> Path:
 
 def _environment() -> dict[str, str]:
     """Variables of a side's processes. One thread, so that the CPU time of a process is that of its work."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"} | {
-        "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")
-    }
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **hub.for_stages(os.environ)}

@@ -190,12 +190,11 @@ def serve(folder: Path, modules: Sequence[str], stdin: TextIO, say: Callable[[Ma
     """Say where `modules` come from, then do cases, each in a child of its own, until there is nothing more to read."""
     from bench.execute import imports
     from bench.execute.worker import follow
-    from bench.models.registry import open_model
 
     follow(os.getppid())
     jobs: dict[str, Work] = pickle.loads((folder / JOBS).read_bytes())
     staged = [job for _, job in jobs.values() if not isinstance(job, str)]
-    types = {open_model(job.model, job.suite_folder).model_type() for job in staged}
+    types = {job.source().model_type() for job in staged}
     device = staged[0].machine.device if staged else "cpu"
     imports.of((stage for job in staged for stage in job.stages), types, device).hold()
     say({"hello": {name: _file(name) for name in modules}})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.models.structure import Structure
+from bench.recipe.declarations import Fact
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,10 @@ class Model(abc.ABC):
     summary: ClassVar[str] = ""
     pretrained: ClassVar[bool] = True
     """Whether its weights have learned anything. Quality is not measured where they have not."""
+    caveat: ClassVar[str] = ""
+    """What to know of its weights before figures of it are believed, as a sentence that goes on after the name."""
+    allow_remote_code: bool = False
+    """Whether code that comes with its files may run."""
 
     # -- planning, without torch ---------------------------------------------------------------------------------
 
@@ -42,6 +47,22 @@ class Model(abc.ABC):
     def vocabulary(self) -> Mapping[str, int]:
         """Its tokenizer's tokens and their numbers; empty where planning cannot tell."""
         return {}
+
+    def needs(self) -> tuple[str, ...]:
+        """Packages that loading it imports, beside torch and transformers."""
+        return ()
+
+    def facts(self) -> frozenset[Fact]:
+        """What is true of it before any stage, such as that its weights are quantized."""
+        return frozenset()
+
+    def notes(self) -> list[str]:
+        """What each report tells of it, in sentences that go on after its name and a colon."""
+        return [self.caveat] if self.caveat else []
+
+    def pinned(self, spec: str) -> str:
+        """What calls this very model, where `spec` may call another one later."""
+        return spec
 
     def to_make(self) -> str:
         """Say that :meth:`make` has something to do, and about how long it takes; empty where all is there."""

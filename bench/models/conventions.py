@@ -28,6 +28,26 @@ GROUPS = ("num_key_value_groups",)
 INNER_WIDTH = ("intermediate_size", "ffn_hidden_size", "ffn_dim", "hidden_dim", "d_ff", "n_inner")
 """Keys of a configuration: the width inside of the feed-forward layers."""
 
+LAYERS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "n_layer",
+    "n_layers",
+)
+"""Keys of a configuration: how many blocks a stack has."""
+
+WIDTHS = ("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim")
+"""Keys of a configuration: the width of the hidden states, by the first of which that is there all others are scaled."""
+
+INNER_WIDTHS = (*INNER_WIDTH, "encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size")
+"""Keys of a configuration: all widths inside of feed-forward layers."""
+
+ALL_HEADS = (*HEADS, "encoder_attention_heads", "decoder_attention_heads", "n_head")
+"""Keys of a configuration: how many heads ask, in each stack."""
+
 HIDDEN_WIDTH = ("hidden_size", "embedding_size")
 """Keys of a configuration: the width of the hidden states, and of the embeddings that become them."""
 

@@ -5,6 +5,7 @@ Only planning's own process and the process that loads a model import this: it i
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import re
@@ -34,7 +35,8 @@ def main() -> None:
     options = job["options"]
     if "id2label" in options:  # JSON has no whole numbers as keys
         options["id2label"] = {int(number): label for number, label in options["id2label"].items()}
-    found = open_model(job["model"], Path(job["suite_folder"])).examine(job["auto_class"], options)
+    model = open_model(job["model"], Path(job["suite_folder"]), allow_remote_code=job["allow_remote_code"])
+    found = model.examine(job["auto_class"], options)
     print(found.spell())  # noqa: T201
 
 
@@ -191,6 +193,23 @@ def _positions(body: nn.Module, config: Any) -> int | None:
 
 
 # -- what the weights' files hold
+
+
+def expected(config: Any, auto_class: str, *, new_head: bool) -> tuple[nn.Module, Report]:
+    """The model of `config` on "meta", and a report as of weights that have what it says, where they cannot be looked at.
+
+    A `new_head`, which the task makes, is among them if the configuration is of a model with that very head.
+    """
+    import transformers
+
+    config = copy.deepcopy(config)
+    vars(config).pop("quantization_config", None)
+    with torch.device("meta"):
+        model: nn.Module = getattr(transformers, auto_class).from_config(
+            config, dtype=torch.float32, trust_remote_code=True
+        )
+    there = not new_head or type(model).__name__ in (config.architectures or ())
+    return model, {"missing_keys": [] if there else list(architecture.head_parameters(model)), "unexpected_keys": []}
 
 
 def read(found: Structure, model: nn.Module, report: Report, where: str, *, new_head: bool) -> Structure:

@@ -102,8 +102,15 @@ def of(model: Model, spec: str, suite_folder: Path, auto_class: str, options: Ma
 
     Where torch is imported already it is found here, else in a process of its own, in some seconds.
     """
-    job = {"model": spec, "suite_folder": str(suite_folder), "auto_class": auto_class, "options": options}
-    name = _cache_name(model, auto_class, options)
+    job = {
+        "model": spec,
+        "suite_folder": str(suite_folder),
+        "allow_remote_code": model.allow_remote_code,
+        "auto_class": auto_class,
+        "options": options,
+    }
+    # What is known before its files are there is little, and does not stay.
+    name = None if model.to_make() else _cache_name(model, auto_class, options)
     if name is not None:
         try:
             return Structure.parse((cache.folder() / name).read_text(encoding="utf-8"))

@@ -41,7 +41,7 @@ class PlanContext:
     @property
     def facts(self) -> frozenset[Fact]:
         """What is true of the model that arrives here."""
-        return facts_after(self.before)
+        return facts_after(self.before, self.given.facts() if self.given else frozenset())
 
     def fold(self, method: object) -> str:
         """What to do about the adapter that arrives, in a refusal's words, to have `method` run."""

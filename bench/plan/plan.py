@@ -149,7 +149,7 @@ class Plan:
             if cell.refused or cell.name not in wanted:
                 continue
             model, task, structure = cell.subject.model.name, cell.subject.task.name, cell.subject.structure
-            for text in structure.notes:
+            for text in (*cell.subject.model.notes(), *structure.notes):
                 found[Note(model, task, f"{model}: {text}")] = None
             trains = any(isinstance(stage.main, Trainer) for stage in cell.recipe.stages)
             if structure.head == "new" and not trains and self.suite.measure.quality and cell.subject.model.pretrained:
@@ -183,8 +183,7 @@ def make(
         SuiteError: a model or a task cannot be used.
     """
     recipes = suite.parsed()
-    retain = suite.measure.retain
-    subjects = [_subject(model, task, suite_folder, retain) for model in suite.models for task in suite.tasks]
+    subjects = [_subject(model, task, suite_folder, suite) for model in suite.models for task in suite.tasks]
     for (model, task), number in Counter((subject.model.name, subject.task.name) for subject in subjects).items():
         if number > 1:
             raise SuiteError(
@@ -272,7 +271,7 @@ def _too_large(recipe: Recipe, subject: Subject, suite: Suite, machine: Machine)
     """Why inputs do not fit the memory, whatever else does: what goes into a block and what comes out are there at once."""
     memory = machine.gpu_memory if machine.device == "cuda" else machine.memory
     width = subject.structure.config.get("hidden_size")
-    facts = facts_after(recipe.stages)
+    facts = facts_after(recipe.stages, subject.model.facts())
     if not memory or not isinstance(width, int) or "reshaped" in facts:
         return
     bytes_each = 2 if facts & {"half", "exported"} else 4
@@ -291,19 +290,20 @@ def needs(method: Method) -> list[str]:
     return list(dict.fromkeys(package for each in with_inner(method) for package in each.needs))
 
 
-def _subject(
-    model_spec: str, task_spec: str | DataTable, suite_folder: Path, retain: str | DataTable | None
-) -> Subject:
+def _subject(model_spec: str, task_spec: str | DataTable, suite_folder: Path, suite: Suite) -> Subject:
     try:
-        model, task = open_model(model_spec, suite_folder), open_task(task_spec, suite_folder)
+        model = open_model(model_spec, suite_folder, allow_remote_code=suite.allow_remote_code)
+        task = open_task(task_spec, suite_folder)
     except (ModelError, TaskError) as error:
         raise SuiteError(str(error)) from None
     unusable = [f"model {model.name}: {text}" for text in model.problems()]
     unusable += [f"task {task.name}: {text}" for text in (*task.problems(), *unregistered(task.metrics))]
     if unusable:
         raise SuiteError("\n".join(unusable))
+    retain = suite.measure.retain
     retained = _retained(retain, task, suite_folder).fingerprint() if retain is not None else ""
-    return Subject(model, task, model_spec, task_spec, model.fingerprint(), task.fingerprint(), suite_folder, retained)
+    pinned = model.pinned(model_spec)
+    return Subject(model, task, pinned, task_spec, model.fingerprint(), task.fingerprint(), suite_folder, retained)
 
 
 def _retained(spec: str | DataTable, task: Task, suite_folder: Path) -> Task:

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from bench.recipe.recipe import Stage
 
 
-def facts_after(stages: Sequence[Stage]) -> frozenset[Fact]:
-    """What is true of the model at the end of `stages`."""
-    facts: frozenset[Fact] = frozenset()
+def facts_after(stages: Sequence[Stage], facts: frozenset[Fact] = frozenset()) -> frozenset[Fact]:
+    """What is true of the model at the end of `stages`, where these `facts` are true of it before them."""
     for stage in stages:
         for method in stage.methods:
             facts = (facts - method.removes) | method.adds

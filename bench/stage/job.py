@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from bench.machine.machine import Machine
+from bench.models.base import Model
+from bench.models.registry import open_model
 from bench.recipe import recipe
 from bench.recipe.recipe import Stage
 from bench.suite.suite import Budget, Measure
@@ -93,6 +95,15 @@ class Job:
     temporary: Path | None = None
     turns: Turns | None = None
     turns_input: Path | None = None
+    allow_remote_code: bool = False
+
+    def source(self) -> Model:
+        """The model that the recipe begins with.
+
+        Raises:
+            ModelError: it is not there.
+        """
+        return open_model(self.model, self.suite_folder, allow_remote_code=self.allow_remote_code)
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:

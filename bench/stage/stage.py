@@ -28,7 +28,6 @@ from bench.metrics.registry import check_declared
 from bench.models import architecture, structure
 from bench.models.base import Model
 from bench.models.names import plain
-from bench.models.registry import open_model
 from bench.recipe import recipe
 from bench.recipe.facts import facts_after, ships_without_base_model, stages_before_compression, stages_in_effect
 from bench.recipe.method import Method, Trainer, Transform
@@ -144,7 +143,7 @@ def run(
 
 def opened(job: Job) -> tuple[Model, Task]:
     """The model and the task of `job`. What it takes to load the model is imported, so that no peak of memory has it in."""
-    source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
+    source, task = job.source(), open_task(job.task, job.suite_folder)
     if job.input is None:
         # Where no one has looked at the model yet, as on another machine, this does.
         structure.of(source, job.model, job.suite_folder, *task.model_options())
@@ -183,6 +182,7 @@ def begin(
         "seed": seed,
         "suite_folder": job.suite_folder,
         "progress": progress,
+        "arrived": source.facts(),
     }
     seed_everything(seed)
     if isinstance(stage.main, Trainer):
@@ -283,7 +283,7 @@ def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
         model, _ = checkpoint.load(job.uncompressed)
     else:
         seed_everything(job.seed)
-        model, _ = open_model(job.model, job.suite_folder).load(*task.model_options())
+        model, _ = job.source().load(*task.model_options())
     return model.to(job.machine.device).eval()
 
 

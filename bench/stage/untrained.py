@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.models import structure
-from bench.models.registry import open_model
 from bench.stage.job import Job, Progress
 from bench.stage.stage import seed_everything
 from bench.tasks.registry import open_task
@@ -14,7 +13,7 @@ from bench.tasks.registry import open_task
 
 def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     """Score the model as a first stage finds it, a new head drawn by the seed; `measured` goes into the record."""
-    source, task = open_model(job.model, job.suite_folder), open_task(job.task, job.suite_folder)
+    source, task = job.source(), open_task(job.task, job.suite_folder)
     structure.of(source, job.model, job.suite_folder, *task.model_options())
     progress("load", 0, 1)
     seed_everything(job.seed)

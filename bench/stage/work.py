@@ -12,13 +12,14 @@ import torch
 
 from bench.metrics.registry import check_declared
 from bench.models.modes import evaluating
-from bench.recipe.facts import with_inner
+from bench.recipe.facts import facts_after, with_inner
 from bench.stage import evidence
 from bench.stage.job import Progress, untold
 from bench.tasks.base import on_device
 
 if TYPE_CHECKING:
     from bench.machine.machine import Machine
+    from bench.recipe.declarations import Fact
     from bench.recipe.recipe import Stage
     from bench.stage.evidence import Snapshot
     from bench.suite.suite import Budget
@@ -53,7 +54,7 @@ class Work:
 
     ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``suite_folder``. ``state`` is where
     a method's hooks leave what its own later hooks need, by the method's name. ``figures`` go into the record, and metrics
-    read them from there.
+    read them from there. ``facts`` are true of the model that arrives, as those that ``arrived`` are of it before the recipe.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Work:
         seed: int,
         suite_folder: Path = Path(),
         progress: Progress = untold,
+        arrived: frozenset[Fact] = frozenset(),
     ) -> None:
         self.model = model
+        self.facts = facts_after(before, arrived)
         self.tokenizer = tokenizer
         self.task = task
         self.stage = stage

@@ -111,7 +111,10 @@ class Suite(Strict):
 
     title: Name = Field("methodbench", description="the report's heading")
     model: Name | list[Name] = Field(
-        description="a registered model or a transformers directory; a list makes a matrix"
+        description="a registered model, a transformers directory, or org/name or org/name@revision on the hub; a list makes a matrix"
+    )
+    allow_remote_code: bool = Field(
+        False, description="whether code that comes with a model's files may run, in planning and in each stage"
     )
     task: Name | OwnTable | list[Name | OwnTable] = Field(
         description="a registered task or a table; a list makes a matrix"

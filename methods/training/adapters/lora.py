@@ -151,7 +151,7 @@ class LoRA(Trainer):
                 return base + scale * up(down(given.to(down.weight.dtype)))
             weight = layer.base_layer.weight.T if layer.fan_in_fan_out else layer.base_layer.weight
             if not weight.is_floating_point() or weight.shape != (layer.out_features, layer.in_features):
-                return base + (layer(given) - base)  # packed weights are the magnitudes' claim alone
+                return base + (layer.forward(given) - base)  # packed weights are the magnitudes' claim alone
             if "default" not in layer.lora_magnitude_vector:
                 return base * math.nan  # it learns no lengths
             whole = weight + scale * up.weight @ down.weight

@@ -13,7 +13,6 @@ from annotated_types import Ge, Gt, Le
 from bench.models.names import plain
 from bench.plan.context import PlanContext
 from bench.recipe.declarations import Fact
-from bench.recipe.facts import facts_after
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, digest, take
 from methods import _classes, _structured
@@ -170,7 +169,7 @@ class Distill(Trainer):
         student.requires_grad_(True)
         training.state[f"{self.name} start"] = {name: digest(weight) for name, weight in student.named_parameters()}
         # Kernels for packed weights take what they were made for, and no autocast's.
-        plain = not facts_after(training.before) & {"quantized", "inference_only", "half"}
+        plain = not training.facts & {"quantized", "inference_only", "half"}
         teaching = training.state[self.name] = distillation.Teaching(teacher, autocast=plain)
         if self.match == "hidden":
             teaching.match = distillation.Hidden(student, teacher)

@@ -14,7 +14,6 @@ from bench.plan.context import PlanContext
 from bench.recipe.errors import Refusal
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
-from methods import _bitsandbytes
 
 if TYPE_CHECKING:
     import torch
@@ -240,8 +239,10 @@ def _class(name: str) -> Any:
 
     match name:
         case "lion" | "lion_8bit" | "adamw_8bit" | "sgd_8bit":
+            from bench.models.packed import bitsandbytes
+
             names = {"lion": "Lion", "lion_8bit": "Lion8bit", "adamw_8bit": "AdamW8bit", "sgd_8bit": "SGD8bit"}
-            return getattr(_bitsandbytes.imported().optim, names[name])
+            return getattr(bitsandbytes.optim, names[name])
         case "muon":
             return torch.optim.Muon
         case "adafactor":

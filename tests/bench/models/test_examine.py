@@ -308,6 +308,7 @@ def test_it_survives_being_written_down(bert):
 
 def test_a_process_of_its_own_finds_the_same(bert, tmp_path):
     job = {"model": str(bert), "suite_folder": str(tmp_path), "auto_class": CLASSIFIER, "options": OPTIONS}
+    job["allow_remote_code"] = False
     assert structure._apart(job) == found(bert)
     missing = structure._apart({**job, "model": str(tmp_path / "nothing")})
     assert "could not build it" in missing.problems[0]

@@ -132,8 +132,8 @@ def no_tokenizer(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def adapter_alone(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+def adapter_in_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "adapter_model.bin")
     (folder / "adapter_config.json").write_text("{}")
 
 
@@ -143,7 +143,7 @@ def adapter_alone(folder: Path) -> None:
         (shutil.rmtree, "{}: no such directory"),
         (unlink("config.json"), "{}/config.json: no such file; save the model there"),
         (unlink("model.safetensors"), "{}: it has no weights (model.safetensors or pytorch_model.bin, "),
-        (adapter_alone, "it holds a PEFT adapter alone; merge"),
+        (adapter_in_a_pickle, "save the adapter there with PEFT's save_pretrained, as adapter_model.safetensors"),
         (no_tokenizer, "{}: it has no tokenizer files (tokenizer.json, vocab.txt, ...)"),
         (write("config.json", "{"), "{}/config.json: not JSON: Expecting property name"),
         (write("config.json", "[]"), "{}/config.json: not a JSON object"),
