@@ -249,6 +249,17 @@ class Claim:
 
 
 @dataclass(slots=True, kw_only=True)
+class Calibration:
+    """The data that a compression looked at."""
+
+    name: Any = Field(None, description="of the task whose training items they are, or of the file")
+    fingerprint: Any = Field(None, description="of the data")
+    samples: Any = Field(None, description="items that were looked at")
+    items: Any = Field(None, description="how many of these are different")
+    tokens: Any = Field(None, description="real tokens of all samples, padding left out")
+
+
+@dataclass(slots=True, kw_only=True)
 class Transform:
     """A compression."""
 
@@ -256,6 +267,7 @@ class Transform:
         None, description="peak of memory above what was held before the model was loaded"
     )
     figures: dict[Text, Finite | None] | None = Field(None, description="what methods measured, by name")
+    calibration: Calibration | None = Field(None, description="the data that it looked at, where it looked at any")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -449,6 +449,8 @@ def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: d
         peak_bytes = peak.stop()
     if work.figures:
         measured["transform"] = {"figures": work.figures.data}
+    if work.calibration:
+        measured.setdefault("transform", {})["calibration"] = dict(work.calibration)
     if job.measure.memory:
         measured.setdefault("transform", {})["peak_bytes"] = peak_bytes
         if peak.reason:

@@ -53,7 +53,7 @@ class Work:
 
     ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``suite_folder``. ``state`` is where
     a method's hooks leave what its own later hooks need, by the method's name. ``figures`` go into the record, and metrics
-    read them from there.
+    read them from there; so does ``calibration``, which says what data a method that compresses looked at.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Work:
         self.device = torch.device(machine.device)
         self.state: dict[str, Any] = {}
         self.figures = Figures((*before, stage))
+        self.calibration: dict[str, Any] | None = None
 
     def batches(self, split: Split = "train", *, shuffle: bool = True) -> Iterator[Batch]:
         """Batches of the budget's size on the device: endless and shuffled, or one pass in order."""
