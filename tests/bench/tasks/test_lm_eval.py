@@ -22,7 +22,7 @@ def test_names_are_read_from_the_suites_key():
 
 @pytest.mark.parametrize("value", ["hellaswag", "lm-eval:", "lm-eval:a,,b", "lm-eval:a,a", 3])
 def test_another_value_is_told_with_an_example(value):
-    with pytest.raises(SuiteError, match='measure.quality: true, false, or "lm-eval:"'):
+    with pytest.raises(SuiteError, match=r'measure\.quality: true, false, or "lm-eval:"'):
         of({"model": "minilm", "task": "stdlib-topics", "recipes": {"r": "full"}, "measure": {"quality": value}})
 
 
