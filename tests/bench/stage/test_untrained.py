@@ -20,7 +20,7 @@ def test_it_is_scored_as_a_stage_scores_and_a_new_head_is_that_of_its_seed(tiny_
     untrained = scored(tiny_bert, tmp_path, seed=seed)["untrained"]
     _, _, (record,) = jobs.run("full(lr=1e-7)", tiny_bert, tmp_path, seed=seed)  # a training that changes no answer
     assert untrained["correct"] == record["quality"]["correct"]
-    assert untrained["metrics"] == record["quality"]["metrics"]
+    assert untrained["metrics"] == pytest.approx(record["quality"]["metrics"], rel=1e-3)
     assert untrained["predictions"] == record["quality"]["predictions"]
 
 

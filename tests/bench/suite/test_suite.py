@@ -68,7 +68,7 @@ def test_defaults_of_the_shortest_suite():
         ({"seeds": 3}, "seeds: input should be a valid list, found 3"),
         ({"model": []}, "model: "),
         ({"device": "gpu"}, "device: "),
-        ({"task": {"kind": "classification"}}, "task.data: this key is missing"),
+        ({"task": {"kind": "classification"}}, "task: name the data: one file in `data`, or"),
         ({"task": {"kind": "classifcation", "data": "x.csv"}}, "task.kind: input should be 'classification'"),
         ({"task": {"kind": "classification", "data": "x.csv", "labels": "y"}}, "did you mean `label`?"),
         ({"defaults": {"lorra": {}}}, "did you mean `lora`?"),

@@ -87,7 +87,7 @@ def test_a_registered_task_is_one_too():
     [
         ("stdlib-topic", "`stdlib-topic` is no task; did you mean `stdlib-topics`?"),
         ("trian", "`trian` is no task; did you mean `train`?"),
-        ("data.pdf", "a file beside the suite (.csv"),
+        ("data.pdf", "a file beside the suite (.arrow"),
     ],
 )
 def test_what_is_neither_is_told_with_the_nearest(spec, said, tmp_path):
