@@ -66,14 +66,15 @@ def page(name: str) -> dict[str, Any]:
         }
     others: dict[str, Any] = {**tasks(), **models()}
     if other := others.get(name):
-        return {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
+        about = {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
+        return {**about, **({"caveat": other.caveat} if getattr(other, "caveat", "") else {})}
     try:
         found = metric(name)
     except KeyError:
         known = [*registry.methods(), *others, *metrics()]
         raise RecipeError(f"nothing is called `{name}`{nearest(name, known)}") from None
-    about = f"{found.title}, in {found.unit}; {found.better} is better.\n\n{found.formula}"
-    return {"name": name, "kind": f"metric of {found.family}", "about": about}
+    formula = f"{found.title}, in {found.unit}; {found.better} is better.\n\n{found.formula}"
+    return {"name": name, "kind": f"metric of {found.family}", "about": formula}
 
 
 def text(page: dict[str, Any]) -> str:
@@ -85,7 +86,7 @@ def text(page: dict[str, Any]) -> str:
         for row in page["arguments"]:
             default = f", default {row['default']!r}" if "default" in row else ", must be given"
             lines.append(f"  {row['name']:<{width}}  {row['type']}{default}")
-    for key in ("evidence", "needs", *DECLARED, "breaks_with", "paper", "example", "source"):
+    for key in ("caveat", "evidence", "needs", *DECLARED, "breaks_with", "paper", "example", "source"):
         if page.get(key):
             value = ", ".join(page[key]) if isinstance(page[key], list) else page[key]
             lines += ["", key.capitalize().replace("_", " "), f"  {value}"]
