@@ -33,8 +33,11 @@ from bench.recipe.errors import RecipeError, Refusal
 from bench.recipe.method import Modifier, Trainer, Transform
 from bench.stage.evidence import Claim, Snapshot, digest, named_tensors
 from bench.tasks.base import Answers, Batch, Chance, Quality, Retention, Task, TaskError
-from bench.tasks.rows import Rows
-from bench.tasks.table import DataTable
+from bench.tasks.item_task import ItemTask
+from bench.tasks.items import Item
+from bench.tasks.rows import Row
+from bench.tasks.scores import Score, jackknifed, mean, quality
+from bench.tasks.table import DataTable, PairTable, TextTable
 from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
@@ -76,26 +79,31 @@ __all__ = [
     "Criterion",
     "DataTable",
     "Fact",
+    "Item",
+    "ItemTask",
     "Metric",
     "MetricError",
     "MetricSeries",
     "Model",
     "ModelError",
     "Modifier",
+    "PairTable",
     "Path",
     "PlanContext",
     "Quality",
     "RecipeError",
     "Refusal",
     "Retention",
-    "Rows",
+    "Row",
     "Samples",
+    "Score",
     "Snapshot",
     "Spread",
     "Structure",
     "Summary",
     "Task",
     "TaskError",
+    "TextTable",
     "TextTask",
     "Trainer",
     "Training",
@@ -107,12 +115,15 @@ __all__ = [
     "at",
     "digest",
     "evaluating",
+    "jackknifed",
     "largest",
     "last",
     "last_training",
+    "mean",
     "named_tensors",
     "of_method",
     "of_task",
+    "quality",
     "steady",
     "total",
 ]

@@ -15,6 +15,7 @@ from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Method, Transform
 from bench.stage.evidence import Claim, digest, whole
 from methods import _coverage, _refusals, _replay
+from methods._calibration import Calibration
 from methods._models import linear_blocks
 
 if TYPE_CHECKING:
@@ -371,18 +372,18 @@ def lowest(
 
 
 def by_norms(
-    work: Work, originals: Mapping[str, torch.Tensor], samples: int, together: int | None = None
+    work: Work, originals: Mapping[str, torch.Tensor], calibration: Calibration, together: int | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Of each layer the scores |W|·‖X‖ and what is zero, for :func:`lowest`: in rows, or in each `together` of a row."""
     now = _coverage.weights(work.model)
-    for name, energy in _replay.sums(work, originals, samples, lambda rows: (rows * rows).sum(0)):
+    for name, energy in _replay.sums(work, originals, calibration, lambda rows: (rows * rows).sum(0)):
         scores = (originals[name].float() * energy.cpu().sqrt()).abs()
         zero = now[name].detach().cpu() == 0
         yield (scores, zero) if together is None else (scores.view(-1, together), zero.view(-1, together))
 
 
 def made_up(
-    work: Work, originals: Mapping[str, torch.Tensor], samples: int, damp: float, together: int, flat: bool
+    work: Work, originals: Mapping[str, torch.Tensor], calibration: Calibration, damp: float, together: int, flat: bool
 ) -> Iterator[Claim]:
     """That weights went one column after the other, the lowest of each `together` by what their loss costs, and that the
     rest made up for it. Where `flat`, the lowest of all rows together.
@@ -391,7 +392,7 @@ def made_up(
 
     now, errors, groups = _coverage.weights(work.model), {}, []
     farthest = 0.0
-    for name, gram in _replay.sums(work, originals, samples, _replay.gram):
+    for name, gram in _replay.sums(work, originals, calibration, _replay.gram):
         was, weight = originals[name].float(), now[name].detach().cpu().float()
         zero = weight == 0
         errors[name] = _replay.Error.of(was, weight, was * ~zero, gram.cpu())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.stage.evidence import Claim
+from methods._calibration import Calibration
 
 if TYPE_CHECKING:
     import torch
@@ -25,14 +26,15 @@ Measure = Callable[["torch.Tensor"], "torch.Tensor"]
 """Takes a layer's inputs ``[rows, in_features]``, rows of padding all 0, and gives what is summed over batches."""
 
 
-def calibration(work: Work, samples: int) -> Iterator[Batch]:
-    """The whole batches of training items, in the stage's order, that `samples` items fit into."""
-    for _, batch in zip(range(0, samples, work.budget.batch_size), work.batches(), strict=False):
+def batches(work: Work, calibration: Calibration) -> Iterator[Batch]:
+    """The whole batches of its data, in the stage's order, that its samples fit into."""
+    steps = range(0, calibration.samples, work.budget.batch_size)
+    for _, batch in zip(steps, calibration.batches(work), strict=False):
         yield batch
 
 
 def sums(
-    work: Work, originals: Mapping[str, torch.Tensor], samples: int, measure: Measure
+    work: Work, originals: Mapping[str, torch.Tensor], calibration: Calibration, measure: Measure
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Of each layer that had a weight in `originals`, by its name, `measure` of its inputs, summed; block by block.
 
@@ -50,7 +52,7 @@ def sums(
                 layer = _plain(originals[path].to(work.device), modules[path].bias)
                 work.model.set_submodule(path, seen.watch(path, layer))
             with evaluating(work.model), torch.no_grad():
-                for batch in calibration(work, samples):
+                for batch in batches(work, calibration):
                     seen.real = tokens(work, batch)
                     work.outputs(batch)
         finally:

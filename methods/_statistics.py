@@ -1,10 +1,12 @@
-"""Statistics of the training data, for methods that prune by them. Padding never counts."""
+"""Statistics of the data that methods calibrate on. Padding never counts."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from methods._calibration import Calibration
 
 if TYPE_CHECKING:
     import torch
@@ -14,15 +16,15 @@ if TYPE_CHECKING:
     from bench.tasks.base import Batch
 
 
-def batches(work: Work, samples: int) -> Iterator[Batch]:
-    """Whole batches of training items, the same ones each time in a stage, until `samples` are in them."""
-    return itertools.islice(work.batches("train"), -(-samples // work.budget.batch_size))
+def batches(work: Work, calibration: Calibration) -> Iterator[Batch]:
+    """Whole batches of its data, the same ones each time in a stage, until its samples are in them."""
+    return itertools.islice(calibration.batches(work), -(-calibration.samples // work.budget.batch_size))
 
 
 def observe(
     work: Work,
     modules: Mapping[str, nn.Module],
-    samples: int,
+    calibration: Calibration,
     see: Callable[[str, torch.Tensor, torch.Tensor], None],
 ) -> None:
     """Run the model in evaluation mode and let `see` a module's name, its inputs and its outputs, a row a token."""
@@ -46,7 +48,7 @@ def observe(
     hooks = [watch(name, module) for name, module in modules.items()]
     try:
         with evaluating(work.model), torch.no_grad():
-            for batch in batches(work, samples):
+            for batch in batches(work, calibration):
                 found = batch.inputs.get("attention_mask")
                 mask = None if found is None else found.bool()
                 work.outputs(batch)
@@ -56,7 +58,10 @@ def observe(
 
 
 def collect(
-    work: Work, layers: Mapping[str, nn.Linear], samples: int, measure: Callable[[torch.Tensor], torch.Tensor]
+    work: Work,
+    layers: Mapping[str, nn.Linear],
+    calibration: Calibration,
+    measure: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """Of each layer, the sum over all batches of `measure` of its inputs ``[tokens, in_features]``."""
     sums: dict[str, torch.Tensor] = {}
@@ -65,12 +70,12 @@ def collect(
         found = measure(inputs)
         sums[name] = sums[name] + found if name in sums else found
 
-    observe(work, layers, samples, see)
+    observe(work, layers, calibration, see)
     return sums
 
 
 def gradients(work: Work, samples: int) -> None:
-    """Leave in every parameter the gradient of the task's criterion, in evaluation mode: no dropout, no draw."""
+    """Leave in every parameter the gradient of the task's criterion on training items, in evaluation mode: no dropout, no draw."""
     import torch
 
     from bench.models.modes import evaluating
@@ -78,5 +83,5 @@ def gradients(work: Work, samples: int) -> None:
     work.model.requires_grad_(True)
     work.model.zero_grad(set_to_none=True)
     with evaluating(work.model), torch.enable_grad():
-        for batch in batches(work, samples):
+        for batch in batches(work, Calibration(samples)):
             work.task.criterion(work.outputs(batch), batch).backward()

@@ -16,6 +16,7 @@ from bench.recipe.declarations import Fact
 from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
 from methods import _refusals, _replay, _statistics
+from methods._calibration import Calibration
 
 if TYPE_CHECKING:
     import torch
@@ -290,7 +291,7 @@ def _values(work: Work, name: str, importance: Importance) -> dict[str, torch.Te
     model.to(work.device).requires_grad_(True)
     sums = {tensor: torch.zeros_like(weight) for tensor, weight in weights.items()}
     with evaluating(model), torch.enable_grad():
-        for batch in _replay.calibration(work, 128):
+        for batch in _replay.batches(work, Calibration(128)):
             loss = work.task.criterion(model(**batch.inputs), batch)
             found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True, allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):

@@ -11,7 +11,6 @@ from typing import Any
 
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
-from bench.machine.machine import MachineError
 from bench.metrics.metric import Metric
 from reports import sentences, words
 
@@ -192,18 +191,12 @@ _BEGIN_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 class Parquet:
-    """The long table as the file `file`; its texts are as they were recorded, for no program takes them for formulas.
-
-    Raises:
-        MachineError: pyarrow is not installed.
-    """
+    """The long table as the file `file`; its texts are as they were recorded, for no program takes them for formulas."""
 
     def __init__(self, file: Path) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise MachineError("parquet needs pyarrow; install it: pip install 'methodbench[parquet]'") from None
+        import pyarrow
+        import pyarrow.parquet
+
         kinds = {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}
         self._schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
         self._table = pyarrow.Table

@@ -38,6 +38,7 @@ def work(text: str, model: Path, folder: Path, *, seed: int = 0, task: DataTable
         budget=BUDGET,
         machine=machine.look("cpu", 2),
         seed=seed,
+        suite_folder=folder,
     )
 
 

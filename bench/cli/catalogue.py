@@ -13,6 +13,7 @@ from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.fields import schema
 from bench.recipe.method import Method
 from bench.recipe.recipe import parse
+from bench.tasks import files
 from bench.tasks.registry import kinds, tasks
 
 DECLARED = ("requires", "refuses", "refuses_beside")
@@ -41,7 +42,16 @@ def entries(what: str) -> list[dict[str, Any]]:
             {"name": name, "kind": "kind of task", "summary": f"learns {kind.learns}"} for name, kind in kinds().items()
         ]
     found = tasks() if what == "tasks" else models()
-    return [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
+    rows = [{"name": cls.name, "kind": cls.kind, "summary": cls.summary or _summary(cls)} for cls in found.values()]
+    return rows + (_task_files() if what == "tasks" else [])
+
+
+def _task_files() -> list[dict[str, Any]]:
+    found = [(name, path, files.read(path)) for name, path in files.shipped().items()]
+    return [
+        {"name": name, "kind": table["task"]["kind"], "summary": table.get("summary", ""), "path": str(path)}
+        for name, path, table in found
+    ]
 
 
 def page(name: str) -> dict[str, Any]:
@@ -66,15 +76,19 @@ def page(name: str) -> dict[str, Any]:
         }
     others: dict[str, Any] = {**tasks(), **models()}
     if other := others.get(name):
-        about = {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
-        return {**about, **({"caveat": other.caveat} if getattr(other, "caveat", "") else {})}
+        row = {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
+        return {**row, **({"caveat": other.caveat} if getattr(other, "caveat", "") else {})}
+    if file := files.shipped().get(name):
+        table = files.read(file)
+        about = f"{table.get('summary', '')}\n\nA suite may have this as its own [task], or copy it:\n\n{file.read_text(encoding='utf-8')}"
+        return {"name": name, "kind": table["task"]["kind"], "about": about, "source": str(file)}
     try:
         found = metric(name)
     except KeyError:
-        known = [*registry.methods(), *others, *metrics()]
+        known = [*registry.methods(), *others, *files.shipped(), *metrics()]
         raise RecipeError(f"nothing is called `{name}`{nearest(name, known)}") from None
-    formula = f"{found.title}, in {found.unit}; {found.better} is better.\n\n{found.formula}"
-    return {"name": name, "kind": f"metric of {found.family}", "about": formula}
+    about = f"{found.title}, in {found.unit}; {found.better} is better.\n\n{found.formula}"
+    return {"name": name, "kind": f"metric of {found.family}", "about": about}
 
 
 def text(page: dict[str, Any]) -> str:

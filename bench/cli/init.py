@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _LABELS = ("label", "class", "category", "target", "topic", "kind", "intent", "sentiment")
 """What columns of labels are often called."""
 
+_NUMBERS = ("label", "target", "score", "rating", "value")
+"""What columns of numbers to predict are often called."""
+
 _ROWS = 5000
 """Enough to see what columns hold."""
 
@@ -37,7 +40,7 @@ class Found:
 
 def init_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or a transformers directory.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .csv, .jsonl or .txt file.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .csv, .tsv, .jsonl, .parquet, .arrow or .txt file.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The suite file to write.")] = Path("suite.toml"),
 ) -> None:
     """Write a first suite for a model and a data file, from a look at both."""
@@ -60,7 +63,8 @@ def init_(
         fail("\n".join([f"error: {data} seems to be for {found.kind}, and no recipe can run:", *refusals]))
     out.write_text(text, encoding="utf-8")
     columns = f", text in `{found.text}`" if found.text else ""
-    columns += f", {found.classes} classes in `{found.label}`" if found.label else ""
+    if found.label:
+        columns += f", {found.classes} classes in `{found.label}`" if found.classes else f", numbers in `{found.label}`"
     say(f"{data}: {found.kind}{columns}")
     for line in refusals:
         say(line, error=True)
@@ -76,10 +80,10 @@ def look(data: Path) -> Found:
     from bench.tasks.rows import Rows
 
     rows = Rows(data, ())
-    content = rows.content()
     if data.suffix.lower() == ".txt":
+        rows.content()
         return Found("causal_lm", 128)
-    frame = _frame(rows, content)
+    frame = _frame(rows)
     texts = {
         name: column.str.len().mean()
         for name, column in frame.items()
@@ -88,31 +92,43 @@ def look(data: Path) -> Found:
     if not texts:
         raise rows.error("no column holds a text in every row")
     text = max(texts, key=lambda name: texts[name])
-    label = _label(frame.drop(columns=text))
-    if label is None:
+    others = frame.drop(columns=text)
+    label, number = _label(others), _number(others)
+    if label is None and number is None:
         return Found("causal_lm", 128, str(text))
     # About four characters a token, and room for nineteen texts of twenty.
     tokens = frame[text].str.len().quantile(0.95) / 4
     lengths = (16, 32, 64, 128, 256)
     max_length = next((length for length in lengths if length >= tokens), lengths[-1])
+    if label is None:
+        return Found("regression", max_length, str(text), number)
     return Found("classification", max_length, str(text), label, frame[label].nunique())
 
 
-def _frame(rows: Rows, content: str) -> pandas.DataFrame:
+def _frame(rows: Rows) -> pandas.DataFrame:
     import io
 
     import pandas
 
-    file = io.StringIO(content)
+    from bench.tasks.rows import SUFFIXES
+
+    suffix = rows.suffix
+    rows.fingerprint()  # says what is wrong with the file itself
     try:
-        match rows.file.suffix.lower():
-            case ".csv":
-                return pandas.read_csv(file, nrows=_ROWS, dtype=object, keep_default_na=False)
-            case ".jsonl":
-                return pandas.read_json(file, lines=True, nrows=_ROWS, dtype=False)
-    except (ValueError, AttributeError) as error:  # pandas' own, and what it does with lines that are no objects
+        if suffix in (".csv", ".tsv"):
+            file, separator = io.StringIO(rows.content()), "\t" if suffix == ".tsv" else ","
+            return pandas.read_csv(file, nrows=_ROWS, dtype=object, keep_default_na=False, sep=separator)
+        if suffix == ".jsonl":
+            return pandas.read_json(io.StringIO(rows.content()), lines=True, nrows=_ROWS, dtype=False)
+        if suffix in (".parquet", ".arrow"):
+            return (pandas.read_parquet if suffix == ".parquet" else pandas.read_feather)(rows.file).head(_ROWS)
+    except (
+        ValueError,
+        AttributeError,
+        OSError,
+    ) as error:  # pandas' own, and what it does with lines that are no objects
         raise rows.error(f"it is not a table: {error}") from None
-    raise rows.error(f"files of kind `{rows.file.suffix}` are not read; give it as .csv, .jsonl or .txt")
+    raise rows.error(f"files of kind `{suffix}` are not read; give it as {', '.join(SUFFIXES)} or .txt")
 
 
 def _label(frame: pandas.DataFrame) -> str | None:
@@ -123,6 +139,14 @@ def _label(frame: pandas.DataFrame) -> str | None:
     return min(usual or likely, key=lambda name: classes[name], default=None)
 
 
+def _number(frame: pandas.DataFrame) -> str | None:
+    """The column of numbers with a usual name of what is to be predicted; None without one."""
+    import pandas
+
+    numbers = [str(name) for name, column in frame.items() if pandas.to_numeric(column, errors="coerce").notna().all()]
+    return next((name for name in numbers if name.strip().lower() in _NUMBERS), None)
+
+
 def suite(model: str, data: Path, found: Found, folder: Path) -> str:
     """The text of a suite file in `folder`."""
     from bench.models.registry import models
@@ -130,7 +154,11 @@ def suite(model: str, data: Path, found: Found, folder: Path) -> str:
     if model not in models() and Path(model).expanduser().is_dir():
         model = os.path.relpath(Path(model).expanduser(), folder)
     columns = [f"text  = {_quoted(found.text)}  # the column of texts"] if found.text else []
-    columns += [f"label = {_quoted(found.label)}  # the column of classes"] if found.label else []
+    columns += (
+        [f"label = {_quoted(found.label)}  # the column of {'classes' if found.classes else 'numbers'}"]
+        if found.label
+        else []
+    )
     head = ['head          = "head"  # trains the new head alone'] if found.label else []
     lines = [
         "# A first suite, from a look at the model and the data. `methodbench plan` shows what it runs.",

@@ -19,6 +19,7 @@ from bench.compare.doubts import Doubt
 from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change, kind_of
 from bench.compare.turns import Pace, Paths, Step, in_turns, pace
 from bench.metrics import registry
+from bench.metrics.families import lm_eval
 from bench.metrics.metric import Metric
 from bench.record.reading import read, sketches
 from bench.record.schema import LARGEST, Cell, Claim, Node, Run
@@ -274,6 +275,7 @@ def _row(
             for seed, node in last.items()
             if node.quality and node.quality.correct
         },
+        items=_items(last),
         chain=_chain(paths, known),
         processes=_processes(paths, known),
         absent={
@@ -285,6 +287,15 @@ def _row(
         unknown=frozenset(name for path in paths.values() for step in path for name in registry.unknown(step.node)),
         cards={seed: tuple(str(card.get("uuid")) for card in node.gpus) for seed, node in last.items() if node.gpus},
     )
+
+
+def _items(last: Mapping[int, Node]) -> dict[str, dict[int, array[float]]]:
+    """What the items of lm-eval's tasks add to each of its scores, for each seed."""
+    found: dict[str, dict[int, array[float]]] = {}
+    for seed, node in last.items():
+        for name, score in ((node.lm_eval and node.lm_eval.scores) or {}).items():
+            found.setdefault(lm_eval.PREFIX + name, {})[seed] = array("f", score.items or ())
+    return found
 
 
 def _figures(known: Iterable[Metric], paths: Paths) -> dict[str, Figure]:

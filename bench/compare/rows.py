@@ -182,7 +182,8 @@ class Row:
     trained together in the last training. ``not_in_turns`` says why its trainings took no turns with the baseline's, where
     others did; empty where it did. ``absent`` says why a metric has no figure for some seed, by its name;
     ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
-    seed's last stage, by their ids.
+    seed's last stage, by their ids. ``correct`` has the score of each test item for each seed, and ``items`` the same of other
+    data by the metric's name.
     """
 
     name: str
@@ -196,6 +197,7 @@ class Row:
     training: tuple[str, ...]
     evidence: tuple[Proof, ...]
     correct: Mapping[int, Sequence[float]] = field(repr=False)
+    items: Mapping[str, Mapping[int, Sequence[float]]] = field(default_factory=dict, repr=False)
     arguments: tuple[str, ...] = ()
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
@@ -298,7 +300,8 @@ def change(
 
 def _scores(metric: Metric, row: Row, seeds: Sequence[int]) -> list[Sequence[float]]:
     """The score of each item for each of `seeds`; empty where `metric` is not their mean."""
-    found = [row.correct.get(seed, ()) for seed in seeds]
+    of = row.items.get(metric.name, row.correct)
+    found = [of.get(seed, ()) for seed in seeds]
     values = row.figures[metric.name].by_seed
     return found if all(is_share(each, values[seed]) for seed, each in zip(seeds, found, strict=True)) else []
 

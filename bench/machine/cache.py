@@ -31,17 +31,27 @@ def folder() -> Path:
 
 def write(name: str, content: bytes) -> None:
     """Keep `content` as `name`, whole or not at all. A failure to write is no error."""
-    file = folder() / name
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, path = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-            Path(path).replace(file)
-        except BaseException:
-            Path(path).unlink(missing_ok=True)
-            raise
+    with contextlib.suppress(OSError), writing(name) as file:
+        file.write_bytes(content)
+
+
+@contextlib.contextmanager
+def writing(name: str) -> Iterator[Path]:
+    """A file to write, which is kept as `name` once it is whole: where the block raises, nothing is.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    kept = folder() / name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, path = tempfile.mkstemp(dir=kept.parent, prefix=f".{kept.name}.")
+    os.close(descriptor)
+    file = Path(path)
+    try:
+        yield file
+        file.replace(kept)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,8 @@ class MetricSeries:
     """Metrics of one formula for each shape that was measured, such as ``latency_1x16`` and ``latency_8x64``.
 
     ``named`` gives the metric of a name, None where that is not one of the series. ``measured`` gives those that records
-    can hold; it is told the status, the environment and the latencies' shapes of each.
+    can hold; it is told what
+    :meth:`bench.record.reading.Nodes.sketch` gives of each.
     """
 
     name: str

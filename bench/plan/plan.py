@@ -29,6 +29,7 @@ from bench.recipe.facts import facts_after, stages_before_compression, with_inne
 from bench.recipe.method import Method, Trainer
 from bench.recipe.recipe import Recipe, Stage
 from bench.suite.suite import NEW_TOKENS, Suite, SuiteError
+from bench.tasks import lm_eval
 from bench.tasks.base import Task, TaskError
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
@@ -184,6 +185,8 @@ def make(
     """
     recipes = suite.parsed()
     subjects = [_subject(model, task, suite_folder, suite) for model in suite.models for task in suite.tasks]
+    if names := lm_eval.names_in(suite.measure.quality):
+        _check_lm_eval(names, subjects, suite_folder)
     for (model, task), number in Counter((subject.model.name, subject.task.name) for subject in subjects).items():
         if number > 1:
             raise SuiteError(
@@ -323,6 +326,23 @@ def _retained(spec: str | DataTable, task: Task, suite_folder: Path) -> Task:
     return retained
 
 
+def _check_lm_eval(names: Sequence[str], subjects: Sequence[Subject], suite_folder: Path) -> None:
+    """That lm-eval is there, knows its tasks called `names`, and gets models that write.
+
+    Raises:
+        SuiteError: it is not so.
+    """
+    problems = [f"measure.quality: {problem}" for problem in lm_eval.problems(names, suite_folder)]
+    problems += [
+        f"measure.quality: lm-eval scores models that write, and one for {task.name}, a {task.kind} task, does not; give true "
+        "here, or a task such as stdlib-code"
+        for task in {subject.task.name: subject.task for subject in subjects}.values()
+        if not task.generates
+    ]
+    if problems:
+        raise SuiteError("\n".join(problems))
+
+
 def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> tuple[Node, ...]:
     path: list[Node] = []
     for depth in range(len(recipe.stages)):
@@ -356,6 +376,8 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
     }
     if others:
         what["others"] = others
+    if names := lm_eval.names_in(suite.measure.quality):
+        what["lm_eval"] = lm_eval.fingerprint(names, subject.suite_folder)
     if subject.retained_fingerprint:
         what["retained"] = subject.retained_fingerprint
     return _hash(what)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @functools.cache
 def fields_of(cls: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
-    """A method's hyperparameters, in order."""
-    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    """A method's hyperparameters, in order; last those that are given by name alone."""
+    found = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return tuple(sorted(found, key=lambda field: field.kw_only))
 
 
 @functools.cache
@@ -48,6 +49,8 @@ def _type_name(hint: Any) -> str:
 
     if typing.get_origin(hint) is typing.Annotated:
         base, *bounds = typing.get_args(hint)
+        if words := [bound for bound in bounds if isinstance(bound, str)]:
+            return "; ".join(words)
         return " ".join([_type_name(base), *(_bound(bound) for bound in bounds)])
     if typing.get_origin(hint) is Literal:
         return " | ".join(repr(value) for value in typing.get_args(hint))

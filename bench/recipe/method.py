@@ -217,10 +217,12 @@ class Method(abc.ABC):
             RecipeError: an argument is unknown, missing, given twice, of the wrong type or out of range.
         """
         names = [field.name for field in fields_of(cls)]
-        if len(arguments) > len(names):
-            takes = f"at most {len(names)} ({', '.join(names)})" if names else "none"
-            raise RecipeError(f"{cls.name}: {len(arguments)} arguments given, it takes {takes}")
-        given = dict(zip(names, arguments, strict=False))
+        unnamed = [field.name for field in fields_of(cls) if not field.kw_only]
+        if len(arguments) > len(unnamed):
+            takes = f"at most {len(unnamed)} ({', '.join(unnamed)})" if unnamed else "none"
+            named = " without their names" if len(unnamed) < len(names) else ""
+            raise RecipeError(f"{cls.name}: {len(arguments)} arguments given{named}, it takes {takes}")
+        given = dict(zip(unnamed, arguments, strict=False))
         for name, value in keywords.items():
             if name not in names:
                 raise RecipeError(f"{cls.name}: unknown argument `{name}`{nearest(name, names)}", argument=name)

@@ -121,13 +121,14 @@ class Nodes(Mapping[str, Node]):
             "status": node.status,
             "environment": node.get("environment"),
             "latency": [_without(entry) for entry in node.get("latency") or []],
+            "lm_eval": {"scores": dict.fromkeys((node.lm_eval and node.lm_eval.scores) or ())},
         }
         known = self._sketches.setdefault(json.dumps(sketch), sketch)
         self._places[node.id] = start, length, known
         self._recent.pop(node.id, None)
 
     def sketch(self, id_: str) -> Mapping[str, Any]:
-        """Of the stage's record, status, environment and shapes of latencies: one object for all that are the same."""
+        """Of the stage's record, status, environment, shapes of latencies and names of scores by lm-eval: one object for all that are the same."""
         return self._places[id_][2]
 
     def __getitem__(self, id_: str) -> Node:
@@ -157,7 +158,7 @@ class Nodes(Mapping[str, Node]):
 
 
 def sketches(nodes: Mapping[str, Node]) -> Callable[[str], Mapping[str, Any]]:
-    """What gives at least status, environment and shapes of latencies of one of `nodes`, without reading all of it."""
+    """What gives at least what :meth:`Nodes.sketch` does of one of `nodes`, without reading all of it."""
     return nodes.sketch if isinstance(nodes, Nodes) else nodes.__getitem__
 
 

@@ -216,6 +216,28 @@ class Quality:
 
 
 @dataclass(slots=True, kw_only=True)
+class LmEvalScore:
+    """One metric of one task, or of a group of them."""
+
+    task: Any = Field(None, description="its name")
+    metric: Any = Field(None, description="its name")
+    filter: Any = Field(None, description="how answers are read, as lm-eval calls it")
+    shots: Any = Field(None, description="examples before each item")
+    value: Finite | None = Field(None, description="the score")
+    items: list[Number] | None = Field(
+        None, description="what each item adds to it, in the task's order; empty where it is not their mean"
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class LmEval:
+    """How good the model is by tasks of lm-eval."""
+
+    version: Any = Field(None, description="of lm-eval")
+    scores: dict[Text, LmEvalScore] | None = Field(None, description="by the metric's name here, without `lm_eval_`")
+
+
+@dataclass(slots=True, kw_only=True)
 class RetainedLoss:
     """The cross entropy of a task."""
 
@@ -249,6 +271,17 @@ class Claim:
 
 
 @dataclass(slots=True, kw_only=True)
+class Calibration:
+    """The data that a compression looked at."""
+
+    name: Any = Field(None, description="of the task whose training items they are, or of the file")
+    fingerprint: Any = Field(None, description="of the data")
+    samples: Any = Field(None, description="items that were looked at")
+    items: Any = Field(None, description="how many of these are different")
+    tokens: Any = Field(None, description="real tokens of all samples, padding left out")
+
+
+@dataclass(slots=True, kw_only=True)
 class Transform:
     """A compression."""
 
@@ -256,6 +289,7 @@ class Transform:
         None, description="peak of memory above what was held before the model was loaded"
     )
     figures: dict[Text, Finite | None] | None = Field(None, description="what methods measured, by name")
+    calibration: Calibration | None = Field(None, description="the data that it looked at, where it looked at any")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -383,6 +417,7 @@ class Node(Line):
     transform: Transform | None = Field(None, description="of a stage that compresses")
     evidence: list[Claim] | None = Field(None, description="what proves that its methods were applied")
     quality: Quality | None = Field(None, description="of the model that it left")
+    lm_eval: LmEval | None = Field(None, description="of the same model, by the tasks that `measure.quality` names")
     retained: Retained | None = Field(None, description="what is left of the task that `measure.retain` names")
     weight_bytes: Number | None = Field(None, description="storage of parameters and buffers of the model that it left")
     parameters: Parameters | None = Field(None, description="of the model that it left")

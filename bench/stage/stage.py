@@ -19,7 +19,7 @@ import numpy
 import torch
 
 from bench.distributed.group import Group
-from bench.measure import flops, memory, size, trust
+from bench.measure import flops, lm_eval, memory, size, trust
 from bench.measure.absent import Absent, let_go
 from bench.measure.clock import StepClock
 from bench.measure.peak import Peak, touch
@@ -37,6 +37,7 @@ from bench.stage.job import Job, Progress
 from bench.stage.loop import Training
 from bench.stage.work import Work
 from bench.tasks.base import Answers, Retention, Task
+from bench.tasks.lm_eval import names_in
 from bench.tasks.registry import open_task
 
 
@@ -128,6 +129,18 @@ def run(
                 measured["size"] = size.on_disk(trained, Path(folder), savers)
             measured["evidence"] += [{"method": name, **asdict(claim)} for name, claim in unsaid]
         checkpoint.save(job.output, trained, tokenizer, answers)
+    if source.pretrained and (names := names_in(job.measure.quality)):
+        progress("lm-eval", 0, 1)
+        # After the model was saved, so that nothing that another library does with it is in what is served.
+        with seconds("lm_eval"), absent("lm_eval"):
+            measured["lm_eval"] = lm_eval.evaluate(
+                trained,
+                tokenizer,
+                names,
+                job.suite_folder,
+                batch_size=job.budget.eval_batch_size,
+                note=absent.note,
+            )
     if job.measure.retain is not None and source.pretrained:
         progress("retain", 0, 1)
         with seconds("retain"), absent("forgetting"):
@@ -449,6 +462,8 @@ def _transform(work: Work, job: Job, peak: Peak, seconds: Stopwatch, measured: d
         peak_bytes = peak.stop()
     if work.figures:
         measured["transform"] = {"figures": work.figures.data}
+    if work.calibration:
+        measured.setdefault("transform", {})["calibration"] = dict(work.calibration)
     if job.measure.memory:
         measured.setdefault("transform", {})["peak_bytes"] = peak_bytes
         if peak.reason:

@@ -54,7 +54,8 @@ class Work:
 
     ``seed`` differs from stage to stage of one recipe. Paths in a recipe are relative to ``suite_folder``. ``state`` is where
     a method's hooks leave what its own later hooks need, by the method's name. ``figures`` go into the record, and metrics
-    read them from there. ``facts`` are true of the model that arrives, as those that ``arrived`` are of it before the recipe.
+    read them from there; so does ``calibration``, which says what data a method that compresses looked at. ``facts`` are true
+    of the model that arrives, as those that ``arrived`` are of it before the recipe.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Work:
         self.device = torch.device(machine.device)
         self.state: dict[str, Any] = {}
         self.figures = Figures((*before, stage))
+        self.calibration: dict[str, Any] | None = None
 
     def batches(self, split: Split = "train", *, shuffle: bool = True) -> Iterator[Batch]:
         """Batches of the budget's size on the device: endless and shuffled, or one pass in order."""

@@ -22,6 +22,7 @@ from bench.recipe.fields import check, fields_of
 from bench.recipe.recipe import Recipe
 from bench.suite.gate import GateTable
 from bench.suite.margins import CompareTable
+from bench.tasks import lm_eval
 from bench.tasks.registry import OwnTable
 from bench.tasks.table import DataTable, Name, Strict, readable
 
@@ -63,7 +64,10 @@ class Budget(Strict):
 class Measure(Strict):
     """Which figures are taken; each can be turned off, and latency up."""
 
-    quality: bool = Field(True, description="the task's metrics on the test split")
+    quality: bool | str = Field(
+        True,
+        description='the task\'s metrics on the test split; "lm-eval:hellaswag,gsm8k" also scores by these tasks of lm-eval',
+    )
     retain: Name | OwnTable | None = Field(
         None, description="a task that the model has learned before; how much of it each recipe forgets"
     )
@@ -86,6 +90,12 @@ class Measure(Strict):
         "they make the ratios of training throughput. What was timed on a busy machine is then timed again, at most twice. "
         "0 turns both off",
     )
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _names(cls, value: bool | str) -> bool | str:
+        lm_eval.names_in(value)
+        return value
 
     @field_validator("latency", mode="before")
     @classmethod

@@ -86,7 +86,8 @@ _LEFT_OUT = {
     "equal": "equal to another",
     "near_equal": "equal to another but for white space, invisible characters or Unicode form",
     "conflicting": "with several labels",
-    "in_two_splits": "passages that another split has too",
+    "in_two_splits": "that another split has too",
+    "near_duplicates": "nearly equal to another, by their words",
 }
 
 

@@ -12,16 +12,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from bench.tasks.table import DataTable
+from bench.tasks.table import Split as Split
 
 if TYPE_CHECKING:
     import torch
 
     from bench.models.structure import Structure
-
-Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ class Task(abc.ABC):
     name: str
     summary: ClassVar[str] = ""
     metrics: ClassVar[tuple[str, ...]] = ()
-    primary: ClassVar[str] = ""
+    primary: str = ""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

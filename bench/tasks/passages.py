@@ -7,10 +7,11 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import get_args
 
+from bench.tasks import items
 from bench.tasks.alike import comparable, representative
-from bench.tasks.base import Split, hash_fraction, split_of
+from bench.tasks.base import Split, hash_fraction
+from bench.tasks.items import Choice, Found, Item
 
 PASSAGE = 2_000
 """Characters of a passage, about."""
@@ -31,25 +32,17 @@ class DividedPassages:
     counts: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
-def divide(found: Iterable[str]) -> DividedPassages:
-    """Put whole texts into splits by a hash of their content, so that no text is in two; the same ones count once.
+def divide(found: Iterable[str | Found], choice: Choice | None = None) -> DividedPassages:
+    """Put whole texts into splits as :func:`bench.tasks.items.divide` does, so that no text is in two; the same ones count once.
 
-    Texts are the same where they have the same form (:func:`bench.tasks.alike.comparable`), of which alone the hash is;
-    the item's text is as it was written, in one of the ways that occur.
-
-    About 70 % train, 10 % validate and 20 % test. Of the last two, each text is cut into passages, and some
-    200 kB of them are taken, again by their hash: from all texts rather than all of a few. A passage that a training
-    text has too is not taken for either, nor one of validation for testing.
+    Of validation and test, each text is cut into passages, and where there are no official splits, some 200 kB of them are
+    taken, by their hash: from all texts rather than all of a few. A passage that a training text has too is not taken for
+    either, nor one of validation for testing.
     """
-    same = _by_form(found)
-    counts = Counter(
-        read=sum(of.total() for of in same.values()),
-        equal=sum(of.total() - len(of) for of in same.values()),
-        near_equal=sum(len(of) - 1 for of in same.values()),
-    )
-    texts: dict[Split, list[str]] = {split: [] for split in get_args(Split)}
-    for at, text in sorted((hash_fraction(form), representative(of)) for form, of in same.items()):
-        texts[split_of(at)].append(text)
+    given = (text if isinstance(text, tuple) else (None, Item((text,), None)) for text in found)
+    data = items.divide(((split, item) for split, item in given if comparable(item.texts[0])), choice)
+    counts, official = Counter(data.counts), data.official
+    texts: dict[Split, list[str]] = {split: list(of) for split, of in data.texts.items()}
     elsewhere = {comparable(piece) for text in texts["train"] for piece in passages(text)}
     held_out: tuple[Split, ...] = ("validation", "test")
     for split in held_out:
@@ -57,12 +50,13 @@ def divide(found: Iterable[str]) -> DividedPassages:
         counts["in_two_splits"] += len(pieces.keys() & elsewhere)
         new = sorted((hash_fraction(form), representative(of)) for form, of in pieces.items() if form not in elsewhere)
         elsewhere |= pieces.keys()
-        texts[split] = list(_first_bytes((piece for _, piece in new), HELD_OUT))
+        taken = (piece for _, piece in new)
+        texts[split] = list(taken if official else _first_bytes(taken, HELD_OUT))
     digest = hashlib.sha256()
     for split, of in texts.items():
         for text in of:
             digest.update(json.dumps([text, split]).encode("ascii"))
-    counts.update({split: len(of) for split, of in texts.items()})
+    counts.update({split: len(of) - counts[split] for split, of in texts.items()})
     return DividedPassages({split: tuple(of) for split, of in texts.items()}, digest.hexdigest(), counts)
 
 

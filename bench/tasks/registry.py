@@ -11,8 +11,10 @@ from typing import Annotated, Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
+from bench.machine.paths import PathError, find
 from bench.recipe.errors import nearest
 from bench.recipe.registry import by_name
+from bench.tasks import files
 from bench.tasks.base import Task, TaskError
 from bench.tasks.table import DataTable
 
@@ -32,15 +34,41 @@ def kinds() -> dict[str, type[Task]]:
 def open_task(spec: str | DataTable, suite_folder: Path) -> Task:
     """The task that a suite names, with nothing read yet; `suite_folder` is where its files are: the suite's folder.
 
+    A name is a registered task's, a task file's that comes along, or a task file's path that ends in .toml.
+
     Raises:
-        TaskError: no task has that name, or the table's file is on no path that there can be.
+        TaskError: no task has that name, the task file is wrong, or the table's file is on no path that there can be.
     """
     if not isinstance(spec, str):
         return kinds()[spec.kind].from_table(spec, suite_folder)
-    known = tasks()
-    if spec not in known:
-        raise TaskError(f"unknown task `{spec}`{_as_table(spec) or nearest(spec, known)}")
-    return known[spec]()
+    if spec in tasks():
+        return tasks()[spec]()
+    if spec in files.shipped():
+        return of_file(files.shipped()[spec], spec)
+    if spec.endswith(".toml"):
+        try:
+            file = find(spec, suite_folder)
+        except PathError as error:
+            raise TaskError(f"task: {error}") from None
+        return of_file(file, file.stem)
+    hint = _as_table(spec) or nearest(spec, [*tasks(), *files.shipped()])
+    raise TaskError(
+        f"unknown task `{spec}`{hint or '; `methodbench list tasks` has the names, and a [task] table your own data'}"
+    )
+
+
+def of_file(file: Path, name: str) -> Task:
+    """The task of a task file, which is called `name` unless its table has one; paths in it are seen from its folder.
+
+    Raises:
+        TaskError: the file is wrong.
+    """
+    table = {"name": name, **files.read(file)["task"]}
+    try:
+        checked = check_table(table)
+    except ValidationError as error:
+        raise TaskError(files.explain(file, error)) from None
+    return kinds()[checked.kind].from_table(checked, file.parent)
 
 
 def _as_table(file: str) -> str:
@@ -53,7 +81,7 @@ def _as_table(file: str) -> str:
     if not reading:
         return ""
     (_, usual), *others = reading
-    other = "".join(f', or kind = "{name}"' for _, name in others)
+    other = f"; other kinds that read it: {', '.join(name for _, name in others)}" if others else ""
     return f'; one\'s own file goes into a table: task = {{ kind = "{usual}", data = "{file}" }}{other}'
 
 

@@ -18,7 +18,7 @@ class Divided(Protocol):
     """Texts in their splits, and a SHA-256 over all of them with all that belongs to them."""
 
     @property
-    def texts(self) -> Mapping[Split, tuple[str, ...]]:
+    def texts(self) -> Mapping[Split, Sequence[str]]:
         """The texts of each split, in an order that depends on the set of texts alone."""
 
     @property
@@ -33,11 +33,31 @@ class Divided(Protocol):
 class Encoded(Protocol):
     """A split as token ids."""
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The tokens of each item."""
+
     def __len__(self) -> int:
         """How many items."""
 
     def batch(self, items: Sequence[int]) -> Batch:
         """These items, in this order, on the CPU."""
+
+
+GROUPED = 50
+"""Batches among which items of like length are put together, as in the Trainer of transformers."""
+
+
+def grouped(order: Iterator[int], lengths: Sequence[int], batch_size: int) -> Iterator[int]:
+    """`order`, items of like length put together: of 50 batches the longest item's first, and the others as they come."""
+    while some := list(itertools.islice(order, GROUPED * batch_size)):
+        by_length = sorted(some, key=lengths.__getitem__, reverse=True)
+        batches = [by_length[start : start + batch_size] for start in range(0, len(some), batch_size)]
+        # The longest first, so that a batch that does not fit into memory is met at once; the others in the drawn order.
+        place = {item: number for number, item in enumerate(some)}
+        yield from itertools.chain(
+            batches[0], *sorted(batches[1:], key=lambda batch: min(place[item] for item in batch))
+        )
 
 
 D = TypeVar("D", bound=Divided)
@@ -48,6 +68,8 @@ class TextTask(Task, Generic[D, E]):
     """A task on texts, which are read once, and encoded once for each tokenizer and length."""
 
     reads_texts = True
+    group_by_length = False
+    """Whether a batch of training holds items of like length, for little padding."""
 
     def __init__(self) -> None:
         self._encoded: dict[tuple[int, Split, int], tuple[Any, E]] = {}
@@ -93,7 +115,7 @@ class TextTask(Task, Generic[D, E]):
         """The splits that a text fell into: of few texts, validation may be empty."""
         return frozenset(split for split, texts in self.data.texts.items() if texts)
 
-    def texts(self, split: Split) -> tuple[str, ...]:
+    def texts(self, split: Split) -> Sequence[str]:
         """The texts of a split."""
         return self.data.texts[split]
 
@@ -116,7 +138,11 @@ class TextTask(Task, Generic[D, E]):
             TaskError: the split has no texts.
         """
         encoded = self.encoded(split, tokenizer, max_length)
-        order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded), generator)
+        order = iter(range(len(encoded)))
+        if generator is not None:
+            order = shuffled(len(encoded), generator)
+            if self.group_by_length:
+                order = grouped(order, encoded.lengths, batch_size)
         while items := tuple(itertools.islice(order, batch_size)):
             yield encoded.batch(items)
 

@@ -20,7 +20,7 @@ from bench.stage.job import Job, untold
 from bench.suite.suite import Budget, Measure
 from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
-from bench.tasks.table import DataTable
+from bench.tasks.table import DataTable, TextTable
 
 THREADS = 2
 """Of a job; several processes divide them."""
@@ -53,7 +53,7 @@ def prose(folder: Path, texts: int = 120) -> DataTable:
         words = " ".join(WORDS.values()).split()
         rows = [" ".join(words[number * step % 18] for step in range(1, 2 + number % 9)) for number in range(texts)]
         file.write_text("\n".join(json.dumps({"text": f"{row} {number}."}) for number, row in enumerate(rows)))
-    return DataTable(kind="causal_lm", data=str(file))
+    return TextTable(kind="causal_lm", data=str(file))
 
 
 def job(text: str, model: Path, folder: Path, *, depth: int | None = None, seed: int = 0, **keys: Any) -> Job:

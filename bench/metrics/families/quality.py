@@ -38,6 +38,50 @@ METRICS = [
         "macro_f1", "Macro F1", "fraction", "higher", "quality", "F1 of each class, averaged with equal weight",
         of_task("macro_f1"), summary=_FIRST,
     ),
+    *(
+        Metric(name, title, "fraction", "higher", "quality", formula, of_task(name), summary=_FIRST)
+        for name, title, formula in (
+            ("weighted_f1", "Weighted F1", "F1 of each class, averaged by how many true items it has"),
+            ("macro_precision", "Precision", "right predictions of a class over its predictions, averaged over classes"),
+            ("macro_recall", "Recall", "right predictions of a class over its items, averaged over classes"),
+            ("matthews", "Matthews", "Matthews' correlation of predicted and true classes, −1 to 1"),
+            ("pearson", "Pearson", "Pearson's correlation of predicted and true numbers, −1 to 1"),
+            ("spearman", "Spearman", "Spearman's correlation: Pearson's of the ranks, −1 to 1"),
+            ("entity_f1", "Entity F1", "F1 of entities whose borders and type are both right, over all types (nervaluate's strict)"),
+            ("entity_precision", "Entity precision", "right entities over predicted ones, both borders and type (nervaluate's strict)"),
+            ("entity_recall", "Entity recall", "right entities over true ones, both borders and type (nervaluate's strict)"),
+            ("answer_f1", "Answer F1", "SQuAD's F1 of the words of the answer, of the best of the right answers, the mean over questions"),
+            ("exact_match", "Exact match", "answers that are a right answer, as SQuAD normalizes both, over all"),
+            ("rouge1", "ROUGE-1", "F1 of single words of the written and the right text, the mean over items"),
+            ("rouge2", "ROUGE-2", "F1 of pairs of words of the written and the right text, the mean over items"),
+            ("rouge_l", "ROUGE-L", "F1 of the longest common subsequence of words, the mean over items"),
+            ("masked_accuracy", "Masked accuracy", "masked tokens of the test split that were the likeliest at their places"),
+            ("pair_accuracy", "Pair accuracy", "test pairs that were rightly told to follow one another or not"),
+        )
+    ),
+    Metric(
+        "bleu", "BLEU", "points", "higher", "quality", "BLEU of all written texts by sacrebleu, 0 to 100", of_task("bleu"),
+        summary=_FIRST,
+    ),
+    Metric(
+        "chrf", "chrF", "points", "higher", "quality", "chrF2 of all written texts by sacrebleu, 0 to 100", of_task("chrf"),
+        summary=_FIRST,
+    ),
+    Metric(
+        "brier_score", "Brier score", "squares", "lower", "quality",
+        "squared distance of the predicted probabilities from the truth, summed over classes, the mean over items: 0 to 2",
+        of_task("brier_score"), summary=_FIRST,
+    ),
+    Metric(
+        "mean_absolute_error", "Mean absolute error", "label", "lower", "quality",
+        "distance of the predicted from the true number, in the labels' own unit, the mean over items",
+        of_task("mean_absolute_error"), summary=_FIRST,
+    ),
+    Metric(
+        "root_mean_squared_error", "Root mean squared error", "label", "lower", "quality",
+        "root of the mean over items of the squared distance of the predicted from the true number, in the labels' own unit",
+        of_task("root_mean_squared_error"), summary=_FIRST,
+    ),
     Metric(
         "bits_per_byte", "Bits per byte", "bits", "lower", "quality",
         "cross entropy of all test tokens in bits, over the UTF-8 bytes of the test texts; it compares tokenizers too",

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.tasks.base import IGNORED, Answers, Batch, Chance, Quality, Retention, Split, TaskError
+from bench.tasks.item_task import rank_by
+from bench.tasks.items import Choice, Found, Item
+from bench.tasks.own import OwnData
 from bench.tasks.passages import DividedPassages, divide, passages
-from bench.tasks.rows import Rows
-from bench.tasks.table import DataTable
+from bench.tasks.rows import SUFFIXES
+from bench.tasks.scores import Score, jackknifed, quality
+from bench.tasks.table import DataTable, TextTable
 from bench.tasks.texts import TextTask
 
 if TYPE_CHECKING:
@@ -34,12 +38,14 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
     metrics = ("bits_per_byte", "perplexity", "token_accuracy")
     primary = "bits_per_byte"
     learns = "from texts alone"
-    reads = (".txt", ".csv", ".jsonl")
+    reads = (".txt", *SUFFIXES)
     auto_class = "AutoModelForCausalLM"
     new_head = False
     generates = True
     peft_task_type = "CAUSAL_LM"
     predicts_classes = True
+
+    table = TextTable
 
     @classmethod
     def from_table(cls, table: DataTable, suite_folder: Path) -> OwnText:
@@ -49,8 +55,8 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
     # -- planning, without torch -----------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def read(self) -> Iterable[str]:
-        """Every text.
+    def read(self) -> Iterable[str | Found]:
+        """Every text, with its split where there are official ones.
 
         Raises:
             TaskError: the data cannot be used.
@@ -128,14 +134,14 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
         blocks = self.encoded(split, tokenizer, max_length)
         device = device_of(model)
         nats = [0.0] * len(self.texts(split))
-        hits = 0
+        hits, tokens = [0] * len(nats), [0] * len(nats)
         retention = Retention()
         # Blocks of like length go together, for little padding.
         order = sorted(range(len(blocks)), key=lambda block: blocks.lengths[block])
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 batch = blocks.batch(order[start : start + batch_size]).to(device)
-                loss = torch.zeros(batch.samples, dtype=torch.float64, device=device)
+                loss, right = (torch.zeros(batch.samples, dtype=torch.float64, device=device) for _ in range(2))
                 width = max(1, LOGITS // (batch.samples * _vocabulary(model)))
                 parts = _parts(model, batch, width)
                 # Strictly, or the uncompressed's would not come to its end.
@@ -154,12 +160,17 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
                         logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
                     )
                     # A loss that is no number comes from logits that are none, and those predict nothing.
-                    hits += int(((logits.argmax(-1) == labels) & losses.isfinite()).sum())
+                    right += ((logits.argmax(-1) == labels) & losses.isfinite()).sum(1)
                     loss += losses.sum(1, dtype=torch.float64)
-                for block, each in zip(batch.items, loss.tolist(), strict=True):
-                    nats[blocks.text_of[block]] += each
-        quality = _quality(nats, hits, blocks.tokens, [len(text.encode("utf-8")) for text in self.texts(split)])
-        return quality if uncompressed is None else replace(quality, metrics={**quality.metrics, **retention.metrics()})
+                of_each = zip(batch.items, loss.tolist(), right.tolist(), batch.terms, strict=True)
+                for block, lost, guessed, terms in of_each:
+                    text = blocks.text_of[block]
+                    nats[text] += lost
+                    hits[text] += int(guessed)
+                    tokens[text] += terms
+        sizes = [len(text.encode("utf-8")) for text in self.texts(split)]
+        found = _quality(self.primary, nats, hits, tokens, sizes)
+        return found if uncompressed is None else replace(found, metrics={**found.metrics, **retention.metrics()})
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance:
         """All tokens of the vocabulary are equally likely."""
@@ -260,20 +271,31 @@ def _predicting(outputs: Any, batch: Batch) -> torch.Tensor:
     return logits
 
 
-def _quality(nats: Sequence[float], hits: int, tokens: int, sizes: Sequence[int]) -> Quality:
-    total, size = math.fsum(nats), sum(sizes)
+def _quality(
+    primary: str, nats: Sequence[float], hits: Sequence[int], tokens: Sequence[int], sizes: Sequence[int]
+) -> Quality:
+    """From the sums of each text."""
+    import numpy as np
+
+    total, count, size = math.fsum(nats), sum(tokens), sum(sizes)
     try:
-        perplexity = math.exp(total / tokens)
+        perplexity = math.exp(total / count)
     except OverflowError:
         perplexity = math.inf
-    metrics = {
-        "bits_per_byte": total / math.log(2) / size,
-        "perplexity": perplexity,
-        "token_accuracy": hits / tokens,
-    }
     share = len(sizes) / (math.log(2) * size)
-    correct = tuple(each * share for each in nats) if math.isfinite(total) else ()
-    return Quality(metrics, (), correct, {"nats": total, "tokens": tokens, "bytes": size})
+    scores = {
+        "bits_per_byte": Score(total / math.log(2) / size, tuple(each * share for each in nats)),
+        "perplexity": Score(perplexity),
+        "token_accuracy": Score(sum(hits) / count),
+    }
+    if not scores[primary].items and math.isfinite(perplexity):
+        sums = np.array([nats, hits, tokens], dtype=np.float64).T
+        of_sums = {
+            "perplexity": lambda sums: np.exp(sums[:, 0] / sums[:, 2]),
+            "token_accuracy": lambda sums: sums[:, 1] / sums[:, 2],
+        }
+        scores[primary] = replace(scores[primary], items=jackknifed(sums, of_sums[primary]).items)
+    return quality(scores, primary, extra={"nats": total, "tokens": count, "bytes": size})
 
 
 class OwnText(LanguageModelling):
@@ -284,25 +306,32 @@ class OwnText(LanguageModelling):
 
     def __init__(self, table: DataTable, suite_folder: Path) -> None:
         super().__init__()
-        self.rows = Rows.of(table, suite_folder, table.text)
-        self.file = self.rows.file
-        self.name = table.name or self.file.stem
+        assert isinstance(table, TextTable)
+        self.own = OwnData(table, suite_folder, [table.text])
+        self.name = self.own.name
+        self.choice = Choice(table.max_items, table.few_shot, table.near_duplicates, by_answer=False)
+        self.group_by_length = table.group_by_length
+        rank_by(self, table.metric)
 
-    def read(self) -> Iterator[str]:
-        """Every text.
+    def divided(self) -> DividedPassages:
+        """Every text in its split.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        return divide(self.read(), self.choice)
+
+    def read(self) -> Iterator[Found]:
+        """Every text, with its split where the data says so.
 
         Raises:
             TaskError: the file or a row in it is wrong.
         """
-        suffix = self.file.suffix.lower()
-        if suffix not in self.reads:
-            raise self.rows.error(f"files of kind `{suffix}` are not read; give it as .txt, .csv or .jsonl")
-        if suffix == ".txt":
-            content = self.rows.content()
+        for split, rows in self.own.parts.items():
+            if rows.suffix != ".txt":
+                yield from ((split, Item((row.text(rows.columns[0]),), None)) for row in rows)
+                continue
+            content = rows.content()
             if not content.strip():
-                raise self.rows.error("it is empty")
-            yield from passages(content)
-            return
-        (column,) = self.rows.columns
-        for line, (text,) in self.rows:
-            yield self.rows.text(line, column, text)
+                raise rows.error("it is empty")
+            yield from ((split, Item((passage,), None)) for passage in passages(content))

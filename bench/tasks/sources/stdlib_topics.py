@@ -6,22 +6,18 @@ The data is on every machine already, is real text, and is large enough to tell 
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
-import json
 import os
 import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from bench.machine import cache
 from bench.tasks.base import TaskError
-from bench.tasks.kinds.classification import Classification, DividedRows, Row, divide
-from bench.tasks.sources.kept import Kept, facts_of
+from bench.tasks.items import Item
+from bench.tasks.kinds.classification import Classification
 
 PACKAGES = (
     "asyncio",
@@ -39,10 +35,10 @@ PACKAGES = (
 
 _SHORTEST = 30  # characters
 _TESTS = {"test", "tests", "idle_test"}
-_FORMAT = 2  # of the cache file; also to be raised when other docstrings are taken or they are divided otherwise
+_FORMAT = 3  # of the cache file; also to be raised when other docstrings are taken or they are divided otherwise
 
 
-class StdlibTopics(Kept, Classification):
+class StdlibTopics(Classification):
     """Some 2,000 docstrings of 30 characters or more: of modules, classes and functions outside test folders.
 
     They differ a little between Python versions, so results do not compare across those; the fingerprint says
@@ -62,25 +58,7 @@ class StdlibTopics(Kept, Classification):
         missing = [name for name in PACKAGES if not (self.root / name / "__init__.py").is_file()]
         return without_sources(self.name, self.root, missing)
 
-    @functools.cached_property
-    def data(self) -> DividedRows:
-        """The items, read once.
-
-        Raises:
-            TaskError: a package is missing.
-        """
-        try:
-            first, *lines = self.kept.read_bytes().splitlines()
-            data = divide((text, label) for text, label in map(json.loads, lines))
-            if (facts := facts_of(first)) and data.fingerprint == facts[0]:
-                return replace(data, counts=facts[1])
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            pass  # there is none yet, or it is damaged
-        data = divide(self.read())
-        self.keep(data, *(json.dumps(row).encode("ascii") for row in data.rows()))
-        return data
-
-    def read(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Item]:
         """Every docstring with the name of its package.
 
         Raises:
@@ -90,11 +68,10 @@ class StdlibTopics(Kept, Classification):
             raise TaskError(problem)
         for name in PACKAGES:
             for file in sorted(entry.path for entry in sources(str(self.root / name))):
-                yield from ((text, name) for text in _docstrings(Path(file).read_bytes()))
+                yield from (Item((text,), name) for text in _docstrings(Path(file).read_bytes()))
 
-    @functools.cached_property
-    def kept(self) -> Path:
-        """The cache file, with all items after its first line, named by the Python version and by name, size and time of every source file."""
+    def kept_as(self) -> str:
+        """A file by the Python version and by name, size and time of every source file."""
         stats = sorted(
             (os.path.relpath(entry.path, self.root), stat.st_size, stat.st_mtime_ns)
             for name in PACKAGES
@@ -102,7 +79,7 @@ class StdlibTopics(Kept, Classification):
             for stat in [entry.stat()]
         )
         identity = repr((_FORMAT, sys.version, stats)).encode("utf-8", "surrogateescape")
-        return cache.folder() / "stdlib-topics" / f"{hashlib.blake2b(identity, digest_size=16).hexdigest()}.jsonl"
+        return f"stdlib-topics/{hashlib.blake2b(identity, digest_size=16).hexdigest()}.arrow"
 
 
 def without_sources(name: str, root: Path, missing: Sequence[str]) -> list[str]:

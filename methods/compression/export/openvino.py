@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from bench.plan.context import PlanContext
 from bench.recipe.declarations import Samples
 from bench.stage.evidence import Claim
+from methods._calibration import Calibrated
 from methods.compression.export._shared import runtime
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class OpenVino(runtime.Runtime):
+class OpenVino(Calibrated, runtime.Runtime):
     """Export the model to OpenVINO, Intel's runtime for CPUs, and run it there: it is measured there.
 
     Left to itself OpenVINO computes in bfloat16 where the CPU can, without a word; here the precision is asked for, and
     read back from the compiled model. ``"int8"`` is NNCF's quantization after training, of weights and activations, with
-    ranges found on ``samples`` training items; 300 is NNCF's default. Batch and length stay free. It runs on as many
+    ranges found on ``samples`` items of ``data``; 300 is NNCF's default. Batch and length stay free. It runs on as many
     threads as torch is set to. CPU only. Documentation:
     https://docs.openvino.ai/2025/openvino-workflow/model-optimization-guide/quantizing-models-post-training.html
     """
@@ -36,7 +37,12 @@ class OpenVino(runtime.Runtime):
     needs = ("openvino", "nncf", "onnx", "torch._inductor.compile_fx")
 
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    samples: Samples = 300
+    samples: Samples = field(default=300, kw_only=True)
+
+    @property
+    def calibrates(self) -> bool:
+        """Only ranges of activations need data."""
+        return self.precision == "int8"
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It exports the plain forward pass of a classifier, to a precision that the CPU has."""
@@ -48,7 +54,7 @@ class OpenVino(runtime.Runtime):
         """Export, and put the runtime's model in the place of torch's."""
         from methods.compression.export._shared.openvino import export
 
-        work.model = export(work, self.precision, self.samples)
+        work.model = export(work, self.precision, self.calibration)
 
     def evidence(self, before: Snapshot, work: Work) -> Iterator[Claim]:
         """The runtime holds the model, answers as torch did, and computes in the precision that was asked for."""

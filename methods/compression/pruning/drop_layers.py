@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Samples
-from bench.recipe.method import Transform
 from bench.stage.evidence import Claim, digest, named_tensors
 from methods import _replay, _statistics
+from methods._calibration import Calibrated, Calibration
 from methods._models import one_stack
 
 if TYPE_CHECKING:
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DropLayers(Transform):
+class DropLayers(Calibrated):
     """Take `n` whole blocks out: the model gets shallower, and faster by as much.
 
     Which ones is told ``by`` their place, the "last" or "every_other" one from the last back, as DistilBERT's student is
     made (https://arxiv.org/abs/1910.01108), or by "similarity": the ones that change their input least, by the cosine
-    between what comes in and what goes out at each token of ``samples`` training items (ShortGPT's block influence). The
+    between what comes in and what goes out at each token of ``samples`` items of ``data`` (ShortGPT's block influence). The
     paper averages over a large corpus; 128 items are the number that pruning methods calibrate on.
     """
 
@@ -41,10 +40,15 @@ class DropLayers(Transform):
 
     n: Annotated[int, Ge(1)]
     by: Literal["last", "every_other", "similarity"] = "last"
-    samples: Samples = 128
+
+    @property
+    def calibrates(self) -> bool:
+        """A block's place is known without data."""
+        return self.by == "similarity"
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Enough blocks must be there."""
+        yield from super().problems(context)
         yield from one_stack(context)
         count = context.blocks
         if count and self.n > self._most(count):
@@ -107,7 +111,7 @@ class DropLayers(Transform):
 
         count = len(stack(work.model))
         if self.by == "similarity":
-            changes = _changes(work, self.samples)
+            changes = _changes(work, self.calibration)
             kept = [change for number, change in enumerate(changes) if number not in gone]
             wrong = [number for number in gone if changes[number] > min(kept, default=0.0) * (1 + 1e-4)]
             said = ", ".join(f"{change:.3g}" for change in changes)
@@ -148,12 +152,12 @@ class DropLayers(Transform):
             sums.setdefault(name, []).extend((1 - cosines).tolist())
 
         modules = {str(number): block for number, block in enumerate(stack(work.model))}
-        _statistics.observe(work, modules, self.samples, see)
+        _statistics.observe(work, modules, self.calibration, see)
         return [sum(sums[name]) / len(sums[name]) for name in modules]
 
 
-def _changes(work: Work, samples: int) -> list[float]:
-    """For evidence: of each block one minus the mean cosine of its input and output, over the tokens of training items."""
+def _changes(work: Work, calibration: Calibration) -> list[float]:
+    """For evidence: of each block one minus the mean cosine of its input and output, over the tokens of the data."""
     import torch
 
     from bench.models.architecture import stack
@@ -172,7 +176,7 @@ def _changes(work: Work, samples: int) -> list[float]:
 
     handles = [watch(number) for number in range(len(found))]
     with evaluating(work.model), torch.no_grad():
-        for batch in _replay.calibration(work, samples):
+        for batch in _replay.batches(work, calibration):
             work.outputs(batch)
             real = _replay.tokens(work, batch)
             count += int(real.sum())

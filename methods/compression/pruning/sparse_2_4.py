@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Fact, Samples
+from bench.recipe.declarations import Fact
 from bench.stage.evidence import Claim
 from methods import _coverage, _masks, _statistics
+from methods._calibration import Calibrated
 
 if TYPE_CHECKING:
     import torch
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sparse24(_masks.Masking):
+class Sparse24(Calibrated, _masks.Masking):
     """Set two weights in each four of a row to zero: the pattern that NVIDIA's tensor cores skip, from Ampere on.
 
     Which two is told by their size, by the score of `wanda` or by that of `sparsegpt`, which also moves the weights
-    that it keeps; ``samples`` training items serve those two, 128 as in their papers. Layers whose width is no multiple
+    that it keeps; ``samples`` items of ``data`` serve those two, 128 as in their papers. Layers whose width is no multiple
     of four are left alone. ``storage`` says what becomes of the zeros. "dense" leaves them in ordinary tensors: no speed
     and no memory is to be had from that, on any device, but a later training can go on, and keeps them. "compressed"
     is for GPUs and for inference alone: it casts the model to bfloat16, as the kernels need, and converts the layers by
@@ -40,7 +41,6 @@ class Sparse24(_masks.Masking):
 
     criterion: Literal["magnitude", "wanda", "sparsegpt"] = "magnitude"
     storage: Literal["dense", "compressed"] = "dense"
-    samples: Samples = 128
 
     @property
     def adds(self) -> frozenset[Fact]:
@@ -51,6 +51,11 @@ class Sparse24(_masks.Masking):
     def tolerates(self) -> frozenset[Fact]:
         """Weights of 16 bits, but not by the surgeon's solver, which is for those of 32."""
         return frozenset() if self.criterion == "sparsegpt" else frozenset({"half"})
+
+    @property
+    def calibrates(self) -> bool:
+        """The size of a weight needs no data."""
+        return self.criterion != "magnitude"
 
     @property
     def share(self) -> float:
@@ -123,19 +128,19 @@ class Sparse24(_masks.Masking):
         """The two of each group that the criterion scores lowest are zero."""
         grouped = {name: was for name, was in originals.items() if not was.shape[1] % 4}
         if self.criterion == "sparsegpt":
-            yield from _masks.made_up(work, grouped, self.samples, 0.01, together=4, flat=False)
+            yield from _masks.made_up(work, grouped, self.calibration, 0.01, together=4, flat=False)
             return
         yield _masks.unchanged(work, originals)
         now = _coverage.weights(work.model)
         scored: Iterator[tuple[torch.Tensor, torch.Tensor]] = (
-            _masks.by_norms(work, grouped, self.samples, together=4)
+            _masks.by_norms(work, grouped, self.calibration, together=4)
             if self.criterion == "wanda"
             else ((was.abs().view(-1, 4), now[name].detach().cpu().view(-1, 4) == 0) for name, was in grouped.items())
         )
         yield _masks.lowest(f"each group's lowest two by {self.criterion}", scored, 1e-4)
 
     def _squares(self, work: Work, layers: Mapping[str, nn.Linear]) -> dict[str, torch.Tensor]:
-        return _statistics.collect(work, layers, self.samples, _masks.squares) if self.criterion == "wanda" else {}
+        return _statistics.collect(work, layers, self.calibration, _masks.squares) if self.criterion == "wanda" else {}
 
     def _solve(self, work: Work, layers: Mapping[str, nn.Linear]) -> None:
         import torch
@@ -146,7 +151,7 @@ class Sparse24(_masks.Masking):
             lowest = scores.topk(2, dim=1, largest=False).indices
             return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, lowest, True)
 
-        products = _statistics.collect(work, layers, self.samples, _masks.products)
+        products = _statistics.collect(work, layers, self.calibration, _masks.products)
         with torch.no_grad():
             for name, layer in layers.items():
                 layer.weight.copy_(obs.solve(layer.weight.float(), products[name], choose, at_once=4, damp=0.01))

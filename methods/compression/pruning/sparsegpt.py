@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Lt
 
-from bench.recipe.declarations import Samples
 from bench.stage.evidence import Claim
 from methods import _coverage, _masks, _statistics
+from methods._calibration import Calibrated
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SparseGPT(_masks.Pruning):
+class SparseGPT(Calibrated, _masks.Pruning):
     """Set weights to zero one column after the other, and move the rest of each row to make up for it.
 
     What a weight's loss does to the layer's outputs is known from the products of its inputs (the optimal brain
     surgeon's Hessian); the lowest of each 128 columns go. Blocks are pruned first to last, each on what the pruned ones
-    before it give. ``samples`` are training items, 128 as in the paper (Frantar and Alistarh 2023), and ``damp`` is what
+    before it give. ``samples`` are items of ``data``, 128 as in the paper (Frantar and Alistarh 2023), and ``damp`` is what
     the Hessian's diagonal is raised by, 0.01 of its mean as there. Nothing gets faster by it: dense kernels multiply
     by zero as fast as by anything. A later training keeps the zeros.
     """
@@ -34,7 +34,6 @@ class SparseGPT(_masks.Pruning):
     example = "full >> sparsegpt(0.5)"
 
     amount: Annotated[float, Gt(0), Lt(1)]
-    samples: Samples = 128
     damp: Annotated[float, Gt(0)] = 0.01
 
     def prune(self, work: Work, amount: float) -> None:
@@ -49,7 +48,7 @@ class SparseGPT(_masks.Pruning):
             return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, going, True).view_as(scores)
 
         for block in _masks.by_block(work.model):
-            products = _statistics.collect(work, block, self.samples, _masks.products)
+            products = _statistics.collect(work, block, self.calibration, _masks.products)
             with torch.no_grad():
                 for name, layer in block.items():
                     weight = layer.weight.float()
@@ -61,4 +60,4 @@ class SparseGPT(_masks.Pruning):
 
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """The kept weights make up for the zeros, as the formula says, and those are zero that cost least."""
-        yield from _masks.made_up(work, originals, self.samples, self.damp, together=128, flat=True)
+        yield from _masks.made_up(work, originals, self.calibration, self.damp, together=128, flat=True)

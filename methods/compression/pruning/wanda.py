@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Lt
 
-from bench.recipe.declarations import Samples
 from bench.stage.evidence import Claim
 from methods import _masks, _statistics
+from methods._calibration import Calibrated
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanda(_masks.Pruning):
+class Wanda(Calibrated, _masks.Pruning):
     """Set weights to zero whose size times the norm of the input that they meet is smallest, in each row alone.
 
-    The score is ``|W| · ‖X‖₂`` (Sun et al. 2023) over ``samples`` training items, 128 as in the paper; blocks are
+    The score is ``|W| · ‖X‖₂`` (Sun et al. 2023) over ``samples`` items of ``data``, 128 as in the paper; blocks are
     pruned first to last, each on what the pruned ones before it give. No weight that is kept changes. Nothing gets
     faster by it: dense kernels multiply by zero as fast as by anything. A later training keeps the zeros.
     """
@@ -34,12 +34,11 @@ class Wanda(_masks.Pruning):
     tolerates = frozenset({"half"})
 
     amount: Annotated[float, Gt(0), Lt(1)]
-    samples: Samples = 128
 
     def prune(self, work: Work, amount: float) -> None:
         """Measure the norms and zero, block by block."""
         for block in _masks.by_block(work.model):
-            squares = _statistics.collect(work, block, self.samples, _masks.squares)
+            squares = _statistics.collect(work, block, self.calibration, _masks.squares)
             for name, layer in block.items():
                 scores = layer.weight.detach().float().abs() * squares[name].sqrt()
                 _masks.zero_lowest(layer, scores, round(amount * layer.in_features))
@@ -51,4 +50,4 @@ class Wanda(_masks.Pruning):
     def chosen(self, work: Work, originals: Mapping[str, torch.Tensor]) -> Iterator[Claim]:
         """In no row was a weight zeroed that scored more than one that was kept."""
         yield _masks.unchanged(work, originals)
-        yield _masks.lowest("each row's lowest |W|·‖X‖", _masks.by_norms(work, originals, self.samples), 1e-4)
+        yield _masks.lowest("each row's lowest |W|·‖X‖", _masks.by_norms(work, originals, self.calibration), 1e-4)

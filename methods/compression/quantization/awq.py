@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Samples
-from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized, _replay, _statistics
+from methods._calibration import Calibrated
 from methods._models import linear_blocks
 
 if TYPE_CHECKING:
@@ -24,11 +23,11 @@ POWERS = 20
 
 
 @dataclass(frozen=True)
-class AWQ(Transform):
+class AWQ(Calibrated):
     """Scale up the weights of active inputs before rounding the blocks' linear layers, so that those err less.
 
     Each layer divides its inputs by what its weights were multiplied by: a power of the inputs' mean magnitude on
-    ``samples`` training items, the one of 20 powers that leaves the output nearest. The paper has a set of 128, and
+    ``samples`` items of ``data``, the one of 20 powers that leaves the output nearest. The paper has a set of 128, and
     folds the division into the layer before where there is one. Its clipping of weights is left out. The grid is
     ``int4``'s, and so are memory and time. Embeddings and the task's head stay as they are. Written here, since packages
     that have it pin versions of torch and transformers.
@@ -42,10 +41,10 @@ class AWQ(Transform):
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
-    samples: Samples = 128
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs linear layers."""
+        yield from super().problems(context)
         yield from linear_blocks(context)
         yield from _quantized.casting(context)
 
@@ -54,7 +53,7 @@ class AWQ(Transform):
         from methods.compression.quantization._shared import packing
 
         for layers in _quantized.by_block(work.model):
-            found = _statistics.collect(work, layers, self.samples, _look)
+            found = _statistics.collect(work, layers, self.calibration, _look)
             for path, layer in layers.items():
                 codes, scale, divisor = awq(layer.weight.detach(), *_parts(found[path]), self.bits, self.group_size)
                 packed = packing.PackedLinear(
@@ -79,7 +78,7 @@ class AWQ(Transform):
         top = 2 ** (self.bits - 1) - 1
         wrong = total = powers = 0
         best, errors, off = [], {}, 0.0
-        for path, measured in _replay.sums(work, originals, self.samples, _both):
+        for path, measured in _replay.sums(work, originals, self.calibration, _both):
             products, sizes = measured[1:], measured[0]
             weight, found = originals[path].float(), _quantized.effective(modules[path], originals[path])
             divisor = torch.ones_like(sizes) if modules[path].divisor is None else modules[path].divisor

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Gt
 
 from bench.plan.context import PlanContext
-from bench.recipe.declarations import Samples
-from bench.recipe.method import Transform
 from bench.stage.evidence import Claim
 from methods import _quantized, _replay, _statistics
+from methods._calibration import Calibrated
 from methods._models import linear_blocks
 
 if TYPE_CHECKING:
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GPTQ(Transform):
+class GPTQ(Calibrated):
     """Round the blocks' linear layers column by column, and change the columns not yet rounded to make up for it.
 
-    How much to change is read off the inputs that the layers get on ``samples`` training items, block by block, each
+    How much to change is read off the inputs that the layers get on ``samples`` items of ``data``, block by block, each
     block seeing the rounded ones before it. 128 items and a damping of 1 % are the paper's. The grid is ``int4``'s, and
     so are memory and time. Embeddings and the task's head stay as they are. Written here, since packages that have it
     pin versions of torch and transformers.
@@ -40,11 +39,11 @@ class GPTQ(Transform):
 
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
-    samples: Samples = 128
     damping: Annotated[float, Gt(0)] = 0.01
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It needs linear layers."""
+        yield from super().problems(context)
         yield from linear_blocks(context)
         yield from _quantized.casting(context)
 
@@ -53,7 +52,7 @@ class GPTQ(Transform):
         from methods.compression.quantization._shared import packing
 
         for layers in _quantized.by_block(work.model):
-            products = _statistics.collect(work, layers, self.samples, lambda inputs: inputs.T @ inputs)
+            products = _statistics.collect(work, layers, self.calibration, lambda inputs: inputs.T @ inputs)
             for path, layer in layers.items():
                 codes, scale = gptq(layer.weight.detach(), products[path], self.bits, self.group_size, self.damping)
                 packed = packing.PackedLinear(layer, codes, scale, bits=self.bits, group_size=self.group_size)
@@ -77,7 +76,7 @@ class GPTQ(Transform):
         top = 2 ** (self.bits - 1) - 1
         wrong = total = 0
         errors = {}
-        for path, products in _replay.sums(work, originals, self.samples, _replay.gram):
+        for path, products in _replay.sums(work, originals, self.calibration, _replay.gram):
             weight, found = originals[path].float(), _quantized.effective(modules[path], originals[path])
             plain = packing.on_grid(weight, top, self.group_size)
             errors[path] = _replay.Error.of(weight, found, plain, products)

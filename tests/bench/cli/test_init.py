@@ -81,10 +81,19 @@ def test_the_length_has_room_for_most_texts(tmp_path, length):
         ("a.csv", 'a,b\n1,2,3\n1,"2\n', "it is not a table"),
         ("a.jsonl", "[1]\n{", "it is not a table"),
         ("a.jsonl", '{"n": 1}\n{"n": 2}\n', "no column holds a text"),
-        ("a.parquet", "x", "not read; give it as .csv, .jsonl or .txt"),
+        ("a.parquet", "x", "it is not a table"),
+        ("a.xlsx", "x", "not read; give it as .csv, .tsv, .jsonl, .parquet, .arrow or .txt"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, name, content, says):
     (tmp_path / name).write_text(content)
     with pytest.raises(TaskError, match=says):
         look(tmp_path / name)
+
+
+def test_a_column_of_numbers_with_a_usual_name_is_a_regression(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "text,score,n\n" + "".join(f"text {n} of many,{n * 0.37:.2f},{n}\n" for n in range(60))
+    )
+    found = look(tmp_path / "a.csv")
+    assert (found.kind, found.text, found.label, found.classes) == ("regression", "text", "score", 0)

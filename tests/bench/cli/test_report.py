@@ -1,6 +1,5 @@
 """``methodbench report``."""
 
-import importlib.util
 import subprocess
 
 from tests import synthetic
@@ -46,11 +45,6 @@ def test_what_is_text_is_printed_and_what_is_not_is_written_into_the_folder(tmp_
     assert "'3.3', '6.9'" in methodbench("report", "out", "--format", "svg", "--width", "4", cwd=tmp_path, status=2)
 
 
-def test_parquet_is_written_or_its_package_is_named(tmp_path):
+def test_parquet_is_written(tmp_path):
     synthetic.write(synthetic.records(seeds=(0,)), tmp_path / "out")
-    if importlib.util.find_spec("pyarrow"):
-        assert methodbench("report", "out", "--format", "parquet", cwd=tmp_path) == "wrote out/report.parquet\n"
-    else:
-        said = methodbench("report", "out", "--format", "parquet", cwd=tmp_path, status=2)
-        assert "pip install 'methodbench[parquet]'" in said
-        assert [path.name for path in (tmp_path / "out").iterdir()] == ["records.jsonl"]
+    assert methodbench("report", "out", "--format", "parquet", cwd=tmp_path) == "wrote out/report.parquet\n"

@@ -262,6 +262,21 @@ def test_the_interval_of_quality_is_that_of_seeds_and_items():
     assert change.interval == pytest.approx((0.5 - half, 0.5 + half))
 
 
+def test_items_of_a_task_of_lm_eval_pair_with_the_baselines():
+    records = synthetic.records(TWO)
+    # As in the test before, while the test items of the recipes' own task are others.
+    for seed, ours, theirs in ((0, [1, 0, 0], [0, 0, 1]), (1, [1, 1, 1], [0, 0, 0])):
+        for recipe, items in (("lora(r=8)", ours), ("full", theirs)):
+            score = {"task": "mine", "metric": "acc", "value": sum(items) / 3, "items": items}
+            node(records, seed, recipe)["lm_eval"] = {"version": "0.4.13", "scores": {"mine_acc": score}}
+    for recipe in ("lora(r=8)", "full"):
+        node(records, 2, recipe)["status"] = "failed"
+    change = rows(records)["other"].changes["lm_eval_mine_acc"]
+    half = stats.quantile(1) * 0.5
+    assert (change.value, change.covers) == (0.5, "seeds and items")
+    assert change.interval == pytest.approx((0.5 - half, 0.5 + half))
+
+
 @pytest.mark.parametrize("correct", [None, [1, 1, 1, 0], [1] * 9])
 def test_scores_that_are_not_the_figures_or_of_other_items_leave_the_seeds(correct):
     records = synthetic.records(TWO)

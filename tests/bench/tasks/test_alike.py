@@ -164,7 +164,7 @@ def test_what_became_of_the_texts_is_said_in_a_line():
     assert said({"read": 10, "train": 7, "validation": 1, "test": 2}) == (
         "10 texts read; 7 in train, 1 in validation, 2 in test"
     )
-    assert "2 with several labels, 3 passages that another split has too" in said(
+    assert "2 with several labels, 3 that another split has too" in said(
         counts | {"conflicting": 2, "in_two_splits": 3}
     )
     assert said(counts | {"respelled": 4}).endswith(

@@ -115,12 +115,12 @@ def test_other_items_than_those_of_the_training_split(text, said, tiny_bert, tmp
     batches = _statistics.batches
 
     def tested(work, samples):
-        train = work.batches
-        work.batches = lambda split: train("test")
+        train = work.task.batches
+        work.task.batches = lambda split, *given, **options: train("test", *given, **options)
         try:
             yield from batches(work, samples)
         finally:
-            del work.batches
+            del work.task.batches
 
     monkeypatch.setattr(_statistics, "batches", tested)
     found = refuted(text, tiny_bert, tmp_path)

@@ -26,12 +26,12 @@ def _sparsegpt(file: str, old: str, new: str, why: str) -> Mutant:
 def _measured(method: str, recipe: str) -> list[Mutant]:
     """What can go wrong in measuring a layer's inputs."""
     return [
-        Mutant(method, _STATISTICS, 'work.batches("train")', 'work.batches("test")', recipe, "calibrated on the test split"),
+        Mutant(method, _STATISTICS, "calibration.batches(work)", 'work.batches("test")', recipe, "calibrated on the test split"),
         Mutant(
             method, _STATISTICS, "padded = mask is not None and", "padded = False and mask is not None and",
             recipe, "padding counts",
         ),
-        Mutant(method, _STATISTICS, "-(-samples // work.budget.batch_size)", "1", recipe, "calibrated on one batch"),
+        Mutant(method, _STATISTICS, "-(-calibration.samples // work.budget.batch_size)", "1", recipe, "calibrated on one batch"),
         Mutant(
             method, _STATISTICS, "with evaluating(work.model), torch.no_grad():",
             "work.model.train()\n        with torch.no_grad():",
@@ -100,8 +100,8 @@ MUTANTS = [
     ),
     _wanda("for block in _masks.by_block(work.model):", "for block in _masks.by_block(work.model)[:-1]:", "the last block left out"),
     _wanda(
-        "        for block in _masks.by_block(work.model):\n            squares = _statistics.collect(work, block, self.samples, _masks.squares)\n",
-        "        squares = _statistics.collect(work, _masks.layers(work.model), self.samples, _masks.squares)\n"
+        "        for block in _masks.by_block(work.model):\n            squares = _statistics.collect(work, block, self.calibration, _masks.squares)\n",
+        "        squares = _statistics.collect(work, _masks.layers(work.model), self.calibration, _masks.squares)\n"
         "        for block in _masks.by_block(work.model):\n",
         "later blocks do not see the pruned ones",
     ),
@@ -132,8 +132,8 @@ MUTANTS = [
     ),
     _sparsegpt(
         _SPARSEGPT[1],
-        "        for block in _masks.by_block(work.model):\n            products = _statistics.collect(work, block, self.samples, _masks.products)\n",
-        "        products = _statistics.collect(work, _masks.layers(work.model), self.samples, _masks.products)\n"
+        "        for block in _masks.by_block(work.model):\n            products = _statistics.collect(work, block, self.calibration, _masks.products)\n",
+        "        products = _statistics.collect(work, _masks.layers(work.model), self.calibration, _masks.products)\n"
         "        for block in _masks.by_block(work.model):\n",
         "later blocks do not see the pruned ones",
     ),

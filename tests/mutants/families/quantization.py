@@ -166,14 +166,14 @@ MUTANTS = [
     ),
     Mutant(
         "gptq", "methods/compression/quantization/gptq.py",
-        "for layers in _quantized.by_block(work.model):\n            products = _statistics.collect(work, layers, self.samples, lambda inputs: inputs.T @ inputs)",
-        "products = {}\n        for layers in _quantized.by_block(work.model):\n            products |= _statistics.collect(work, layers, self.samples, lambda inputs: inputs.T @ inputs)\n"
+        "for layers in _quantized.by_block(work.model):\n            products = _statistics.collect(work, layers, self.calibration, lambda inputs: inputs.T @ inputs)",
+        "products = {}\n        for layers in _quantized.by_block(work.model):\n            products |= _statistics.collect(work, layers, self.calibration, lambda inputs: inputs.T @ inputs)\n"
         "        for layers in _quantized.by_block(work.model):",
         _GPTQ, "later blocks do not see the rounded ones",
     ),
-    Mutant("gptq", _STATISTICS, 'work.batches("train")', 'work.batches("test")', _GPTQ, "calibrated on the test split"),
+    Mutant("gptq", _STATISTICS, "calibration.batches(work)", 'work.batches("test")', _GPTQ, "calibrated on the test split"),
     Mutant("gptq", _STATISTICS, "padded = mask is not None and", "padded = False and mask is not None and", _GPTQ, "padding counts"),
-    Mutant("gptq", _STATISTICS, "-(-samples // work.budget.batch_size)", "1", _GPTQ, "calibrated on one batch"),
+    Mutant("gptq", _STATISTICS, "-(-calibration.samples // work.budget.batch_size)", "1", _GPTQ, "calibrated on one batch"),
     Mutant("gptq", _STATISTICS, "with evaluating(work.model), torch.no_grad():", "work.model.train()\n        with torch.no_grad():", _GPTQ, "calibrated with dropout"),
     Mutant(
         "gptq", _STATISTICS, "sums[name] = sums[name] + found if name in sums else found", "sums[name] = found",
@@ -203,7 +203,7 @@ MUTANTS = [
     Mutant("awq", "methods/compression/quantization/awq.py", "inputs.abs().sum(0, keepdim=True)", "inputs.square().sum(0, keepdim=True)", _AWQ, "by the inputs' squares"),
     Mutant("awq", "methods/compression/quantization/awq.py", "magnitudes ** (number / POWERS)", "magnitudes ** (-number / POWERS)", _AWQ, "active inputs get longer steps"),
     Mutant("awq", _PACKED, "inputs = inputs / self.divisor.to(inputs.dtype)", "inputs = inputs / self.divisor.bfloat16().to(inputs.dtype)", _AWQ, "divisors through bfloat16"),
-    Mutant("awq", _STATISTICS, 'work.batches("train")', 'work.batches("validation")', _AWQ, "calibrated on the validation split"),
+    Mutant("awq", _STATISTICS, "calibration.batches(work)", 'work.batches("validation")', _AWQ, "calibrated on the validation split"),
     Mutant("awq", _STATISTICS, "padded = mask is not None and", "padded = False and mask is not None and", _AWQ, "padding counts"),
     # -- bitsandbytes
     Mutant("bnb_int8", _BITSANDBYTES, "threshold=threshold", "threshold=0.0", "bnb_int8", "no outlier is apart"),

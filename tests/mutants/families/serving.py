@@ -92,9 +92,9 @@ MUTANTS = [
     Mutant("onnx", _EXPORTED, "module = _Logits(work.model.eval())", "work.model.bert.encoder.layer[1].load_state_dict(work.model.bert.encoder.layer[0].state_dict()); module = _Logits(work.model.eval())", "onnx", "the first block twice"),
     Mutant("onnx", _EXPORTED, "module = _Logits(work.model.eval())", "work.model.bert.encoder.layer[1].output.dense.weight.data.copy_(work.model.bert.encoder.layer[0].output.dense.weight); module = _Logits(work.model.eval())", 'onnx("int8")', "a layer of another block"),
     Mutant("openvino", _OPENVINO, "compress_to_fp16=False", "compress_to_fp16=True", "openvino", "weights in float16"),
-    Mutant("openvino", _OPENVINO, "in work.batches(shuffle=False)", 'in work.batches("test", shuffle=False)', 'openvino("int8", samples=16)', "calibrated on the test split"),
-    Mutant("openvino", _OPENVINO, "number : number + 1, : batch.lengths[number]]", "number : number + 1]", 'openvino("int8", samples=16)', "calibrated with padding"),
-    Mutant("openvino", _OPENVINO, "itertools.islice(items, samples)", "itertools.islice(items, 1)", 'openvino("int8", samples=16)', "calibrated on one item"),
+    Mutant("openvino", _OPENVINO, "in calibration.batches(work, batch_size=1, shuffle=False)", 'in work.batches("test", shuffle=False)', 'openvino("int8", samples=16)', "calibrated on the test split"),
+    Mutant("openvino", _OPENVINO, "batch_size=1, shuffle=False", "shuffle=False", 'openvino("int8", samples=16)', "calibrated with padding"),
+    Mutant("openvino", _OPENVINO, "itertools.islice(items, calibration.samples)", "itertools.islice(items, 1)", 'openvino("int8", samples=16)', "calibrated on one item"),
     Mutant("openvino", _OPENVINO, "program, inputs = trace(work)", "[p.data.mul_(1.003) for p in work.model.parameters() if p.dim() > 1]; program, inputs = trace(work)", 'openvino("int8", samples=16)', "other weights"),
     Mutant("openvino", _OPENVINO, "nncf.quantize(model, calibration, subset_size=samples,", "nncf.quantize(model, calibration, ignored_scope=nncf.IgnoredScope(names=[o.get_friendly_name() for o in model.get_ops() if o.get_type_name() == 'MatMul'][:1]), subset_size=samples,", 'openvino("int8", samples=16)', "a product left out"),
 ]  # fmt: skip

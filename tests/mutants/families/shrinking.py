@@ -30,7 +30,7 @@ def _importance(method: str, recipe: str) -> list[Mutant]:
         Mutant(method, _STRUCTURED, "GroupTaylorImportance()", "GroupTaylorImportance(multivariable=True)", taylor, "gradients cancel out"),
         Mutant(method, _STRUCTURED, "SAMPLES = 128", "SAMPLES = 8", taylor, "gradients of a batch"),
         Mutant(method, _STATISTICS, "work.task.criterion(work.outputs(batch), batch).backward()", "work.model.zero_grad(); work.task.criterion(work.outputs(batch), batch).backward()", taylor, "gradients of the last batch"),
-        Mutant(method, _STATISTICS, 'work.batches("train")', 'work.batches("test")', taylor, "gradients of the test split"),
+        Mutant(method, _STATISTICS, "calibration.batches(work)", 'work.batches("test")', taylor, "gradients of the test split"),
         Mutant(method, _STATISTICS, "work.task.criterion(work.outputs(batch), batch).backward()", "work.outputs(batch).logits.sum().backward()", taylor, "gradients of the logits"),
         Mutant(method, _STRUCTURED, "torch.rand(len(group[0].idxs), generator=generator)", "torch.arange(float(len(group[0].idxs)))", recipe.replace(")", ', "random")'), "the first go, not drawn"),
         Mutant(method, _STRUCTURED, 'if importance == "random":\n        generator = torch.Generator().manual_seed(work.seed)\n        return', "if False:\n        generator = torch.Generator()\n        return", recipe.replace(")", ', "random")'), "random is l2"),

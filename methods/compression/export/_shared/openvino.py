@@ -15,6 +15,7 @@ from methods.compression.export._shared.exported import Exported, Matrix, quiet,
 
 if TYPE_CHECKING:
     from bench.stage.work import Work
+    from methods._calibration import Calibration
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What OpenVINO calls the precision of what is not quantized. Left to itself it takes bfloat16 where the CPU can."""
@@ -117,7 +118,7 @@ def _smoothed(weight: Any) -> torch.Tensor | float:
 _WEIGHTS = frozenset({"f32", "i8"})
 
 
-def export(work: Work, precision: str, samples: int) -> OpenVinoModel:
+def export(work: Work, precision: str, calibration: Calibration) -> OpenVinoModel:
     """The model as OpenVINO runs it."""
     openvino = runtime()
     with tempfile.TemporaryDirectory(prefix="methodbench-") as name, quiet():
@@ -125,7 +126,7 @@ def export(work: Work, precision: str, samples: int) -> OpenVinoModel:
         program, inputs = trace(work)
         model = openvino.convert_model(program)
         if precision == "int8":
-            model = _quantized(model, work, inputs, samples)
+            model = _quantized(model, work, inputs, calibration)
         openvino.save_model(model, file, compress_to_fp16=False)
         files = {suffix: file.with_suffix(f".{suffix}").read_bytes() for suffix in ("xml", "bin")}
     made = OpenVinoModel(files, inputs, work.model.config)
@@ -133,16 +134,15 @@ def export(work: Work, precision: str, samples: int) -> OpenVinoModel:
     return made
 
 
-def _quantized(model: Any, work: Work, inputs: tuple[str, ...], samples: int) -> Any:
+def _quantized(model: Any, work: Work, inputs: tuple[str, ...], calibration: Calibration) -> Any:
     import logging
 
     import nncf
 
     nncf.set_log_level(logging.ERROR)
     items = (
-        {name: batch.inputs[name][number : number + 1, : batch.lengths[number]].numpy() for name in inputs}
-        for batch in work.batches(shuffle=False)
-        for number in range(batch.samples)
+        {name: batch.inputs[name].numpy() for name in inputs}
+        for batch in calibration.batches(work, batch_size=1, shuffle=False)
     )
-    calibration = nncf.Dataset(list(itertools.islice(items, samples)))
-    return nncf.quantize(model, calibration, subset_size=samples, model_type=nncf.ModelType.TRANSFORMER)
+    data = nncf.Dataset(list(itertools.islice(items, calibration.samples)))
+    return nncf.quantize(model, data, subset_size=calibration.samples, model_type=nncf.ModelType.TRANSFORMER)

@@ -16,7 +16,7 @@ from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import LanguageModelling, OwnText
 from bench.tasks.passages import divide, passages
 from bench.tasks.registry import open_task
-from bench.tasks.table import DataTable
+from bench.tasks.table import TextTable
 from tests import architectures
 
 
@@ -278,7 +278,7 @@ class TestEvaluate:
         assert quality.correct == ()
 
     def test_a_perplexity_beyond_all_numbers_is_infinite(self):
-        assert language_modelling._quality([1e6], 0, 1, [1]).metrics["perplexity"] == math.inf
+        assert language_modelling._quality("bits_per_byte", [1e6], [0], [1], [1]).metrics["perplexity"] == math.inf
 
     def test_only_test_texts_are_read(self, loaded, monkeypatch):
         model, tokenizer = loaded
@@ -290,19 +290,23 @@ class TestEvaluate:
         assert set(asked) == {"test"}
 
 
+def texts(task):
+    return [item.texts[0] for _, item in task.read()]
+
+
 def table(file, **options):
-    return OwnText(DataTable(kind="causal_lm", data=file.name, **options), file.parent)
+    return OwnText(TextTable(kind="causal_lm", data=file.name, **options), file.parent)
 
 
 class TestOwnText:
     def test_a_text_file_is_cut_into_passages(self, tmp_path):
         content = "".join(f"line {number}\n" for number in range(4000))
         (tmp_path / "book.txt").write_text(content)
-        task = open_task(DataTable(kind="causal_lm", data="book.txt"), tmp_path)
+        task = open_task(TextTable(kind="causal_lm", data="book.txt"), tmp_path)
         assert isinstance(task, OwnText)
         assert task.name == "book"
         assert task.problems() == []
-        assert "".join(task.read()) == content
+        assert "".join(texts(task)) == content
         assert task.fingerprint() == divide(passages(content)).fingerprint
 
     def test_rows_are_texts_as_they_are(self, tmp_path):
@@ -310,10 +314,10 @@ class TestOwnText:
         file.write_text(
             "".join(json.dumps({"body": f"  def f{number}():\n", "label": 3}) + "\n" for number in range(5))
         )
-        assert list(table(file, text="body").read()) == [f"  def f{number}():\n" for number in range(5)]
+        assert texts(table(file, text="body")) == [f"  def f{number}():\n" for number in range(5)]
         file = tmp_path / "rows.csv"
         file.write_text("id,text\n1, one\n2,two\n")
-        assert list(table(file).read()) == [" one", "two"]
+        assert texts(table(file)) == [" one", "two"]
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -326,7 +330,7 @@ class TestOwnText:
             ("a.csv", "text\n\u200b\n".encode(), "line 2: `text` is empty"),
             ("a.csv", b"text,text\none,two\n", "line 1: `text` is there 2 times, in places 1 and 2; rename or remove"),
             ("a.jsonl", b'{"text": "one", "text": "two"}', "line 1: `text` is there 2 times"),
-            ("a.parquet", b"PAR1", "files of kind `.parquet` are not read; give it as .txt, .csv or .jsonl"),
+            ("a.parquet", b"PAR1", "it is not a Parquet file, or is damaged or cut short"),
         ],
     )
     def test_faults(self, name, content, message, tmp_path):
@@ -366,3 +370,36 @@ def test_chance_is_each_token_of_the_vocabulary_equally_likely(loaded):
     assert metrics["bits_per_byte"] == pytest.approx(
         tokens * math.log2(size) / sum(len(text.encode()) for text in texts)
     )
+
+
+class TestOfficialSplits:
+    def test_files_of_each_split_are_kept_and_what_training_has_is_left_out(self, tmp_path):
+        for name, lines in {
+            "train": ["one", "two", "three"],
+            "validation": ["four", "one"],
+            "test": ["five", "two"],
+        }.items():
+            (tmp_path / f"{name}.csv").write_text("\n".join(["text", *lines]))
+        given = {name: f"{name}.csv" for name in ("train", "validation", "test")}
+        task = OwnText(TextTable(kind="causal_lm", **given), tmp_path)
+        assert task.problems() == []
+        assert {split: sorted(of) for split, of in task.data.texts.items()} == {
+            "train": ["three"],
+            "validation": ["four", "one"],
+            "test": ["five", "two"],
+        }
+        assert task.counts()["in_two_splits"] == 2
+        assert task.name == "train"
+
+
+@pytest.mark.parametrize("metric", ["bits_per_byte", "perplexity", "token_accuracy"])
+def test_the_mean_of_the_texts_parts_is_the_metric_that_ranks(metric):
+    quality = language_modelling._quality(metric, [8.0, 3.0, 6.5], [1, 2, 0], [4, 3, 2], [9, 8, 7])
+    expected = {
+        "bits_per_byte": 17.5 / math.log(2) / 24,
+        "perplexity": math.exp(17.5 / 9),
+        "token_accuracy": 3 / 9,
+    }
+    assert quality.metrics == pytest.approx(expected)
+    assert sum(quality.correct) / 3 == pytest.approx(expected[metric])
+    assert len(set(quality.correct)) == 3

@@ -5,6 +5,7 @@ import torch
 
 from bench.models.architecture import block_linears
 from methods import _masks, _statistics
+from methods._calibration import Calibration
 from methods.compression.pruning._shared import obs
 from tests.transforms import applied, work
 
@@ -80,7 +81,7 @@ def test_its_outputs_are_nearer_than_those_of_magnitude_and_wanda(fixture, reque
     errors = {}
     plain = work("full", model, tmp_path)
     block = _masks.by_block(plain.model)[0]
-    grams = _statistics.collect(plain, block, 64, _masks.products)
+    grams = _statistics.collect(plain, block, Calibration(64), _masks.products)
     for text in ('magnitude(0.5, "layer")', "wanda(0.5, samples=64)", "sparsegpt(0.5, samples=64)"):
         _, done = applied(text, model, tmp_path)
         found = block_linears(done.model)
