@@ -76,7 +76,8 @@ def page(name: str) -> dict[str, Any]:
         }
     others: dict[str, Any] = {**tasks(), **models()}
     if other := others.get(name):
-        return {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
+        row = {"name": name, "kind": other.kind, "about": inspect.getdoc(other) or "", "source": _source(other)}
+        return {**row, **({"caveat": other.caveat} if getattr(other, "caveat", "") else {})}
     if file := files.shipped().get(name):
         table = files.read(file)
         about = f"{table.get('summary', '')}\n\nA suite may have this as its own [task], or copy it:\n\n{file.read_text(encoding='utf-8')}"
@@ -99,7 +100,7 @@ def text(page: dict[str, Any]) -> str:
         for row in page["arguments"]:
             default = f", default {row['default']!r}" if "default" in row else ", must be given"
             lines.append(f"  {row['name']:<{width}}  {row['type']}{default}")
-    for key in ("evidence", "needs", *DECLARED, "breaks_with", "paper", "example", "source"):
+    for key in ("caveat", "evidence", "needs", *DECLARED, "breaks_with", "paper", "example", "source"):
         if page.get(key):
             value = ", ".join(page[key]) if isinstance(page[key], list) else page[key]
             lines += ["", key.capitalize().replace("_", " "), f"  {value}"]

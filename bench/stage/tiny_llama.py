@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from bench.machine import cache
-from bench.models.base import ModelError
-from bench.models.sources.directory import Directory, quiet
-from bench.models.structure import Structure
+from bench.models.sources.directory import quiet
+from bench.models.sources.made import Made
 from bench.recipe import recipe
 from bench.suite.suite import Budget
 from bench.tasks.sources.stdlib_code import StdlibCode
-
-if TYPE_CHECKING:
-    import torch
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 
@@ -46,11 +38,10 @@ BUDGET = Budget(steps=2000, batch_size=4, max_length=128)
 THREADS = 1
 """Two took several times as long as one where other programs ran."""
 
-_MINUTES = 3
 _FORMAT = 1  # raised when the making changes otherwise than by what is above
 
 
-class TinyLlama(Directory):
+class TinyLlama(Made):
     """A Llama with grouped-query attention, 5 layers, width 128 and 1.05 million parameters, and a byte-level BPE.
 
     Tokenizer and weights are made on this machine, from the training split of stdlib-code by the engine's own loop,
@@ -61,6 +52,8 @@ class TinyLlama(Directory):
     name = "tiny-llama"
     summary: ClassVar[str] = "a Llama of 1.05 million parameters, pretrained here once on the standard library's code"
 
+    minutes = 3
+
     def __init__(self) -> None:
         self.code = StdlibCode()
         key = "" if self.code.problems() else self.fingerprint()[:32]
@@ -70,12 +63,7 @@ class TinyLlama(Directory):
 
     def problems(self) -> list[str]:
         """Say if the sources are missing, or if there is no place to keep the model."""
-        if problems := self.code.problems():
-            return problems
-        place = next(place for place in (self.path, *self.path.parents) if place.exists())
-        if self.to_make() and not (place.is_dir() and os.access(place, os.W_OK)):
-            return [f"{place} cannot be written, and the model is kept there; name another place in METHODBENCH_CACHE"]
-        return []
+        return self.code.problems() or super().problems()
 
     def fingerprint(self) -> str:
         """A SHA-256 over all that it is made of.
@@ -101,59 +89,10 @@ class TinyLlama(Directory):
         """What ``config.json`` will have."""
         return CONFIG
 
-    def to_make(self) -> str:
-        """Whether it is in the cache."""
-        incomplete = Directory(self.path).problems()
-        return f"making {self.name} once, in about {_MINUTES} minutes" if incomplete else ""
-
-    # -- in a process that may import torch ------------------------------------------------------------------
-
-    def examine(self, auto_class: str, options: Mapping[str, Any]) -> Structure:
-        """What its modules show, whether it is made already or not."""
-        import torch
-        import transformers
-
-        from bench.models import architecture, examine
-
-        config = transformers.AutoConfig.for_model(self.model_type(), **CONFIG, **options)
-        with torch.device("meta"):
-            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-        new = tuple(architecture.head_parameters(model)) if "id2label" in options else ()
-        return replace(examine.structure(model), new=new, head="new" if new else "pretrained")
-
     # -- in a process of its own -----------------------------------------------------------------------------
 
-    def make(self, progress: Callable[[str, int, int], None] = lambda what, done, of: None) -> None:
-        """Train tokenizer and weights, if nobody has, or is at it.
-
-        Raises:
-            OSError: the cache cannot be written.
-        """
-        if not self.to_make():
-            return
-        with cache.lock("tiny-llama/lock"):
-            if not self.to_make():
-                return
-            half = Path(tempfile.mkdtemp(dir=self.path.parent))
-            try:
-                self._make(half, progress)
-                shutil.rmtree(self.path, ignore_errors=True)  # what is left of a damaged one
-                half.rename(self.path)
-            finally:
-                shutil.rmtree(half, ignore_errors=True)
-
-    def load(self, auto_class: str, options: Mapping[str, Any]) -> tuple[torch.nn.Module, Any]:
-        """The model and its tokenizer, made now if they are not there.
-
-        Raises:
-            ModelError: they cannot be made, or a file is damaged.
-        """
-        for problem in self.problems():
-            raise ModelError(problem)
-        self.make()
-        return super().load(auto_class, options)
-
-    def _make(self, folder: Path, progress: Callable[[str, int, int], None]) -> None:
+    def make_in(self, folder: Path, progress: Callable[[str, int, int], None]) -> None:
+        """Train tokenizer and weights."""
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
