@@ -223,6 +223,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
             raise RuntimeError(f'"{name}_cuda" not implemented for {tensors[0].dtype}')
     if waits is not None:
         _look(func, name, tensors, kwargs, place)
+    if name == "resize_" and place.type == KIND:
+        raise NotImplementedError("resize_: a tensor of a GPU that is not there keeps its size")
     with _drawing(func, place, kwargs.get("generator")):
         result = func(*args, **kwargs)
     given = {id(getattr(tensor, "held", tensor)): tensor for tensor in tensors}  # what works in place gives it back

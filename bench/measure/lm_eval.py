@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.families.lm_eval import PREFIX, column, lower_is_better
-from bench.tasks.lm_eval import below, load, quiet
+from bench.tasks.lm_eval import LmEvalError, below, load, quiet
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +29,10 @@ def evaluate(
     where lm-eval has no number for each, or combines them in another way. `note` is told of scores that are left out.
 
     Raises:
-        LmEvalError: the data are neither here nor reachable.
+        LmEvalError: the data are neither here nor reachable, or `model` is none of transformers'.
     """
+    if not hasattr(model, "device"):
+        raise LmEvalError(f"lm-eval takes one model of transformers, and this is {type(model).__name__}")
     from importlib import metadata
 
     from lm_eval.evaluator import simple_evaluate

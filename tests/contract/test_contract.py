@@ -122,6 +122,12 @@ METHODS: dict[str, dict[str, str]] = {
     },
     "tensor_parallel": {"": "lora(r=2) + tensor_parallel(2)", "both": "full + data_parallel(2) + tensor_parallel(2)"},
     "top_layers": {"": "top_layers(1)"},
+    "torchao_wanda": {
+        "": "torchao_wanda(0.5, samples=16)",
+        "on_model": "torchao_wanda(0.5, samples=16) >> full",
+        "on_step": "torchao_wanda(0.5, samples=16) >> full",
+        "retention_evidence": "torchao_wanda(0.5, samples=16) >> full",
+    },
     "wanda": {
         "": "wanda(0.5, samples=16)",
         "on_model": "wanda(0.5, samples=16) >> full",

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "fp4": (FOUR_BITS, "`tests/methods/compression/quantization/test_four_bits.py`, on the CPU"),
     "fully_sharded": (PROCESSES, BY_GLOO),
     "torchao_int4_weight_only": ("torchao packs weights for CUDA's kernel alone", "`tests/methods/compression/quantization/test_torchao.py`, on the CPU"),
+    "torchao_wanda": ("torchao resizes a tensor, and the pretended ones keep their size", "`tests/methods/compression/pruning/test_torchao_wanda.py`, on the CPU"),
     "bnb_int8": (FOUR_BITS, "`tests/methods/compression/quantization/test_bnb_int8.py`, on the CPU"),
     "nf4": (FOUR_BITS, "`tests/methods/compression/quantization/test_four_bits.py`, on the CPU"),
     "pipeline_parallel": (PROCESSES, BY_GLOO),
@@ -44,6 +45,7 @@ ELSEWHERE = {
 TRIED = {
     "fp4": "Params4bit",
     "torchao_int4_weight_only": "CUDA",
+    "torchao_wanda": "resize_",
     "bnb_int8": "set_data",
     "nf4": "Params4bit",
     "sparse_storage": "CSR",

@@ -16,7 +16,7 @@ from tests.transforms import applied, refusals, work
 
 ALL = {
     "gptq": "gptq({})", "awq": "awq({})", "wanda": "wanda(0.5, {})", "sparsegpt": "sparsegpt(0.5, {})",
-    "sparse_2_4": 'sparse_2_4("wanda", {})', "drop_layers": 'drop_layers(1, "similarity", {})',
+    "sparse_2_4": 'sparse_2_4("wanda", {})', "drop_layers": 'drop_layers(1, "similarity", {})', "torchao_wanda": "torchao_wanda(0.5, {})",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from tests.transforms import refuted
 
 METHODS = [
     "torch_int8_dynamic", "bnb_int8", "nf4", "int4", "gptq(samples=16)", "awq(samples=16)", "torchao_int8_weight_only", "torchao_int8_dynamic",
-    "magnitude(0.5)", "magnitude(0.5, 'layer')", "wanda(0.5, samples=16)", "sparsegpt(0.5, samples=16)", "sparse_2_4",
+    "magnitude(0.5)", "magnitude(0.5, 'layer')", "wanda(0.5, samples=16)", "torchao_wanda(0.5, samples=16)", "sparsegpt(0.5, samples=16)", "sparse_2_4",
     "low_rank(4)", "low_rank(energy=0.5)",
 ]  # fmt: skip
 

@@ -159,6 +159,30 @@ def test_a_trained_and_a_compressed_model_are_scored_after_their_own_evaluation(
         assert record["seconds"]["lm_eval"] > 0
 
 
+@pytest.mark.parametrize("text", ["lora(r=2)", "prompt(4)", "full >> torch_int8_dynamic", "full >> sparse_2_4"])
+def test_a_model_is_scored_in_the_form_that_methods_left_it_in(text, tiny_llama, tmp_path):
+    written(tmp_path)
+    status, reason, records = jobs.run(
+        text, tiny_llama, tmp_path, task=jobs.prose(tmp_path), measure={"quality": "lm-eval:mine"}, budget={"steps": 2}
+    )
+    assert status == "ok", reason
+    assert records[-1]["lm_eval"]["scores"].keys() == {"mine_acc", "mine_acc_norm"}
+
+
+def test_several_models_together_are_not_scored(tiny_llama, tmp_path):
+    written(tmp_path)
+    status, _, (record,) = jobs.run(
+        "full + ensemble(2)",
+        tiny_llama,
+        tmp_path,
+        task=jobs.prose(tmp_path),
+        measure={"quality": "lm-eval:mine"},
+        absent=True,
+    )
+    assert status == "ok"
+    assert record["absent"] == {"lm_eval": "LmEvalError: lm-eval takes one model of transformers, and this is Ensemble"}
+
+
 def test_data_that_are_nowhere_are_the_reason_of_an_absent_score(tiny_llama, tmp_path):
     written(tmp_path)
     (tmp_path / "mine.jsonl").unlink()

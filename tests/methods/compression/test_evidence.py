@@ -107,6 +107,7 @@ CALIBRATED = [
     ('sparse_2_4("wanda", samples=16)', "each group's lowest two by wanda are zero"),
     ("prune_ffn(0.5, 'taylor')", "those are left that score highest by |weight"),
     ("prune_hidden(0.25, 'taylor')", "those are left that score highest by |weight"),
+    ("torchao_wanda(0.5, samples=16)", "each layer's lowest |W|·‖X‖² are zero"),
 ]
 
 

@@ -19,6 +19,10 @@ def _wanda(old: str, new: str, why: str) -> Mutant:
     return Mutant(*_WANDA, old, new, "wanda(0.5, samples=16)", why)
 
 
+_TORCHAO_WANDA = ("torchao_wanda", "methods/compression/pruning/torchao_wanda.py")
+_TORCHAO = "torchao_wanda(0.5, samples=16)"
+
+
 def _sparsegpt(file: str, old: str, new: str, why: str) -> Mutant:
     return Mutant("sparsegpt", file, old, new, "sparsegpt(0.5, samples=16)", why)
 
@@ -51,6 +55,10 @@ def _measured(method: str, recipe: str) -> list[Mutant]:
 _MANY = "round(amount * sum(weight.numel() for weight in weights))"
 
 MUTANTS = [
+    Mutant(*_TORCHAO_WANDA, "number : number + 1, :length]", "number : number + 1]", _TORCHAO, "padding counts"),
+    Mutant(*_TORCHAO_WANDA, "in _statistics.batches(work, self.calibration)", 'in [next(work.batches("test"))]', _TORCHAO, "calibrated on the test split"),
+    Mutant(*_TORCHAO_WANDA, "sparsity_level=amount", "sparsity_level=amount - 0.01", _TORCHAO, "too few go"),
+    Mutant(*_TORCHAO_WANDA, "sparsifier.step()", "sparsifier.prepare(work.model, [])", _TORCHAO, "nothing is chosen"),
     Mutant("magnitude", _MASKS, "piece.abs().float().view(torch.int32)", "piece.abs().float().reciprocal().view(torch.int32)", "magnitude(0.5)", "the largest go"),
     Mutant("magnitude", _MASKS, "piece.abs().float()", "piece.float().sub(piece.min())", "magnitude(0.5)", "the most negative go"),
     Mutant("magnitude", _MASKS, "bits < threshold", "bits < threshold - (threshold & 0xFFFF)", "magnitude(0.5)", "the first of two passes decides"),

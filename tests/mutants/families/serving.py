@@ -96,5 +96,5 @@ MUTANTS = [
     Mutant("openvino", _OPENVINO, "batch_size=1, shuffle=False", "shuffle=False", 'openvino("int8", samples=16)', "calibrated with padding"),
     Mutant("openvino", _OPENVINO, "itertools.islice(items, calibration.samples)", "itertools.islice(items, 1)", 'openvino("int8", samples=16)', "calibrated on one item"),
     Mutant("openvino", _OPENVINO, "program, inputs = trace(work)", "[p.data.mul_(1.003) for p in work.model.parameters() if p.dim() > 1]; program, inputs = trace(work)", 'openvino("int8", samples=16)', "other weights"),
-    Mutant("openvino", _OPENVINO, "nncf.quantize(model, calibration, subset_size=samples,", "nncf.quantize(model, calibration, ignored_scope=nncf.IgnoredScope(names=[o.get_friendly_name() for o in model.get_ops() if o.get_type_name() == 'MatMul'][:1]), subset_size=samples,", 'openvino("int8", samples=16)', "a product left out"),
+    Mutant("openvino", _OPENVINO, "nncf.quantize(model, data, subset_size=calibration.samples,", "nncf.quantize(model, data, ignored_scope=nncf.IgnoredScope(names=[o.get_friendly_name() for o in model.get_ops() if o.get_type_name() == 'MatMul'][:1]), subset_size=calibration.samples,", 'openvino("int8", samples=16)', "a product left out"),
 ]  # fmt: skip
