@@ -12,6 +12,7 @@ from bench.models import architecture
 from bench.models.sources.directory import Directory
 from bench.suite.suite import SuiteError, of
 from bench.tasks.base import TaskError
+from bench.tasks import next_token
 from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import LanguageModelling, OwnText
 from bench.tasks.passages import divide, passages
@@ -211,7 +212,7 @@ class TestEvaluate:
         whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)
         passes, most = len(ran), max(shape.numel() for shape in shapes)
         ran.clear(), shapes.clear()
-        monkeypatch.setattr(language_modelling, "LOGITS", 5 * 259 * 3)
+        monkeypatch.setattr(next_token, "LOGITS", 5 * 259 * 3)
         parts = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)
         assert len(ran) == passes
         # Three of twelve positions, and where all of a batch are so few, a prompt's in front of them.
@@ -227,7 +228,7 @@ class TestEvaluate:
         task = Texts(some(120))
         whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12)
         model.compile(backend="eager")
-        monkeypatch.setattr(language_modelling, "LOGITS", 5 * 259 * 3)
+        monkeypatch.setattr(next_token, "LOGITS", 5 * 259 * 3)
         seen = []
         real = torch.nn.functional.cross_entropy
         monkeypatch.setattr(
