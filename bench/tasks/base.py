@@ -353,9 +353,7 @@ class Task(abc.ABC):
     def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The logits that decide the prediction, ``[terms, classes]``."""
 
-    def evidence(
-        self, model: torch.nn.Module, tokenizer: Any, batch: Batch, max_length: int
-    ) -> Iterable[Claim]:
+    def evidence(self, model: torch.nn.Module, tokenizer: Any, batch: Batch, max_length: int) -> Iterable[Claim]:
         """What must hold of `batch`, of training items and on the CPU, and of `model` that learns from it; asked once a training.
 
         It looks at what is in the batch, never at how the kind came to put it there.

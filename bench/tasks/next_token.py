@@ -45,9 +45,7 @@ def losses(
             real = labels != IGNORED
             retention.add(found[real], other[1][real], labels[real])
         found = found.float()
-        each = torch.nn.functional.cross_entropy(
-            found.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-        )
+        each = torch.nn.functional.cross_entropy(found.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         # A loss that is no number comes from logits that are none, and those predict nothing.
         hits += int(((found.argmax(-1) == labels) & each.isfinite()).sum())
         loss += each.sum(1, dtype=torch.float64)

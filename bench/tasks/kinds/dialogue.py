@@ -13,7 +13,9 @@ from bench.tasks.table import Name
 class DialogueTable(ConversationTable):
     """Conversations of two who take turns."""
 
-    turns: Name = Field("turns", description="the column that holds the list of what is said, in turns; the second replies")
+    turns: Name = Field(
+        "turns", description="the column that holds the list of what is said, in turns; the second replies"
+    )
 
 
 class Dialogue(InstructionTuning):
@@ -24,7 +26,7 @@ class Dialogue(InstructionTuning):
     table = DialogueTable
 
     @classmethod
-    def columns(cls, table: DialogueTable) -> tuple[str, ...]:  # type: ignore[override]
+    def columns(cls, table: Any) -> tuple[str, ...]:
         """The messages, or the turns."""
         return (table.turns if table.messages is None else table.messages,)
 
@@ -36,7 +38,9 @@ class Dialogue(InstructionTuning):
         (column,) = row.rows.columns
         turns = row.values[column]
         if not isinstance(turns, list):
-            raise row.error(f'`{column}` is a list of texts, as ["Hello.", "Good day!"], found {turns!r:.60}; use .jsonl or .parquet')
+            raise row.error(
+                f'`{column}` is a list of texts, as ["Hello.", "Good day!"], found {turns!r:.60}; use .jsonl or .parquet'
+            )
         if len(turns) < 2:
             raise row.error(f"`{column}` has {len(turns)} turns, and a reply is the second at least; take the row out")
         for number, turn in enumerate(turns, 1):

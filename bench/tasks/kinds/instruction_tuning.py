@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import Field
 
@@ -34,7 +34,8 @@ class ConversationTable(DataTable):
         None, description='the column that holds all turns, as [{"role": "user", "content": "..."}, ...]'
     )
     packing: bool = Field(
-        False, description="put several items of training into a row of max_length tokens, which see nothing of each other"
+        False,
+        description="put several items of training into a row of max_length tokens, which see nothing of each other",
     )
     generate: bool = Field(False, description="let the model write each last answer too, for ROUGE-L; it takes a while")
     max_new_tokens: int = Field(128, ge=1, description="tokens that the model writes for an answer, at most")
@@ -59,7 +60,7 @@ class InstructionTuning(ItemTask["Conversations"]):
     metrics = ("bits_per_byte", "perplexity", "token_accuracy", "rouge_l")
     primary = "bits_per_byte"
     learns = "from prompts with their responses, or conversations, of which the answers alone are predicted"
-    table = InstructionTable
+    table: ClassVar[type[DataTable]] = InstructionTable
     auto_class = "AutoModelForCausalLM"
     new_head = False
     generates = True
@@ -73,7 +74,6 @@ class InstructionTuning(ItemTask["Conversations"]):
         if not isinstance(table, ConversationTable) or not table.generate:
             if self.primary == "rouge_l":
                 raise TaskError("task.metric: rouge_l is of text that the model writes; give generate = true as well")
-            self.metrics = tuple(name for name in self.metrics if name != "rouge_l")
             self.writes = False
         else:
             self.writes = True
@@ -83,7 +83,7 @@ class InstructionTuning(ItemTask["Conversations"]):
     # -- planning, without torch -----------------------------------------------------------------------------
 
     @classmethod
-    def columns(cls, table: InstructionTable) -> tuple[str, ...]:
+    def columns(cls, table: Any) -> tuple[str, ...]:
         """The messages; or the prompt and the response, and the system's message where there is one."""
         if table.messages is not None:
             return (table.messages,)
@@ -155,7 +155,8 @@ class InstructionTuning(ItemTask["Conversations"]):
         rows = [encoded.packs[item] if isinstance(encoded, Packed) else [item] for item in batch.items]
         conversations = self.data.answers("train")
         texts = [
-            [_content(each) for item in row for each in conversations[item] if each["role"] == "assistant"] for row in rows
+            [_content(each) for item in row for each in conversations[item] if each["role"] == "assistant"]
+            for row in rows
         ]
         cut = {number for number, row in enumerate(rows) if any(encoded.facts(item)[2] for item in row)}
         yield answers_alone(tokenizer, batch, texts, cut)
@@ -236,7 +237,9 @@ class InstructionTuning(ItemTask["Conversations"]):
         facts = [encoded.facts(item) for item in range(len(encoded))]
         size = len(tokenizer)
         metrics = {
-            "bits_per_byte": sum(tokens for tokens, _, _ in facts) * math.log2(size) / sum(each for _, each, _ in facts),
+            "bits_per_byte": sum(tokens for tokens, _, _ in facts)
+            * math.log2(size)
+            / sum(each for _, each, _ in facts),
             "perplexity": float(size),
             "token_accuracy": 1 / size,
         }
@@ -262,11 +265,15 @@ def _messages(row: Row, column: str) -> Messages:
         raise row.error(f"`{column}` is a list of turns, as {shape}, found {found!r:.60}")
     for number, turn in enumerate(found, 1):
         if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
-            raise row.error(f"`{column}`, turn {number}: it has a role and a content, as in {shape}, found {turn!r:.60}")
+            raise row.error(
+                f"`{column}`, turn {number}: it has a role and a content, as in {shape}, found {turn!r:.60}"
+            )
         if turn["role"] not in _ROLES:
             raise row.error(f"`{column}`, turn {number}: its role is {turn['role']!r}; known: {', '.join(_ROLES)}")
         if not isinstance(turn["content"], str) or not turn["content"].strip():
-            raise row.error(f"`{column}`, turn {number}: its content is empty or no text; fill it in or take the row out")
+            raise row.error(
+                f"`{column}`, turn {number}: its content is empty or no text; fill it in or take the row out"
+            )
     roles = [turn["role"] for turn in found]
     if "assistant" not in roles:
         raise row.error(f"`{column}`: no turn is the assistant's, so there is nothing to learn; take the row out")
@@ -282,9 +289,7 @@ def _content(message: Mapping[str, str]) -> str:
     return message["content"]
 
 
-def of_tokens(
-    nats: Sequence[float], hits: int, tokens: Sequence[int], sizes: Sequence[int]
-) -> dict[str, Score]:
+def of_tokens(nats: Sequence[float], hits: int, tokens: Sequence[int], sizes: Sequence[int]) -> dict[str, Score]:
     """Scores of predicted tokens: `nats`, how many there are and the bytes that they spell, of each item.
 
     An item's part in the bits per byte is its bits over the mean bytes of an item; in the perplexity it is unknown.

@@ -48,7 +48,9 @@ class Prompt(Trainer):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It must be a model whose head can tell text from padding without its ids."""
+        """It must be a model whose head can tell text from padding without its ids, and that reads one row of tokens."""
+        if context.structure.encoder_decoder and not context.task.new_head:
+            yield f"PEFT makes a {context.model} model two prompts, of which its encoder reads one; use lora"
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "
