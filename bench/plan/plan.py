@@ -213,14 +213,6 @@ def refusals(
     if subject.structure.problems:
         return subject.structure.problems
     reasons = [*_too_long(recipe, subject, suite), *_too_large(recipe, subject, suite, machine)]
-    if subject.task.packing:
-        reasons += [
-            f"{method.name}: it puts tokens of its own before each row, in which the items of a packed row would see each other; "
-            "leave `packing` out"
-            for stage in recipe.stages
-            for method in stage.methods
-            if method.virtual_tokens
-        ]
     for depth, stage in enumerate(recipe.stages):
         context = PlanContext(
             before=recipe.stages[:depth],
@@ -235,6 +227,7 @@ def refusals(
             given=subject.model,
             splits=subject.task.splits(),
             items=subject.task.training_items(),
+            packing=subject.task.packing,
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
         )

@@ -22,11 +22,11 @@ Messages = Sequence[Mapping[str, str]]
 PLAIN = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'assistant' %}"
-    "### Assistant:\n{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}\n\n"
+    "### Assistant:\n{% generation %}{{ message.content }}{{ eos_token }}{% endgeneration %}{{ '\\n\\n' }}"
     "{% else %}### {{ message.role | capitalize }}:\n{{ message.content }}\n\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
-"""The template of conversations where a tokenizer has none of its own."""
+"""The template of conversations where a tokenizer has none of its own. (A line break right after a block is not rendered.)"""
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 

@@ -17,7 +17,7 @@ _PACKAGE = "chatterbot-corpus"
 
 
 class ChatterbotDialogue(Dialogue):
-    """Conversations of several turns; predict each reply."""
+    """Some 900 conversations; predict each reply. Most have two turns, and in some of the others a turn is one more answer to the first."""
 
     name = "chatterbot-dialogue"
     summary: ClassVar[str] = "conversations of the package chatterbot-corpus; predict each reply (extra [dialogue])"
