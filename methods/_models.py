@@ -49,3 +49,15 @@ def one_stack(context: PlanContext) -> Iterator[str]:
         yield f"a {context.model} model calls the same block again and again, and this works on blocks that are each their own"
     else:
         yield from known(context, "stack")
+
+
+def masked_items(context: PlanContext) -> Iterator[str]:
+    """That items of training are packed, where the attention mask is needed that tells an item from padding."""
+    if context.packing:
+        yield "it looks at each item by its attention mask, and the task packs several items into a row; leave `packing` out"
+
+
+def own_rows(context: PlanContext) -> Iterator[str]:
+    """That items of training are packed, where tokens are put before each row: with these, transformers lets its items see each other."""
+    if context.packing:
+        yield "it puts tokens before each row, where the items of a packed row would see each other; leave the task's `packing` out"

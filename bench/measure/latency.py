@@ -1,4 +1,4 @@
-"""Latency of an encoder's forward pass and of a decoder's prefill and tokens, as samples that are kept raw.
+"""Latency of an encoder's forward pass and of a prefill and tokens of a model that writes, as samples that are kept raw.
 
 A sample is the time of ``loops`` forward passes divided by ``loops``, so that no sample is shorter than the
 clock and the interpreter's own work are fine; each pass begins when the device has done the one before. Warm-ups are
@@ -25,6 +25,7 @@ from bench.metrics.families.latency import Phase
 from bench.models import signature
 from bench.models.modes import evaluating
 from bench.suite.suite import NEW_TOKENS
+from bench.tasks.base import first
 
 MIN_SAMPLE_SECONDS = 0.005
 """Below this, a sample is mostly jitter of the scheduler and of the clock."""
@@ -186,7 +187,7 @@ def decoder(
     """Time `model` as it answers a batch of prompts of exactly `shape` ``(batch, length)``, in evaluation mode.
 
     There are two phases. "prefill" reads the prompts, fills a new cache of keys and values, and chooses the first
-    token. "decode" goes on from there, always with the likeliest token: each of :data:`NEW_TOKENS` passes reads one
+    token; of a model with an encoder, which reads the prompts, its decoder writes that token. "decode" goes on from there, always with the likeliest token: each of :data:`NEW_TOKENS` passes reads one
     token, and the cache, for each of the batch. A sample of decoding is the time of these passes over their number:
     seconds for each token of an answer. Each begins with the cache of a prefill of its own, which is outside its
     clock.
@@ -250,7 +251,16 @@ class Continuation:
         one = "logits_to_keep" in signature.arguments(model)
         # What PEFT puts in front of every prompt is in the cache after the first pass.
         prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
-        self._read = functools.partial(model, **prompt, use_cache=True, **({"logits_to_keep": 1} if one else {}))
+        more: dict[str, Any] = {"logits_to_keep": 1} if one else {}
+        self._mask: torch.Tensor | None = None
+        if inner.config.is_encoder_decoder:
+            # Of what the encoder read, the mask is the decoder's too; one that writes begins with a token of its own.
+            self._mask = prompt["attention_mask"]
+            begin = first(
+                *(getattr(of, "decoder_start_token_id", None) for of in (inner.generation_config, inner.config)), 0
+            )
+            more["decoder_input_ids"] = torch.full_like(prompt["input_ids"][:, :1], begin)
+        self._read = functools.partial(model, **prompt, use_cache=True, **more)
         self._step = inner if prompts else model
         name = signature.cache_name(model)
         if name is None:
@@ -259,16 +269,22 @@ class Continuation:
             )
         self._cache = name
 
-    def prefill(self) -> tuple[Any, torch.Tensor]:
-        """The cache of keys and values, and the first token of each answer."""
+    def prefill(self) -> tuple[Any, torch.Tensor, dict[str, Any]]:
+        """The cache of keys and values, the first token of each answer, and what an encoder read of the prompt."""
         outputs = self._read()
-        return getattr(outputs, self._cache), outputs.logits[:, -1:].argmax(-1)
+        read = {} if self._mask is None else {"encoder_outputs": (outputs.encoder_last_hidden_state,)}
+        return getattr(outputs, self._cache), outputs.logits[:, -1:].argmax(-1), read
 
-    def decode(self, state: tuple[Any, torch.Tensor]) -> torch.Tensor:
+    def decode(self, state: tuple[Any, torch.Tensor, dict[str, Any]]) -> torch.Tensor:
         """The last of :data:`NEW_TOKENS` more tokens of each answer."""
-        cache, token = state
+        cache, token, read = state
+        word = "input_ids"
+        if self._mask is not None:
+            word = "decoder_input_ids"
+            width = read["encoder_outputs"][0].shape[1] - self._mask.shape[1]  # virtual tokens stand before the prompt
+            read = {**read, "attention_mask": torch.nn.functional.pad(self._mask, (width, 0), value=1)}
         for _ in repeat(None, NEW_TOKENS):
-            outputs = self._step(input_ids=token, use_cache=True, **{self._cache: cache})
+            outputs = self._step(**{word: token, self._cache: cache}, use_cache=True, **read)
             cache, token = getattr(outputs, self._cache), outputs.logits[:, -1:].argmax(-1)
         return token
 

@@ -72,6 +72,7 @@ def structure(model: nn.Module) -> Structure:
         positions=_positions(body, config),
         auto_classes=auto_classes(architecture.unwrapped(model).config),
         drops=_drops(model, body),
+        packs=not pair and _packs(body),
     )
 
 
@@ -87,6 +88,13 @@ def auto_classes(config: Any) -> tuple[str, ...]:
 def _drops(model: nn.Module, body: nn.Module) -> tuple[str, ...]:
     inside = set(body.modules())
     return tuple(sorted({"body" if module in inside else "head" for module, _, p in architecture.dropouts(model) if p}))
+
+
+def _packs(body: nn.Module) -> bool:
+    """Whether the code of `body` gives positions to transformers' function that makes the mask, which tells items apart by them."""
+    code = re.sub(r"\s", "", _source(type(body).forward))
+    calls = re.findall(r"(?:create_\w*mask|mask_function)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", code)
+    return any("position_ids" in call or "mask_kwargs" in call for call in calls)
 
 
 def _widths(model: nn.Module, untold: Mapping[str, str]) -> dict[str, int]:
@@ -368,7 +376,12 @@ def tokens(found: Structure, tokenizer: Any, where: str) -> Structure:
         )
     elif said:
         notes.append(said)
-    return replace(found, problems=(*found.problems, *problems), notes=(*found.notes, *notes))
+    return replace(
+        found,
+        problems=(*found.problems, *problems),
+        notes=(*found.notes, *notes),
+        chat_template=bool(tokenizer.chat_template),
+    )
 
 
 def padding_token(tokenizer: Any, found: Structure) -> tuple[str | None, str]:

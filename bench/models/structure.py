@@ -22,7 +22,7 @@ from bench.machine import cache
 if TYPE_CHECKING:
     from bench.models.base import Model
 
-_FORMAT = 4  # raised when the same model would be described otherwise
+_FORMAT = 5  # raised when the same model would be described otherwise
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 
 
@@ -45,7 +45,9 @@ class Structure:
     looks for its token by token ids, and ``reads_end`` that this token is the end of the text. ``casts`` names modules that cast what they are given to the type of a weight.
     ``embeddings`` counts the rows of the token embeddings, ``positions`` the tokens that one pass can have.
     ``auto_classes`` names transformers' auto classes that have the architecture: the heads that can be put on it; and
-    ``drops`` says whether something drops out in training in the "body" and in the "head".
+    ``drops`` says whether something drops out in training in the "body" and in the "head". ``packs`` says that its code
+    makes its attention's mask of the positions of tokens, where these begin again within a row, and ``chat_template`` that
+    its tokenizer has one.
     """
 
     problems: tuple[str, ...] = ()
@@ -72,6 +74,8 @@ class Structure:
     positions: int | None = None
     auto_classes: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
+    packs: bool = False
+    chat_template: bool = False
 
     @property
     def both_ways(self) -> bool:

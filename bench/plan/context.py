@@ -37,6 +37,7 @@ class PlanContext:
     given: Model | None = None  # the model before the recipe
     structure: Structure = dataclasses.field(default_factory=Structure)  # and what is known of it
     max_length: int = 0  # tokens of an item, at most
+    packing: bool = False  # whether several items of training are in a row, told apart by their positions
 
     @property
     def facts(self) -> frozenset[Fact]:

@@ -150,7 +150,7 @@ class Plan:
             if cell.refused or cell.name not in wanted:
                 continue
             model, task, structure = cell.subject.model.name, cell.subject.task.name, cell.subject.structure
-            for text in (*cell.subject.model.notes(), *structure.notes):
+            for text in (*cell.subject.model.notes(), *structure.notes, *cell.subject.task.model_notes(structure)):
                 found[Note(model, task, f"{model}: {text}")] = None
             trains = any(isinstance(stage.main, Trainer) for stage in cell.recipe.stages)
             if structure.head == "new" and not trains and self.suite.measure.quality and cell.subject.model.pretrained:
@@ -229,6 +229,7 @@ def refusals(
             given=subject.model,
             splits=subject.task.splits(),
             items=subject.task.training_items(),
+            packing=subject.task.packing,
             batch_size=suite.budget.batch_size,
             steps=suite.budget.steps,
         )
@@ -263,6 +264,11 @@ def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
     has = f"{subject.model.name} has {positions} positions"
     if suite.budget.max_length > room:
         yield f"budget.max_length: {has}, and items may have {suite.budget.max_length} tokens{beside}; lower it to {room}"
+    if 0 < room - suite.budget.max_length < subject.task.written_tokens:
+        yield (
+            f"task.max_new_tokens: {has}, and {subject.task.written_tokens} are written after items of {suite.budget.max_length} "
+            f"tokens{beside}; lower one of the two to {room} in all"
+        )
     new = NEW_TOKENS if subject.task.generates else 0
     for batch, length in suite.measure.latency:
         if length + new > room:

@@ -15,21 +15,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.models.names import plain
+from bench.recipe.claim import Claim as Claim
 
 if TYPE_CHECKING:
     import torch
 
     from bench.recipe.method import Method
     from bench.stage.loop import Training
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One thing that must hold if the method was applied, whether it does, and what was seen."""
-
-    text: str
-    holds: bool
-    seen: str
 
 
 def claims(method: Method, hook: str, *given: Any) -> list[tuple[str, Claim]]:
@@ -225,6 +217,7 @@ def of_training(before: Snapshot, work: Training) -> Iterator[Claim]:
         expected.tokens == real == tokens and work.samples[0] == len(expected.labels),
         f"{tokens} of {real} tokens, {work.samples[0]} items",
     )
+    yield from work.task.evidence(work.model, work.tokenizer, expected, work.budget.max_length)
     first = next((p for p in work.parameters if p.numel()), None)
     work.optimizer.step = lambda: None  # type: ignore[method-assign, assignment]
     try:

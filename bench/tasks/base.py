@@ -9,7 +9,7 @@ import abc
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.models.structure import Structure
+    from bench.recipe.claim import Claim
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,10 @@ class Task(abc.ABC):
     generates: ClassVar[bool] = False
     """Whether the model writes, one token after the other: latency is then that of a prompt and of the tokens after it,
     else that of one forward pass."""
+    written_tokens: int = 0
+    """How many tokens a model writes after an item for its score, at most; they take positions beside the item's."""
+    packing: bool = False
+    """Whether several items of training stand one after the other in a row, told apart by ``position_ids`` that begin again."""
     peft_task_type: ClassVar[str | None] = None
     """PEFT's name for the kind, such as "TOKEN_CLS"; None where it has none."""
     reads_texts: ClassVar[bool] = False
@@ -305,6 +310,10 @@ class Task(abc.ABC):
         """Why a model of transformers' type `model_type`, of which this is known, cannot do this task; empty where it can."""
         return ""
 
+    def model_notes(self, structure: Structure) -> Iterable[str]:
+        """What a reader should know of this task with a model of which this is known, in a sentence each."""
+        return ()
+
     # -- in a stage's own process --------------------------------------------------------------------------------
 
     def model_options(self) -> tuple[str, dict[str, Any]]:
@@ -343,6 +352,13 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The logits that decide the prediction, ``[terms, classes]``."""
+
+    def evidence(self, model: torch.nn.Module, tokenizer: Any, batch: Batch, max_length: int) -> Iterable[Claim]:
+        """What must hold of `batch`, of training items and on the CPU, and of `model` that learns from it; asked once a training.
+
+        It looks at what is in the batch, never at how the kind came to put it there.
+        """
+        return ()
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance | None:
         """What a guess that reads no text reaches on the test split; None where the kind does not say."""

@@ -32,6 +32,8 @@ class ItemTask(TextTask[DividedItems, E]):
     reads = SUFFIXES
     few_shot_by_answer: ClassVar[bool] = False
     """Whether ``few_shot`` counts the items of each answer, which are classes, and not all."""
+    several_answers: ClassVar[bool] = False
+    """Whether a text may have several answers, and is an item with each; else such a text is left out."""
 
     def __init__(self, table: DataTable | None = None, suite_folder: Path = Path()) -> None:
         super().__init__()
@@ -101,9 +103,8 @@ class ItemTask(TextTask[DividedItems, E]):
         """
         self.noted.clear()
         table = self.given
-        choice = None
-        if table is not None:
-            choice = Choice(table.max_items, table.few_shot, table.near_duplicates, self.few_shot_by_answer)
+        given = (None, None, None) if table is None else (table.max_items, table.few_shot, table.near_duplicates)
+        choice = Choice(*given, self.few_shot_by_answer, self.several_answers)
         return divide(self.found(), choice, self.kept_as(), self.noted)
 
     def problems(self) -> list[str]:

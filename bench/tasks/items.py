@@ -130,12 +130,17 @@ class DividedItems:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which items are used: see the keys of :class:`bench.tasks.table.DataTable`. ``few_shot`` counts those of each answer."""
+    """Which items are used: see the keys of :class:`bench.tasks.table.DataTable`.
+
+    ``few_shot`` counts those of each answer where they are taken ``by_answer``. Where a text may have ``several_answers``,
+    it is an item with each of them.
+    """
 
     max_items: int | None = None
     few_shot: int | None = None
     near_duplicates: float | None = None
     by_answer: bool = True
+    several_answers: bool = False
 
 
 def divide(
@@ -149,7 +154,7 @@ def divide(
     item's split is by a hash of the form: about 70 % train, 10 % validate and 20 % test. So an item stays in its split
     whatever else there is, and no text is ever in two. Items that occur again with the same answer count once, written
     in one of the ways that occur; a text that occurs with two answers is left out: it has no right answer, and to keep
-    either would make the result depend on the order of rows.
+    either would make the result depend on the order of rows. Where it may have several, all of them are in its split.
 
     Official splits stay as they are, but for leaks: items of training that validation or test has too, and of validation
     that test has, are left out and counted. Where there is no validation, it is a tenth of training, by the hash.
@@ -244,7 +249,7 @@ def _write(read: _Read, choice: Choice, noted: Counter[str] | None, file: Path |
 
     counts: Counter[str] = Counter({"read": len(read.forms), **(noted or {})})
     official = bool((read.official >= 0).any())
-    rows = _official(read, counts) if official else _hashed(read, counts)
+    rows = _official(read, counts) if official else _hashed(read, choice, counts)
     if choice.near_duplicates:
         rows = _unlike(read, rows, choice.near_duplicates, counts)
     if choice.max_items:
@@ -270,15 +275,18 @@ def _write(read: _Read, choice: Choice, noted: Counter[str] | None, file: Path |
     return None
 
 
-def _hashed(read: _Read, counts: Counter[str]) -> dict[Split, Rows]:
-    """The rows of each split, by the hash: one of each form that has one answer alone."""
+def _hashed(read: _Read, choice: Choice, counts: Counter[str]) -> dict[Split, Rows]:
+    """The rows of each split, by the hash: one of each form that has one answer alone, or of each form and answer."""
     import numpy as np
 
     order = read.sorted()
     if not len(order):
         return dict.fromkeys(SPLITS, order)
     forms, answers, whole = read.forms[order], read.answers[order], read.whole[order]
-    starts = np.flatnonzero(np.append(True, forms[1:] != forms[:-1]))
+    other = forms[1:] != forms[:-1]
+    if choice.several_answers:
+        other |= answers[1:] != answers[:-1]
+    starts = np.flatnonzero(np.append(True, other))
     sizes = np.diff(np.append(starts, len(order)))
     new = np.append(True, (whole[1:] != whole[:-1]).any(1))
     ways = np.add.reduceat(new.astype(np.int64), starts)

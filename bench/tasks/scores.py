@@ -55,3 +55,34 @@ def quality(
     """What a task's ``evaluate`` returns: all scores, and the items' values of the `primary` one."""
     metrics = {name: score.value for name, score in scores.items()}
     return Quality(metrics, tuple(predictions), scores[primary].items, extra or {})
+
+
+def of_tokens(
+    nats: Sequence[float], hits: Sequence[int], tokens: Sequence[int], sizes: Sequence[int], primary: str
+) -> dict[str, Score]:
+    """Scores of predicted tokens, from each item's `nats`, right tokens, tokens, and bytes that they spell.
+
+    An item's part in the bits per byte is its bits over the mean bytes of an item. The others are ratios of sums, of which
+    the `primary` one alone has items' parts.
+    """
+    import numpy as np
+
+    total, count, size = math.fsum(nats), sum(tokens), sum(sizes)
+    try:
+        perplexity = math.exp(total / count)
+    except OverflowError:
+        perplexity = math.inf
+    share = len(sizes) / (math.log(2) * size)
+    found = {
+        "bits_per_byte": Score(total / math.log(2) / size, tuple(each * share for each in nats)),
+        "perplexity": Score(perplexity),
+        "token_accuracy": Score(sum(hits) / count),
+    }
+    statistics: dict[str, Callable[[Array], Array]] = {
+        "perplexity": lambda sums: np.exp(sums[:, 0] / sums[:, 2]),
+        "token_accuracy": lambda sums: sums[:, 1] / sums[:, 2],
+    }
+    if primary in statistics and math.isfinite(perplexity):
+        sums = np.array([nats, hits, tokens], dtype=np.float64).T
+        found[primary] = Score(found[primary].value, jackknifed(sums, statistics[primary]).items)
+    return found

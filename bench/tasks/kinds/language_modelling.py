@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.tasks.base import IGNORED, Answers, Batch, Chance, Quality, Retention, Split, TaskError
+from bench.tasks.base import Answers, Batch, Chance, Quality, Retention, Split, TaskError
 from bench.tasks.item_task import rank_by
 from bench.tasks.items import Choice, Found, Item
 from bench.tasks.own import OwnData
 from bench.tasks.passages import DividedPassages, divide, passages
 from bench.tasks.rows import SUFFIXES
-from bench.tasks.scores import Score, jackknifed, quality
+from bench.tasks.scores import of_tokens, quality
 from bench.tasks.table import DataTable, TextTable
 from bench.tasks.texts import TextTask
 
@@ -98,14 +97,15 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """Cross entropy in float32, in nats, the mean over predicted tokens."""
-        import torch
+        from bench.tasks.next_token import criterion
 
-        logits = _predicting(outputs, batch).flatten(0, 1).float()
-        return torch.nn.functional.cross_entropy(logits, batch.labels[:, 1:].flatten(), ignore_index=IGNORED)
+        return criterion(outputs, batch)
 
     def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """``[predicted tokens, vocabulary]``."""
-        return _predicting(outputs, batch)[batch.labels[:, 1:] != IGNORED]
+        from bench.tasks.next_token import logits
+
+        return logits(outputs, batch)
 
     def evaluate(
         self,
@@ -129,6 +129,7 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
         import torch
 
         from bench.models.modes import device_of
+        from bench.tasks.next_token import losses
 
         assert not isinstance(uncompressed, list), "answers of a language model are not kept"
         blocks = self.encoded(split, tokenizer, max_length)
@@ -141,36 +142,16 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 batch = blocks.batch(order[start : start + batch_size]).to(device)
-                loss, right = (torch.zeros(batch.samples, dtype=torch.float64, device=device) for _ in range(2))
-                width = max(1, LOGITS // (batch.samples * _vocabulary(model)))
-                parts = _parts(model, batch, width)
-                # Strictly, or the uncompressed's would not come to its end.
-                both = (
-                    ((part, None) for part in parts)
-                    if uncompressed is None
-                    else zip(parts, _parts(uncompressed, batch, width), strict=True)
-                )
-                for (where, logits), other in both:
-                    labels = batch.labels[:, 1:][:, where]
-                    if other is not None:
-                        real = labels != IGNORED
-                        retention.add(logits[real], other[1][real], labels[real])
-                    logits = logits.float()
-                    losses = torch.nn.functional.cross_entropy(
-                        logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-                    )
-                    # A loss that is no number comes from logits that are none, and those predict nothing.
-                    right += ((logits.argmax(-1) == labels) & losses.isfinite()).sum(1)
-                    loss += losses.sum(1, dtype=torch.float64)
-                of_each = zip(batch.items, loss.tolist(), right.tolist(), batch.terms, strict=True)
-                for block, lost, guessed, terms in of_each:
+                found = losses(model, batch, uncompressed, retention)
+                for block, lost, right, terms in zip(batch.items, *found, batch.terms, strict=True):
                     text = blocks.text_of[block]
                     nats[text] += lost
-                    hits[text] += int(guessed)
+                    hits[text] += right
                     tokens[text] += terms
         sizes = [len(text.encode("utf-8")) for text in self.texts(split)]
-        found = _quality(self.primary, nats, hits, tokens, sizes)
-        return found if uncompressed is None else replace(found, metrics={**found.metrics, **retention.metrics()})
+        extra = {"nats": math.fsum(nats), "tokens": sum(tokens), "bytes": sum(sizes)}
+        result = quality(of_tokens(nats, hits, tokens, sizes, self.primary), self.primary, extra=extra)
+        return result if uncompressed is None else replace(result, metrics={**result.metrics, **retention.metrics()})
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance:
         """All tokens of the vocabulary are equally likely."""
@@ -189,113 +170,6 @@ class LanguageModelling(TextTask[DividedPassages, "Blocks"]):
         from bench.tasks.blocks import Blocks
 
         return Blocks(tokenizer, self.texts(split), max_length)
-
-
-LOGITS = 2**28
-"""Logits of a batch that are computed and looked at together, at most: 1 GB of float32, of which a loss takes several."""
-
-
-def _parts(model: torch.nn.Module, batch: Batch, width: int) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Columns of ``batch.labels[:, 1:]``, and the logits that predict them, ``[items, columns, vocabulary]``.
-
-    `width` columns at a time, most often all. The body of the model, which has no logits, is run
-    once; where the head cannot be run for some columns alone, all are computed and some are looked at.
-    """
-    columns = batch.labels.shape[1] - 1
-    slices = [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
-    if len(slices) > 1 and (body := _apart(model)) is not None:
-        import torch
-
-        with _once(body):
-            for where in slices:
-                # Counted from the end: a prompt's virtual tokens stand before those of the batch.
-                keep = torch.arange(where.start, where.stop, device=batch.labels.device) - batch.labels.shape[1]
-                yield where, model(**batch.inputs, logits_to_keep=keep).logits
-        return
-    logits = _predicting(model(**batch.inputs), batch)
-    for where in slices:
-        yield where, logits[:, where]
-
-
-def _vocabulary(model: torch.nn.Module) -> int:
-    """How many classes its logits have; 1 where that is not known, and all are looked at together."""
-    from bench.models.architecture import config
-
-    try:
-        return int(config(model).vocab_size)
-    except AttributeError:
-        return 1
-
-
-def _apart(model: torch.nn.Module) -> torch.nn.Module | None:
-    """The body of `model`, where its head is a plain layer that can be run for some positions alone."""
-    import torch
-
-    from bench.models import signature
-    from bench.models.architecture import body, unwrapped
-
-    try:
-        inner, below = unwrapped(model), body(model)
-        plain = type(inner.get_output_embeddings()) is torch.nn.Linear
-        some = "logits_to_keep" in signature.arguments(model)
-    except AttributeError:
-        return None
-    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    return below if plain and some and below is not inner and not compiled else None
-
-
-@contextlib.contextmanager
-def _once(body: torch.nn.Module) -> Iterator[None]:
-    """Inside, `body` is run at its first call, and gives the same answer at each that follows."""
-    own, forward = "forward" in vars(body), body.forward
-    kept: list[Any] = []
-
-    def first_alone(*args: Any, **options: Any) -> Any:
-        if not kept:
-            kept.append(forward(*args, **options))
-        return kept[0]
-
-    body.forward = first_alone
-    try:
-        yield
-    finally:
-        if own:
-            body.forward = forward
-        else:
-            del body.forward
-
-
-def _predicting(outputs: Any, batch: Batch) -> torch.Tensor:
-    """The logits that predict ``batch.labels[:, 1:]``. A prompt's virtual tokens stand before those of the batch."""
-    logits: torch.Tensor = outputs.logits[:, -batch.labels.shape[1] : -1]
-    return logits
-
-
-def _quality(
-    primary: str, nats: Sequence[float], hits: Sequence[int], tokens: Sequence[int], sizes: Sequence[int]
-) -> Quality:
-    """From the sums of each text."""
-    import numpy as np
-
-    total, count, size = math.fsum(nats), sum(tokens), sum(sizes)
-    try:
-        perplexity = math.exp(total / count)
-    except OverflowError:
-        perplexity = math.inf
-    share = len(sizes) / (math.log(2) * size)
-    scores = {
-        "bits_per_byte": Score(total / math.log(2) / size, tuple(each * share for each in nats)),
-        "perplexity": Score(perplexity),
-        "token_accuracy": Score(sum(hits) / count),
-    }
-    if not scores[primary].items and math.isfinite(perplexity):
-        sums = np.array([nats, hits, tokens], dtype=np.float64).T
-        of_sums = {
-            "perplexity": lambda sums: np.exp(sums[:, 0] / sums[:, 2]),
-            "token_accuracy": lambda sums: sums[:, 1] / sums[:, 2],
-        }
-        scores[primary] = replace(scores[primary], items=jackknifed(sums, of_sums[primary]).items)
-    return quality(scores, primary, extra={"nats": total, "tokens": count, "bytes": size})
 
 
 class OwnText(LanguageModelling):

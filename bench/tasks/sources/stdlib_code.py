@@ -45,6 +45,23 @@ Not among them: what Debian and others split off (idlelib, tkinter, turtle, ensu
 _FORMAT = 2  # of what becomes of the sources; raised when other texts are taken or they are divided otherwise
 
 
+def source_files(root: Path) -> dict[str, os.stat_result]:
+    """Every source file of :data:`MODULES` in the standard library at `root`, with what the file system says of it, sorted."""
+    found = {}
+    for name in MODULES:
+        single = root / f"{name}.py"
+        if single.is_file():
+            found[str(single)] = single.stat()
+        found |= {entry.path: entry.stat() for entry in sources(str(root / name))}
+    return dict(sorted(found.items()))
+
+
+def missing_modules(root: Path) -> list[str]:
+    """The names of :data:`MODULES` that the standard library at `root` has no sources of."""
+    files = {entry.name for entry in os.scandir(root)} if root.is_dir() else set()
+    return [name for name in MODULES if name not in files and f"{name}.py" not in files]
+
+
 class StdlibCode(Kept, LanguageModelling):
     """Some 7 MB of Python: the sources of the standard library, outside test folders.
 
@@ -62,9 +79,7 @@ class StdlibCode(Kept, LanguageModelling):
 
     def problems(self) -> list[str]:
         """Name modules whose sources are missing."""
-        files = {entry.name for entry in os.scandir(self.root)} if self.root.is_dir() else set()
-        missing = [name for name in MODULES if name not in files and f"{name}.py" not in files]
-        return without_sources(self.name, self.root, missing)
+        return without_sources(self.name, self.root, missing_modules(self.root))
 
     def divided(self) -> DividedPassages:
         """Every file in its split.
@@ -90,14 +105,7 @@ class StdlibCode(Kept, LanguageModelling):
 
     @functools.cached_property
     def _files(self) -> dict[str, os.stat_result]:
-        """Every source file with what the file system says of it, sorted."""
-        found = {}
-        for name in MODULES:
-            single = self.root / f"{name}.py"
-            if single.is_file():
-                found[str(single)] = single.stat()
-            found |= {entry.path: entry.stat() for entry in sources(str(self.root / name))}
-        return dict(sorted(found.items()))
+        return source_files(self.root)
 
     @functools.cached_property
     def kept(self) -> Path:

@@ -15,6 +15,7 @@ from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim
 from bench.tasks.registry import kinds
 from methods import _added, _peft
+from methods._models import own_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,6 +79,7 @@ class Prefix(Trainer):
             )
         elif structure.repeats:
             yield f"a {context.model} model calls the same block again and again, and prefixes are each block's own; use lora"
+        yield from own_rows(context)
 
     def on_model(self, training: Training) -> None:
         """Put the prefixes on."""

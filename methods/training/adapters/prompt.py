@@ -13,6 +13,7 @@ from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, named_tensors
 from methods import _added, _peft
+from methods._models import own_rows
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,10 @@ class Prompt(Trainer):
         return self.n
 
     def problems(self, context: PlanContext) -> Iterator[str]:
-        """It must be a model whose head can tell text from padding without its ids."""
+        """It must be a model whose head can tell text from padding without its ids, and that reads one row of tokens."""
+        if context.structure.encoder_decoder and not context.task.new_head:
+            yield f"PEFT makes a {context.model} model two prompts, of which its encoder reads one; use lora"
+        yield from own_rows(context)
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "

@@ -14,6 +14,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _embeddings
+from methods._models import masked_items
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,9 @@ class Adversarial(Modifier):
         """The fast gradient method has nothing to set but epsilon."""
         if self.attack == "fgm" and (self.steps or self.alpha):
             yield "fgm makes one step of length epsilon; leave out steps and alpha, or take pgd or freelb"
+        if context.structure.encoder_decoder and not context.task.new_head:
+            yield f"a {context.model} model embeds a text for its encoder and another for its decoder, and one is attacked; leave it out"
+        yield from masked_items(context)
 
     @property
     def _steps(self) -> int:

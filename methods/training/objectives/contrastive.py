@@ -17,6 +17,7 @@ from bench.recipe.declarations import Trait
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _dropout
+from methods._models import masked_items
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,7 @@ class Contrastive(Modifier):
             yield f'supcon compares classes of texts, and those of a {context.task.kind} task have none; use contrastive("simcse")'
         if self.loss == "simcse":
             yield from _dropout.problems(context, head=False)
+        yield from masked_items(context)
 
     @property
     def _temperature(self) -> float:

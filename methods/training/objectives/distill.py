@@ -16,7 +16,7 @@ from bench.recipe.declarations import Fact
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, digest, take
 from methods import _classes, _structured
-from methods._models import known, one_stack
+from methods._models import known, masked_items, one_stack
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,8 @@ class Distill(Trainer):
             yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
         if self.student is None or self.match != "logits":
             yield from one_stack(context)
+        if self.match != "logits":
+            yield from masked_items(context)
         if self.match == "attention":
             yield from known(context, "attention")
         if self.student is not None:

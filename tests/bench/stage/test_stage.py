@@ -205,7 +205,10 @@ def test_a_metric_that_the_task_does_not_declare_fails_the_stage_and_is_named(ti
     monkeypatch.setattr(Classification, "evaluate", lambda *_, **__: Quality({"accuracy": 1.0, "novel": 2.0}))
     status, reason, (record,) = jobs.run("full", tiny_bert, tmp_path)
     assert status == "failed"
-    assert "the task data returns `novel` without declaring it: name it in `metrics` of Classification, and register" in reason
+    assert (
+        "the task data returns `novel` without declaring it: name it in `metrics` of Classification, and register"
+        in reason
+    )
     assert record["quality"]["metrics"]["novel"] == 2.0
 
 

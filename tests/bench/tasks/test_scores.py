@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from bench.tasks.scores import Score, jackknifed, mean, quality
+from bench.tasks.scores import Score, jackknifed, mean, of_tokens, quality
 
 
 def test_a_mean_has_the_items_own_values() -> None:
@@ -50,3 +50,16 @@ def test_one_item_is_the_score() -> None:
 def test_quality_has_all_scores_and_the_items_of_the_first() -> None:
     found = quality({"accuracy": mean([1, 0]), "macro_f1": Score(0.4)}, "accuracy", (1, 1), {"n": 2})
     assert (found.metrics, found.correct, found.predictions) == ({"accuracy": 0.5, "macro_f1": 0.4}, (1, 0), (1, 1))
+
+
+@pytest.mark.parametrize("metric", ["bits_per_byte", "perplexity", "token_accuracy"])
+def test_the_mean_of_the_texts_parts_is_the_metric_that_ranks(metric: str) -> None:
+    scores = of_tokens([8.0, 3.0, 6.5], [1, 2, 0], [4, 3, 2], [9, 8, 7], metric)
+    expected = {
+        "bits_per_byte": 17.5 / math.log(2) / 24,
+        "perplexity": math.exp(17.5 / 9),
+        "token_accuracy": 3 / 9,
+    }
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected)
+    assert sum(scores[metric].items) / 3 == pytest.approx(expected[metric])
+    assert len(set(scores[metric].items)) == 3

@@ -11,11 +11,12 @@ import torch
 from bench.models import architecture
 from bench.models.sources.directory import Directory
 from bench.suite.suite import SuiteError, of
+from bench.tasks import next_token
 from bench.tasks.base import TaskError
-from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import LanguageModelling, OwnText
 from bench.tasks.passages import divide, passages
 from bench.tasks.registry import open_task
+from bench.tasks.scores import of_tokens
 from bench.tasks.table import TextTable
 from tests import architectures
 
@@ -211,7 +212,7 @@ class TestEvaluate:
         whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)
         passes, most = len(ran), max(shape.numel() for shape in shapes)
         ran.clear(), shapes.clear()
-        monkeypatch.setattr(language_modelling, "LOGITS", 5 * 259 * 3)
+        monkeypatch.setattr(next_token, "LOGITS", 5 * 259 * 3)
         parts = task.evaluate(model, tokenizer, batch_size=5, max_length=12, **options)
         assert len(ran) == passes
         # Three of twelve positions, and where all of a batch are so few, a prompt's in front of them.
@@ -227,7 +228,7 @@ class TestEvaluate:
         task = Texts(some(120))
         whole = task.evaluate(model, tokenizer, batch_size=5, max_length=12)
         model.compile(backend="eager")
-        monkeypatch.setattr(language_modelling, "LOGITS", 5 * 259 * 3)
+        monkeypatch.setattr(next_token, "LOGITS", 5 * 259 * 3)
         seen = []
         real = torch.nn.functional.cross_entropy
         monkeypatch.setattr(
@@ -278,7 +279,7 @@ class TestEvaluate:
         assert quality.correct == ()
 
     def test_a_perplexity_beyond_all_numbers_is_infinite(self):
-        assert language_modelling._quality("bits_per_byte", [1e6], [0], [1], [1]).metrics["perplexity"] == math.inf
+        assert of_tokens([1e6], [0], [1], [1], "bits_per_byte")["perplexity"].value == math.inf
 
     def test_only_test_texts_are_read(self, loaded, monkeypatch):
         model, tokenizer = loaded
@@ -390,16 +391,3 @@ class TestOfficialSplits:
         }
         assert task.counts()["in_two_splits"] == 2
         assert task.name == "train"
-
-
-@pytest.mark.parametrize("metric", ["bits_per_byte", "perplexity", "token_accuracy"])
-def test_the_mean_of_the_texts_parts_is_the_metric_that_ranks(metric):
-    quality = language_modelling._quality(metric, [8.0, 3.0, 6.5], [1, 2, 0], [4, 3, 2], [9, 8, 7])
-    expected = {
-        "bits_per_byte": 17.5 / math.log(2) / 24,
-        "perplexity": math.exp(17.5 / 9),
-        "token_accuracy": 3 / 9,
-    }
-    assert quality.metrics == pytest.approx(expected)
-    assert sum(quality.correct) / 3 == pytest.approx(expected[metric])
-    assert len(set(quality.correct)) == 3
