@@ -57,7 +57,9 @@ class Batch:
     @property
     def padded(self) -> bool:
         """Whether an item is shorter than the batch is wide."""
-        return self.tokens < math.prod(next(iter(self.inputs.values())).shape[:2])
+        mask = self.inputs.get("attention_mask")
+        shape = next(iter(self.inputs.values())).shape[:2] if mask is None else mask.shape
+        return self.tokens < math.prod(shape)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -258,6 +260,8 @@ class Task(abc.ABC):
     """PEFT's name for the kind, such as "TOKEN_CLS"; None where it has none."""
     reads_texts: ClassVar[bool] = False
     """Whether an item is one text, whose tokens are ``input_ids`` with an ``attention_mask``."""
+    reads_choices: ClassVar[bool] = False
+    """Whether an item is several texts that the model chooses among: inputs are then ``[items, choices, tokens]``."""
     predicts_classes: ClassVar[bool] = False
     """Whether the answers are classes, of which :meth:`logits` has the scores."""
     labels_texts: ClassVar[bool] = False
@@ -310,6 +314,11 @@ class Task(abc.ABC):
     def model_options(self) -> tuple[str, dict[str, Any]]:
         """The transformers auto class to load the model with, and the options that fit its head to the task."""
         return self.auto_class, self.head_options()
+
+    @property
+    def choices(self) -> int:
+        """How many texts an item has that the model chooses among, asked where the kind ``reads_choices``."""
+        raise TaskError(f"{type(self).__qualname__}: it `reads_choices`, and has no `choices` to say how many")
 
     def head_options(self) -> dict[str, Any]:
         """Options of ``from_pretrained`` that fit the model's head to the task's data."""
