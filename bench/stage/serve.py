@@ -63,6 +63,7 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
         device=device,
         process=job.process,
         threads=job.machine.threads,
+        **({} if task.generates else {"choices": task.choices}),
     )
     absent = Absent(measured)
     if job.measure.memory:

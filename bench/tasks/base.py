@@ -317,8 +317,8 @@ class Task(abc.ABC):
 
     @property
     def choices(self) -> int:
-        """How many texts an item has that the model chooses among, asked where the kind ``reads_choices``."""
-        raise TaskError(f"{type(self).__qualname__}: it `reads_choices`, and has no `choices` to say how many")
+        """How many texts an item has that the model chooses among; 0 where the kind does not ``reads_choices``."""
+        return 0
 
     def head_options(self) -> dict[str, Any]:
         """Options of ``from_pretrained`` that fit the model's head to the task's data."""

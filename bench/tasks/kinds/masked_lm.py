@@ -71,7 +71,7 @@ class MaskedLM(ItemTask["MaskedTexts"]):
         if isinstance(table, MaskedTable):
             self.next_sentence = table.next_sentence
         if self.next_sentence:
-            self.metrics = (*type(self).metrics, "pair_accuracy")  # type: ignore[misc]
+            self.metrics = (*type(self).metrics, "pair_accuracy")  # type: ignore[misc, assignment]
 
     # -- planning, without torch -----------------------------------------------------------------------------
 

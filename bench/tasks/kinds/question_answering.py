@@ -93,9 +93,9 @@ class QuestionAnswering(ItemTask["Windows"]):
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> Windows:
         """Windows on the contexts."""
-        return Windows(
-            tokenizer, *self.data.columns(split), self.data.answers(split), self.stride, max_length, self.made_of(split)
-        )
+        questions, contexts = self.data.columns(split)
+        answers = self.data.answers(split)
+        return Windows(tokenizer, questions, contexts, answers, self.stride, max_length, self.made_of(split))
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The mean of the cross entropies of start and end over all places of a window, in float32 and nats, over windows."""
@@ -150,9 +150,9 @@ class QuestionAnswering(ItemTask["Windows"]):
             for (score, start, end), empty, context in zip(best, nothing, contexts, strict=True)
         ]
         wrong = [None if question in unknown else text for question, text in enumerate(predicted)]
-        found = quality(scores([[text for text, _ in each] for each in truth], wrong), self.primary)
+        scored = quality(scores([[text for text, _ in each] for each in truth], wrong), self.primary)
         return Quality(
-            {**found.metrics, **(retention.metrics() if uncompressed is not None else {})}, (), found.correct
+            {**scored.metrics, **(retention.metrics() if uncompressed is not None else {})}, (), scored.correct
         )
 
     def _spans(
