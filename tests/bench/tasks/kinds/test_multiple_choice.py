@@ -118,6 +118,7 @@ def test_items_may_have_different_numbers_of_choices(tiny_bert: Path, tmp_path: 
     (batch,) = task.batches("test", tokenizer, batch_size=100, max_length=64)
     assert batch.tokens == int(batch.inputs["attention_mask"].sum())
     assert batch.padded
+    model.requires_grad_(False)
     logits = task.logits(model(**batch.inputs), batch)
     counts = [text.count("\n") + 1 for text in task.data.column("test", 1)]
     assert {2, 4} == set(counts)

@@ -36,6 +36,13 @@ def table(tmp_path: Path) -> dict[str, Any]:
     return {"kind": "question_answering", "data": str(trials.jsonl(tmp_path / "squad.jsonl", rows()))}
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tiny_bert: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_bert)
+
+
 class TestScores:
     @pytest.mark.parametrize(
         ("answer", "said"),
@@ -109,12 +116,6 @@ class TestData:
 
 
 class TestWindows:
-    @pytest.fixture(scope="class")
-    def tokenizer(self, tiny_bert: Path) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(tiny_bert)
-
     def test_every_character_is_in_one_and_the_answer_is_labelled(self, tokenizer: Any) -> None:
         context = "abcd efgh ijkl mnop qrst"
         windows = Windows(tokenizer, ["q?"], [context], [[("ijkl", 10)]], 3, 14)

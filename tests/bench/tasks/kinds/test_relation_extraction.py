@@ -67,7 +67,7 @@ class TestData:
                 {"head": "cow"},
                 "rows.jsonl: line 1: `head` is `cow`, which is not in `text`; give its place, as [start, end]",
             ),
-            ({"tail": "at"}, "`tail` is `at`, which is 2 times in `text`"),
+            ({"tail": "at"}, "`tail` is `at`, which is 3 times in `text`"),
             ({"head": [3, 30]}, "`head` is characters 3 to 30, and `text` has 17; give [start, end] with"),
             ({"head": [3, 3]}, "`head` is characters 3 to 3"),
             ({"head": [3]}, "`head` is an entity, as [3, 8] or as its text, found [3]"),
