@@ -260,6 +260,8 @@ class Task(abc.ABC):
     """PEFT's name for the kind, such as "TOKEN_CLS"; None where it has none."""
     reads_texts: ClassVar[bool] = False
     """Whether an item is one text, whose tokens are ``input_ids`` with an ``attention_mask``."""
+    logit_names: ClassVar[tuple[str, ...]] = ("logits",)
+    """What a model's outputs call the tensors that :meth:`logits` and :meth:`criterion` read."""
     reads_choices: ClassVar[bool] = False
     """Whether an item is several texts that the model chooses among: inputs are then ``[items, choices, tokens]``."""
     predicts_classes: ClassVar[bool] = False

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -49,14 +49,10 @@ class MaskedLM(ItemTask["MaskedTexts"]):
 
     Of the places, 80 % hold the mask token, 10 % any token and 10 % their own. Training draws them anew for each item in
     each epoch; evaluation always has the same ones. A text that does not fit into ``max_length`` is read in windows.
-
-    With ``next_sentence``, a text that has an end of a sentence is cut at the one next to its middle, and half of the texts,
-    by a hash, get the second part of another text of their split. The loss of a pair counts once for each of its gaps, so
-    that the loss is one mean over gaps: of pairs with equally many gaps, it is BERT's sum of two means.
     """
 
     kind = "masked_lm"
-    metrics = ("perplexity", "masked_accuracy")
+    metrics: ClassVar[tuple[str, ...]] = ("perplexity", "masked_accuracy")
     primary = "perplexity"
     learns = "from texts with gaps"
     table = MaskedTable
@@ -64,14 +60,12 @@ class MaskedLM(ItemTask["MaskedTexts"]):
     new_head = False
     reads_texts = False  # their tokens are hidden
     predicts_classes = True
-    next_sentence = False
 
-    def __init__(self, table: DataTable | None = None, suite_folder: Path = Path()) -> None:
-        super().__init__(table, suite_folder)
-        if isinstance(table, MaskedTable):
-            self.next_sentence = table.next_sentence
-        if self.next_sentence:
-            self.metrics = (*type(self).metrics, "pair_accuracy")  # type: ignore[misc, assignment]
+    @classmethod
+    def from_table(cls, table: DataTable, suite_folder: Path) -> MaskedLM:
+        """One's own data."""
+        assert isinstance(table, MaskedTable)
+        return (PairedLM if table.next_sentence else cls)(table, suite_folder)
 
     # -- planning, without torch -----------------------------------------------------------------------------
 
@@ -84,44 +78,15 @@ class MaskedLM(ItemTask["MaskedTexts"]):
         """The text of a row."""
         return Item((row.text(row.rows.columns[0]).strip(),), None)
 
-    def found(self) -> Iterator[Found]:
-        """Every text; those of pairs in two parts, where they have two."""
-        for split, item in super().found():
-            if not self.next_sentence:
-                yield split, item
-            elif parts := halves(item.texts[0]):
-                yield split, Item(parts, None)
-            else:
-                self.noted["one_sentence"] += 1
-
     def training_items(self) -> int | None:
         """How many windows there are depends on the tokenizer."""
-        return super().training_items() if self.next_sentence else None
-
-    def model_problem(self, model_type: str, structure: Structure) -> str:
-        """A model of pairs needs a head for them, too."""
-        if problem := super().model_problem(model_type, structure):
-            return problem
-        if self.next_sentence and "AutoModelForNextSentencePrediction" not in structure.auto_classes:
-            return (
-                f"a {model_type} model has no head for `next_sentence`; leave that key out, or use a model of BERT's "
-                "architecture, such as minilm"
-            )
-        return ""
+        return None
 
     # -- in a stage's own process ----------------------------------------------------------------------------
 
-    def model_options(self) -> tuple[str, dict[str, Any]]:
-        """A head for gaps, and for pairs where they are learned."""
-        return "AutoModelForPreTraining" if self.next_sentence else self.auto_class, self.head_options()
-
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> MaskedTexts:
-        """Texts in windows, or pairs."""
-        texts = self.data.columns(split)
-        if not self.next_sentence:
-            return MaskedTexts(tokenizer, texts, None, max_length, self.made_of(split))
-        firsts, seconds, apart = paired(*texts)
-        return MaskedTexts(tokenizer, [firsts, seconds], apart, max_length, self.made_of(split))
+        """Texts in windows."""
+        return MaskedTexts(tokenizer, self.data.columns(split), None, max_length, self.made_of(split))
 
     def batches(
         self,
@@ -143,22 +108,19 @@ class MaskedLM(ItemTask["MaskedTexts"]):
             yield encoded.batch([item for _, item in some], draws)
 
     def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Cross entropy in float32, in nats, the mean over gaps; of pairs, plus that of a pair for each of its gaps."""
+        """Cross entropy in float32, in nats, the mean over gaps."""
         import torch
 
-        logits, gaps = self.logits(outputs, batch).float(), batch.labels[:, :-1] != IGNORED
-        total = torch.nn.functional.cross_entropy(logits, batch.labels[:, :-1][gaps], reduction="sum")
-        if self.next_sentence:
-            losses = torch.nn.functional.cross_entropy(
-                outputs.seq_relationship_logits.float(), batch.labels[:, -1], reduction="none"
-            )
-            total = total + (losses * gaps.sum(1)).sum()
+        labels = batch.labels[:, :-1]
+        total = torch.nn.functional.cross_entropy(
+            self.logits(outputs, batch).float(), labels[labels != IGNORED], reduction="sum"
+        )
         return total / max(1, batch.weight)
 
     def logits(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """``[gaps, vocabulary]``."""
         labels = batch.labels[:, :-1]
-        logits: torch.Tensor = outputs.prediction_logits if self.next_sentence else outputs.logits
+        logits: torch.Tensor = getattr(outputs, self.logit_names[0])
         return logits[:, -labels.shape[1] :][
             labels != IGNORED
         ]  # a prompt's virtual tokens stand before those of the text
@@ -187,7 +149,7 @@ class MaskedLM(ItemTask["MaskedTexts"]):
         assert not isinstance(uncompressed, list), "answers of a language model are not kept"
         encoded = self.encoded(split, tokenizer, max_length)
         sums = np.zeros((len(self.texts(split)), 3))  # of each text: nats, right gaps, gaps
-        told = np.zeros(len(sums))
+        told = np.zeros(len(sums), dtype=int)
         retention = Retention()
         order = sorted(range(len(encoded)), key=lambda item: encoded.lengths[item])
         with torch.no_grad():
@@ -204,7 +166,7 @@ class MaskedLM(ItemTask["MaskedTexts"]):
                 texts = [encoded.text(item) for item in batch.items]
                 each = torch.stack([losses, right.double(), torch.ones_like(losses)], 1)
                 np.add.at(sums, np.repeat(texts, gaps.sum(1).tolist()), each.cpu().numpy())
-                if self.next_sentence:
+                if "pair_accuracy" in self.metrics:
                     scores = outputs.seq_relationship_logits
                     sure = (scores.argmax(-1) == batch.labels[:, -1]) & scores.isfinite().all(-1)
                     told[texts] = sure.cpu().numpy()
@@ -213,25 +175,81 @@ class MaskedLM(ItemTask["MaskedTexts"]):
                 "perplexity": jackknifed(sums, lambda of: np.exp(of[:, 0] / of[:, 2])),
                 "masked_accuracy": jackknifed(sums, lambda of: of[:, 1] / of[:, 2]),
             }
-        if self.next_sentence:
-            found["pair_accuracy"] = mean(told.astype(int).tolist())
+        if "pair_accuracy" in self.metrics:
+            found["pair_accuracy"] = mean(told.tolist())
         scored = quality(found, self.primary)
         return scored if uncompressed is None else replace(scored, metrics={**scored.metrics, **retention.metrics()})
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance:
-        """All tokens of the vocabulary are equally likely, and each pair is what most training pairs are."""
+        """All tokens of the vocabulary are equally likely."""
         size = len(tokenizer)
-        metrics = {"perplexity": float(size), "masked_accuracy": 1 / size}
-        about = f"each of the {size:,} tokens of the vocabulary, equally likely in each gap"
-        if self.next_sentence:
-            training, test = (paired(*self.data.columns(split))[2] for split in _CHANCE)
-            guess = int(2 * sum(training) > len(training))
-            metrics["pair_accuracy"] = test.count(guess) / len(test)
-            about += f", and each pair {'not ' * guess}following one another"
-        return Chance(about, metrics)
+        return Chance(
+            f"each of the {size:,} tokens of the vocabulary, equally likely in each gap",
+            {"perplexity": float(size), "masked_accuracy": 1 / size},
+        )
 
 
-_CHANCE: tuple[Split, Split] = ("train", "test")
+class PairedLM(MaskedLM):
+    """Gaps in two parts of a text, and whether the parts follow one another, as BERT was pretrained.
+
+    A text that has an end of a sentence is cut at the one next to its middle, others are left out and counted; half of the
+    texts, by a hash, get the second part of another text of their split. The loss of a pair counts once for each of its gaps,
+    so that the loss is one mean over gaps: of pairs with equally many gaps, it is BERT's sum of two means.
+    """
+
+    metrics = (*MaskedLM.metrics, "pair_accuracy")
+    auto_class = "AutoModelForPreTraining"
+    logit_names = ("prediction_logits", "seq_relationship_logits")
+
+    def found(self) -> Iterator[Found]:
+        """Every text in its two parts."""
+        for split, item in super().found():
+            if parts := halves(item.texts[0]):
+                yield split, Item(parts, None)
+            else:
+                self.noted["one_sentence"] += 1
+
+    def training_items(self) -> int | None:
+        """How many pairs training has."""
+        return len(self.texts("train"))
+
+    def model_problem(self, model_type: str, structure: Structure) -> str:
+        """A model of pairs needs a head for them, too."""
+        if structure.auto_classes and "AutoModelForNextSentencePrediction" not in structure.auto_classes:
+            return (
+                f"transformers has no head for `next_sentence` for a {model_type} model; leave that key out, or use a model of "
+                "BERT's architecture, such as minilm"
+            )
+        return super().model_problem(model_type, structure)
+
+    def pairs(self, split: Split) -> tuple[list[str], list[str], list[int]]:
+        """First parts, second parts, and whether they are of two texts."""
+        return paired(*self.data.columns(split))
+
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> MaskedTexts:
+        """Pairs of parts."""
+        firsts, seconds, apart = self.pairs(split)
+        return MaskedTexts(tokenizer, [firsts, seconds], apart, max_length, self.made_of(split))
+
+    def criterion(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Cross entropy in float32, in nats, the mean over gaps; plus that of a pair for each of its gaps."""
+        import torch
+
+        losses = torch.nn.functional.cross_entropy(
+            outputs.seq_relationship_logits.float(), batch.labels[:, -1], reduction="none"
+        )
+        gaps = (batch.labels[:, :-1] != IGNORED).sum(1)
+        return super().criterion(outputs, batch) + (losses * gaps).sum() / max(1, batch.weight)
+
+    def chance(self, tokenizer: Any, max_length: int) -> Chance:
+        """As of gaps alone, and each pair is what most training pairs are."""
+        training, test = self.pairs("train")[2], self.pairs("test")[2]
+        guess = int(2 * sum(training) > len(training))
+        found = super().chance(tokenizer, max_length)
+        return Chance(
+            f"{found.about}, and each pair {'not ' * guess}following one another",
+            {**found.metrics, "pair_accuracy": test.count(guess) / len(test)},
+        )
 
 
 def halves(text: str) -> tuple[str, str] | None:

@@ -58,6 +58,7 @@ class QuestionAnswering(ItemTask["Windows"]):
     table = QuestionTable
     auto_class = "AutoModelForQuestionAnswering"
     peft_task_type = "QUESTION_ANS"
+    logit_names = ("start_logits", "end_logits")
     predicts_classes = True
     stride: int | None = None
     answer_tokens = 30

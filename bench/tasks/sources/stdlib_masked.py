@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from bench.tasks.items import Item
-from bench.tasks.kinds.masked_lm import MaskedLM
+from bench.tasks.kinds.masked_lm import PairedLM
 from bench.tasks.sources.library import OfLibrary
 from bench.tasks.sources.stdlib_topics import SHORTEST
 
 
-class StdlibMasked(OfLibrary, MaskedLM):
+class StdlibMasked(OfLibrary, PairedLM):
     """Docstrings of two sentences or more, cut at the end of one; half get the second part of another docstring."""
 
     name = "stdlib-masked"
     summary: ClassVar[str] = "docstrings of Python's standard library; fill gaps, and tell whether two parts follow"
-    metrics = (*MaskedLM.metrics, "pair_accuracy")
-    next_sentence = True
 
     def read(self) -> Iterator[Item]:
         """Every docstring.

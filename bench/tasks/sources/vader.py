@@ -36,7 +36,7 @@ class _Rated:
     """Rated texts: stands before their kind among the bases."""
 
     name: str
-    texts: ClassVar[str]
+    file: ClassVar[str]
     """The name of the file in the archive, to the underscore."""
 
     def problems(self) -> list[str]:
@@ -65,7 +65,7 @@ class _Rated:
         with zipfile.ZipFile(archive()) as outer:
             inner = outer.read("vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz")
         with tarfile.open(fileobj=io.BytesIO(inner)) as files:
-            found = files.extractfile(f"hutto_ICWSM_2014/{self.texts}_GroundTruth.txt")
+            found = files.extractfile(f"hutto_ICWSM_2014/{self.file}_GroundTruth.txt")
             assert found is not None
             content = found.read().decode("utf-8-sig")
         for line in content.split("\n"):
@@ -85,7 +85,7 @@ class VaderTweets(_Ratings):
 
     name = "vader-tweets"
     summary: ClassVar[str] = "tweets, rated by people; how positive is each, from −4 to 4?"
-    texts = "tweets"
+    file = "tweets"
 
 
 class VaderFilms(_Ratings):
@@ -93,7 +93,7 @@ class VaderFilms(_Ratings):
 
     name = "vader-films"
     summary: ClassVar[str] = "sentences of film reviews, rated by people; how positive is each, from −4 to 4?"
-    texts = "movieReviewSnippets"
+    file = "movieReviewSnippets"
 
 
 class VaderProducts(_Ratings):
@@ -101,7 +101,7 @@ class VaderProducts(_Ratings):
 
     name = "vader-products"
     summary: ClassVar[str] = "sentences of product reviews, rated by people; how positive is each, from −4 to 4?"
-    texts = "amazonReviewSnippets"
+    file = "amazonReviewSnippets"
 
 
 class VaderNews(_Ratings):
@@ -109,7 +109,7 @@ class VaderNews(_Ratings):
 
     name = "vader-news"
     summary: ClassVar[str] = "sentences of newspapers' comments, rated by people; how positive is each, from −4 to 4?"
-    texts = "nytEditorialSnippets"
+    file = "nytEditorialSnippets"
 
 
 class VaderFilmsSentiment(_Rated, Classification):
@@ -117,7 +117,7 @@ class VaderFilmsSentiment(_Rated, Classification):
 
     name = "vader-films-sentiment"
     summary: ClassVar[str] = "sentences of film reviews, rated by people; is each positive or negative?"
-    texts = "movieReviewSnippets"
+    file = "movieReviewSnippets"
 
     def read(self) -> Iterator[Item]:
         """Every text that is not neutral, with its class."""

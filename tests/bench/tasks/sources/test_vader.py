@@ -83,3 +83,4 @@ def test_the_real_archive(name: str) -> None:
     task = open_task(name, Path())
     assert task.problems() == []
     assert task.counts()["read"] == NAMES[name]
+    assert len(task.texts("test")) > 0.15 * NAMES[name]  # type: ignore[attr-defined]
