@@ -13,3 +13,10 @@ def problems(context: PlanContext) -> Iterator[str]:
     """Without classes there are no probabilities."""
     if not context.task.predicts_classes:
         yield f"it works on probabilities of classes, and a {context.task.kind} task has no classes; leave it out"
+
+
+def one_tensor(context: PlanContext) -> Iterator[str]:
+    """What puts logits in the place of a model's needs to know where all of them are."""
+    if context.task.logit_names != ("logits",):
+        names = " and ".join(context.task.logit_names)
+        yield f"it works on one tensor of logits, and a model of a {context.task.kind} task gives {names}; leave it out"

@@ -82,10 +82,14 @@ def graph(work: Work) -> Iterator[Any]:
         # The scales of RMS norms, which are no module's that it knows. It cuts them all the same.
         warnings.filterwarnings("ignore", "Unwrapped parameters detected")
         yield torch_pruning.DependencyGraph().build_dependency(
-            model, example_inputs=one, output_transform=lambda outputs: outputs.logits, verbose=False
+            model, example_inputs=one, output_transform=_logits(work), verbose=False
         )
     config.use_cache = cache
     model.zero_grad(set_to_none=True)
+
+
+def _logits(work: Work) -> Callable[[Any], Any]:
+    return lambda outputs: [getattr(outputs, name) for name in work.task.logit_names]
 
 
 def ranking(work: Work, importance: Importance) -> Callable[[Any], torch.Tensor]:

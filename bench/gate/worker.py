@@ -295,14 +295,15 @@ def _serving(job: Job) -> Iterator[Ready]:
 
     device = torch.device(job.machine.device)
     clocks = Clocks(device)
-    generates = open_task(job.task, job.suite_folder).generates
+    task = open_task(job.task, job.suite_folder)
+    options: dict[str, Any] = {"generates": task.generates, "choices": task.choices}
     peak = Peak(device)
     with tempfile.TemporaryDirectory(prefix="methodbench-") as folder, contextlib.ExitStack() as stack:
         model, tokenizer, _ = serve.load(job, Path(folder))
         peak.start()
         repeats: dict[str, Callable[[int], Timing]] = {}
         for shape in job.measure.latency:
-            phases = stack.enter_context(latency.ready(model, tokenizer, shape, device, generates=generates))
+            phases = stack.enter_context(latency.ready(model, tokenizer, shape, device, **options))
             for phase, (one, parts) in phases.items():
                 repeats[metric(*shape, "wall", phase).name] = _repeating(one, parts, clocks, device)
         for repeat in repeats.values():

@@ -137,8 +137,11 @@ def encoder(
     threads: int,
     seed: int = 0,
     uncompressed: torch.nn.Module | None = None,
+    choices: int = 0,
 ) -> list[dict[str, Any]]:
     """Time one forward pass of `model` on a batch of exactly `shape` ``(batch, length)``, in evaluation mode.
+
+    With `choices`, each item of the batch is so many texts of that length.
 
     `vocabulary` is the tokenizer or the number of token ids. `process` numbers the process that asks, for a
     set of samples belongs to one. On a CPU there are two entries: wall time with `threads` threads, and the
@@ -160,7 +163,7 @@ def encoder(
     """
     models = _both(model, uncompressed)
     _check_positions(models, shape[1], f"{shape[1]} tokens")
-    inputs = shape_inputs(vocabulary, shape, device, seed)
+    inputs = shape_inputs(vocabulary, shape, device, seed, choices)
     passes = [Pass(functools.partial(each, **inputs)) for each in models]
 
     entries = []
@@ -219,14 +222,20 @@ def decoder(
 
 @contextlib.contextmanager
 def ready(
-    model: torch.nn.Module, vocabulary: Any, shape: tuple[int, int], device: torch.device, *, generates: bool
+    model: torch.nn.Module,
+    vocabulary: Any,
+    shape: tuple[int, int],
+    device: torch.device,
+    *,
+    generates: bool,
+    choices: int = 0,
 ) -> Iterator[dict[Phase, tuple[Pass, int]]]:
     """What is timed of each phase of `model` on a batch of `shape`, and how many parts that consists of, to be timed inside.
 
     The phases and the rest are those of :func:`decoder` where the model `generates`, of :func:`encoder` otherwise.
     """
     _check_positions([model], shape[1] + NEW_TOKENS * generates, f"{shape[1]} tokens")
-    inputs = shape_inputs(vocabulary, shape, device)
+    inputs = shape_inputs(vocabulary, shape, device, choices=choices)
     run: Callable[..., object]
     phases: dict[Phase, tuple[Pass, int]]
     if generates:
@@ -337,9 +346,11 @@ def _raw(found: Samples) -> dict[str, Any]:
 
 
 def shape_inputs(
-    vocabulary: Any, shape: tuple[int, int], device: torch.device, seed: int = 0
+    vocabulary: Any, shape: tuple[int, int], device: torch.device, seed: int = 0, choices: int = 0
 ) -> dict[str, torch.Tensor]:
     """Ordinary token ids drawn by `seed`, all attended: no padding, so no kernel can skip a token.
+
+    With `choices`, each item of `shape` is so many texts: ``[items, choices, tokens]``.
 
     `vocabulary` is the tokenizer, whose special tokens are avoided, or the number of token ids.
 
@@ -351,7 +362,8 @@ def shape_inputs(
     ordinary = torch.tensor([token for token in range(size) if token not in special], dtype=torch.long)
     if not len(ordinary):
         raise ValueError("the vocabulary has no token that is not special")
-    drawn = torch.randint(len(ordinary), shape, generator=torch.Generator().manual_seed(seed))
+    whole = (shape[0], choices, shape[1]) if choices else shape
+    drawn = torch.randint(len(ordinary), whole, generator=torch.Generator().manual_seed(seed))
     ids = ordinary[drawn].to(device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

@@ -57,7 +57,7 @@ def _run(job: Job, progress: Progress, folder: Path, measured: dict[str, Any]) -
         model, tokenizer, transforms = load(job, folder)
         loading = peak.stop()
     answer = functools.partial(
-        latency.decoder if task.generates else latency.encoder,
+        latency.decoder if task.generates else functools.partial(latency.encoder, choices=task.choices),
         model,
         tokenizer,
         device=device,

@@ -58,7 +58,9 @@ class Batch:
     @property
     def padded(self) -> bool:
         """Whether an item is shorter than the batch is wide."""
-        return self.tokens < math.prod(next(iter(self.inputs.values())).shape[:2])
+        mask = self.inputs.get("attention_mask")
+        shape = next(iter(self.inputs.values())).shape[:2] if mask is None else mask.shape
+        return self.tokens < math.prod(shape)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -263,6 +265,10 @@ class Task(abc.ABC):
     """PEFT's name for the kind, such as "TOKEN_CLS"; None where it has none."""
     reads_texts: ClassVar[bool] = False
     """Whether an item is one text, whose tokens are ``input_ids`` with an ``attention_mask``."""
+    logit_names: ClassVar[tuple[str, ...]] = ("logits",)
+    """What a model's outputs call the tensors that :meth:`logits` and :meth:`criterion` read."""
+    reads_choices: ClassVar[bool] = False
+    """Whether an item is several texts that the model chooses among: inputs are then ``[items, choices, tokens]``."""
     predicts_classes: ClassVar[bool] = False
     """Whether the answers are classes, of which :meth:`logits` has the scores."""
     labels_texts: ClassVar[bool] = False
@@ -319,6 +325,11 @@ class Task(abc.ABC):
     def model_options(self) -> tuple[str, dict[str, Any]]:
         """The transformers auto class to load the model with, and the options that fit its head to the task."""
         return self.auto_class, self.head_options()
+
+    @property
+    def choices(self) -> int:
+        """How many texts an item has that the model chooses among; 0 where the kind does not ``reads_choices``."""
+        return 0
 
     def head_options(self) -> dict[str, Any]:
         """Options of ``from_pretrained`` that fit the model's head to the task's data."""

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bench.recipe.errors import nearest
 from bench.tasks.base import Task, TaskError
@@ -16,6 +16,9 @@ from bench.tasks.own import OwnData
 from bench.tasks.rows import SUFFIXES, Row
 from bench.tasks.table import DataTable, Split
 from bench.tasks.texts import Encoded, TextTask
+
+if TYPE_CHECKING:
+    from bench.models.structure import Structure
 
 E = TypeVar("E", bound=Encoded)
 
@@ -129,6 +132,15 @@ class ItemTask(TextTask[DividedItems, E]):
     def training_items(self) -> int | None:
         """How many items training has."""
         return len(self.texts("train"))
+
+    def model_problem(self, model_type: str, structure: Structure) -> str:
+        """transformers may have no head of the kind for a model of this type."""
+        if self.generates or not structure.auto_classes or self.auto_class in structure.auto_classes:
+            return ""
+        return (
+            f"transformers has no {self.auto_class} for a {model_type} model, so it cannot do a {self.kind} task; "
+            "use an encoder, such as minilm"
+        )
 
     # -- in a stage's own process ----------------------------------------------------------------------------
 

@@ -138,13 +138,16 @@ class TextTask(Task, Generic[D, E]):
             TaskError: the split has no texts.
         """
         encoded = self.encoded(split, tokenizer, max_length)
-        order = iter(range(len(encoded)))
-        if generator is not None:
-            order = shuffled(len(encoded), generator)
-            if self.group_by_length:
-                order = grouped(order, encoded.lengths, batch_size)
+        order = self.order(encoded, batch_size, generator)
         while items := tuple(itertools.islice(order, batch_size)):
             yield encoded.batch(items)
+
+    def order(self, encoded: Encoded, batch_size: int, generator: torch.Generator | None) -> Iterator[int]:
+        """The items of :meth:`batches`, one after the other."""
+        if generator is None:
+            return iter(range(len(encoded)))
+        order = shuffled(len(encoded), generator)
+        return grouped(order, encoded.lengths, batch_size) if self.group_by_length else order
 
     def encoded(self, split: Split, tokenizer: Any, max_length: int) -> E:
         """A split as token ids, made once for each tokenizer and length.

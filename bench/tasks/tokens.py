@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from bench.machine import cache
-from bench.tasks.base import Batch, first
+from bench.tasks.base import Batch, TaskError, first
 
 if TYPE_CHECKING:
     Numbers = np.ndarray[Any, np.dtype[np.int32]]
@@ -83,6 +84,12 @@ def _write(parts: Iterator[Part], where: Any) -> None:
         sink.write_batch(batch)
     sink = sink or pa.ipc.new_file(where, pa.schema([]))
     sink.close()
+
+
+def in_parts(rows: Iterator[Mapping[str, Sequence[int]]]) -> Iterator[Part]:
+    """Rows of one item after the other, in parts of :data:`PART` items."""
+    while some := list(itertools.islice(rows, PART)):
+        yield {name: [row[name] for row in some] for name in some[0]}
 
 
 def name_in_cache(tokenizer: Any, *made_of: object) -> str | None:
@@ -163,6 +170,19 @@ def fills(tokenizer: Any) -> dict[str, int]:
         "input_ids": first(tokenizer.pad_token_id, tokenizer.eos_token_id, 0),
         "token_type_ids": first(getattr(tokenizer, "pad_token_type_id", None), 0),
     }
+
+
+def with_places(tokenizer: Any) -> None:
+    """Check that `tokenizer` says which characters a token is of.
+
+    Raises:
+        TaskError: it is one in Python, which does not.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise TaskError(
+            f"{type(tokenizer).__name__} does not say which characters a token is of; name a model whose folder has a "
+            "tokenizer.json, as save_pretrained of a fast tokenizer writes it"
+        )
 
 
 def real(lengths: Sequence[int]) -> torch.Tensor:

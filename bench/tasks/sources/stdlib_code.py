@@ -20,7 +20,7 @@ from bench.tasks.base import TaskError
 from bench.tasks.kinds.language_modelling import LanguageModelling
 from bench.tasks.passages import HELD_OUT, PASSAGE, DividedPassages
 from bench.tasks.sources.kept import Kept
-from bench.tasks.sources.stdlib_topics import sources, without_sources
+from bench.tasks.sources.library import sources, without_sources
 
 MODULES = """
     __future__ _collections_abc _compat_pickle _markupbase _osx_support _py_abc _pydecimal _pyio _sitebuiltins

@@ -241,7 +241,7 @@ class Distill(Trainer):
         noise = float(torch.linalg.vector_norm(distillation.gradient(work) - true))
         inside = {"logits": None} | ({self.match: teaching.match.inside} if teaching.match else {})
         for what, module in inside.items():
-            with distillation.answering_otherwise(teacher, module):
+            with distillation.answering_otherwise(teacher, work.task.logit_names, module):
                 change = float(torch.linalg.vector_norm(distillation.gradient(work) - true))
             relative = change / float(torch.linalg.vector_norm(true))
             other = change > 10 * noise and relative > 1e-6
@@ -288,7 +288,7 @@ class Distill(Trainer):
         found = dict(zip(weights, slopes, strict=True))
         asked = bool(seen.logits)
         ours = work.task.logits(outputs, probe)
-        theirs = work.task.logits(formula.Outputs(seen.logits[0]), probe) if asked else ours
+        theirs = work.task.logits(seen.outputs, probe) if asked else ours
         wanted = self.alpha * formula.divergence(ours, theirs, self.temperature)
         if self.alpha < 1:
             wanted = wanted + (1 - self.alpha) * work.task.criterion(outputs, probe)

@@ -42,6 +42,7 @@ class LabelSmoothing(Modifier):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It smooths the probabilities of classes."""
         yield from _classes.problems(context)
+        yield from _classes.one_tensor(context)
 
     def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:
         """Mix the uniform distribution in."""

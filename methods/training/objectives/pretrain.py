@@ -94,6 +94,8 @@ class Pretrain(Trainer):
         if self.objective == "nsp" and structure.auto_classes and _HEADS["nsp"] not in structure.auto_classes:
             other = "mlm" if structure.both_ways else "clm"
             yield f'transformers has no next sentence head for a {context.model} model; use pretrain("{other}")'
+        if self.objective == "nsp" and context.task.auto_class != "AutoModelForSequenceClassification":
+            yield f'pairs are told by the pooler, which a model of a {context.task.kind} task lacks; use pretrain("mlm")'
         if self.objective == "nsp" and context.batch_size < 2:
             yield "the other text comes out of the same batch; raise budget.batch_size to 2 or more"
 

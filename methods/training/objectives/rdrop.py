@@ -42,6 +42,7 @@ class RDrop(Modifier):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Without dropout both predictions are the same, and their divergence is 0 whatever the weights."""
         yield from _classes.problems(context)
+        yield from _classes.one_tensor(context)
         yield from _dropout.problems(context)
 
     def wrap_criterion(self, training: Training, criterion: Criterion) -> Criterion:

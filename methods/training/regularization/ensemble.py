@@ -15,7 +15,7 @@ from bench.recipe.declarations import Trait
 from bench.recipe.facts import stages_in_effect
 from bench.recipe.method import Modifier, Trainer
 from bench.stage.evidence import Claim, digest
-from methods import _dropout
+from methods import _classes, _dropout
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,7 @@ class Ensemble(Modifier):
         """The others must reach every member, and something must make members differ."""
         if context.task.generates or not context.task.predicts_classes:
             yield f"it averages the probabilities of a classifier's labels; it is not made for a {context.task.kind} task"
+        yield from _classes.one_tensor(context)
         for method in (context.stage.main, *context.stage.modifiers):
             if method is not self and method.overrides("on_end") and not method.traits & _ALONE:
                 yield f"{method.name} changes the model that trains, and would change one member only; leave one of the two out"

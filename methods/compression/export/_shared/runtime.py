@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
-from methods import _refusals
+from methods import _classes, _refusals
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ class Runtime(Transform):
             yield 'it is measured on the CPU; run the suite with device = "cpu"'
         if context.task.generates:
             yield f"it exports one forward pass, without the cache that a {context.task.kind} task decodes with"
+        yield from _classes.one_tensor(context)
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """The files and the configuration."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,20 +187,24 @@ class Teaching:
 
 
 @contextlib.contextmanager
-def answering_otherwise(teacher: nn.Module, inside: nn.Module | None = None) -> Iterator[None]:
-    """While this lasts the teacher is sure of what it holds least likely; or it is changed `inside`, its logits kept."""
-    own: list[torch.Tensor] = []
+def answering_otherwise(teacher: nn.Module, names: Sequence[str], inside: nn.Module | None = None) -> Iterator[None]:
+    """While this lasts the teacher is sure of what it holds least likely; or it is changed `inside`, its logits kept.
+
+    `names` are what its outputs call logits.
+    """
+    own: list[dict[str, torch.Tensor]] = []
     changing = [False]
 
     def before(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
-        own[:] = [module.forward(*args, **inputs).logits]
+        outputs = module.forward(*args, **inputs)
+        own[:] = [{name: getattr(outputs, name) for name in names}]
         changing[0] = True
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         changing[0] = False
-        (logits,) = own
-        least = nn.functional.one_hot(logits.argmin(-1), logits.shape[-1]).to(logits.dtype)
-        output.logits = logits if inside else 10 * least
+        for name, logits in own[0].items():
+            least = nn.functional.one_hot(logits.argmin(-1), logits.shape[-1]).to(logits.dtype)
+            output[name] = logits if inside else 10 * least
         return output
 
     def change(module: nn.Module, args: Any, output: Any) -> Any:

@@ -7,6 +7,7 @@ import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,14 +25,12 @@ class Seen:
 
     student: dict[int, torch.Tensor] = field(default_factory=dict)
     teacher: dict[int, torch.Tensor] = field(default_factory=dict)
-    logits: list[torch.Tensor] = field(default_factory=list)
+    logits: dict[str, torch.Tensor] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a task reads logits off."""
-
-    logits: torch.Tensor
+    @property
+    def outputs(self) -> Any:
+        """What a task reads these logits off."""
+        return SimpleNamespace(**self.logits)
 
 
 @contextlib.contextmanager
@@ -44,9 +43,11 @@ def observed(work: Training, teacher: nn.Module, blocks: bool) -> Iterator[Seen]
         where[number] = output[0] if isinstance(output, tuple) else output
 
     def instead(module: nn.Module, args: Any, output: Any) -> Any:
-        if not seen.logits:
-            seen.logits.append(2 * torch.randn(output.logits.shape, generator=drawn).to(output.logits))
-        output.logits = seen.logits[0]
+        for name in work.task.logit_names:
+            own = getattr(output, name)
+            if name not in seen.logits:
+                seen.logits[name] = 2 * torch.randn(own.shape, generator=drawn).to(own)
+            output[name] = seen.logits[name]
         return output
 
     hooks = [teacher.register_forward_hook(instead)]
