@@ -17,8 +17,8 @@ from bench.tasks.base import TaskError
 from bench.tasks.items import Item
 from bench.tasks.kinds.instruction_tuning import InstructionTuning, conversation
 from bench.tasks.kinds.seq2seq import SequenceToSequence
+from bench.tasks.sources.library import without_sources
 from bench.tasks.sources.stdlib_code import missing_modules, source_files
-from bench.tasks.sources.stdlib_topics import without_sources
 
 _FORMAT = 1  # of the kept items; raised when other items are made of the same sources
 _SHORTEST_BODY = 60  # characters of what a summary is of
