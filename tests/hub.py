@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import yaml
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "89abcdef0123456789abcdef0123456789abcdef"
 
@@ -122,3 +124,23 @@ def served() -> Iterator[Served]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def cached_data(
+    cache: Path, repository: str, config: str, features: str, splits: dict[str, list[dict[str, object]]]
+) -> Path:
+    """A data set as the hub's cache has it: a snapshot with a card that names types and the files of each split."""
+    root = cache / f"datasets--{repository.replace('/', '--')}"
+    snapshot = root / "snapshots" / COMMIT
+    (root / "refs").mkdir(parents=True, exist_ok=True)
+    (root / "refs/main").write_text(COMMIT)
+    (snapshot / config).mkdir(parents=True)
+    card = snapshot / "README.md"
+    before = yaml.safe_load(card.read_text().split("---")[1]) if card.exists() else {"dataset_info": [], "configs": []}
+    before["dataset_info"].append({"config_name": config, "features": yaml.safe_load(features)})
+    files = [{"split": split, "path": f"{config}/{split}.jsonl"} for split in splits]
+    before["configs"].append({"config_name": config, "data_files": files})
+    card.write_text(f"---\n{yaml.safe_dump(before)}---\nA card.")
+    for split, rows in splits.items():
+        (snapshot / config / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return snapshot
