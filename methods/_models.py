@@ -49,3 +49,9 @@ def one_stack(context: PlanContext) -> Iterator[str]:
         yield f"a {context.model} model calls the same block again and again, and this works on blocks that are each their own"
     else:
         yield from known(context, "stack")
+
+
+def tokens(context: PlanContext) -> Iterator[str]:
+    """That items are images, where a method works on the tokens of texts."""
+    if context.task.reads_images:
+        yield "it works on the tokens of texts, and the task has images; leave it out"

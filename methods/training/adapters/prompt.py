@@ -13,6 +13,7 @@ from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, named_tensors
 from methods import _added, _peft
+from methods._models import tokens
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ class Prompt(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It must be a model whose head can tell text from padding without its ids."""
+        yield from tokens(context)
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "
