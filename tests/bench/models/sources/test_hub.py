@@ -197,6 +197,10 @@ def test_a_suite_runs_on_a_model_of_the_hub(tmp_path: Path, tiny_bert: Path) -> 
         hub.repositories["org/bert"] = tiny_bert
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
         environment.pop("HF_HUB_OFFLINE", None)
+        words = [sys.executable, "-m", "bench", "plan", str(suite)]
+        planned = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert "before the first stage: fetching org/bert from the hub, 0 MB" in planned.stdout, planned
+        assert "model.safetensors" not in hub.fetched()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert hub.fetched().count("model.safetensors") == 1
