@@ -14,6 +14,7 @@ from bench.recipe.declarations import Samples
 from bench.recipe.method import Transform
 from bench.tasks.base import Task, TaskError, on_device
 from bench.tasks.calibration import TRAIN, Data, open_data
+from methods._models import tokens
 
 if TYPE_CHECKING:
     from bench.stage.work import Work
@@ -96,6 +97,8 @@ class Calibrated(Transform):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The data must be there, be texts as the task's are, and be as many as are asked for."""
         yield from super().problems(context)
+        if self.calibrates:
+            yield from tokens(context)
         if not self.calibrates or self.data == TRAIN:
             return
         try:

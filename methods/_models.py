@@ -61,3 +61,9 @@ def own_rows(context: PlanContext) -> Iterator[str]:
     """That items of training are packed, where tokens are put before each row: with these, transformers lets its items see each other."""
     if context.packing:
         yield "it puts tokens before each row, where the items of a packed row would see each other; leave the task's `packing` out"
+
+
+def tokens(context: PlanContext) -> Iterator[str]:
+    """That items are images, where a method works on the tokens of texts."""
+    if context.task.reads_images:
+        yield "it works on the tokens of texts, and the task has images; leave it out"

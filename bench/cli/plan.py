@@ -98,6 +98,7 @@ def _object(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> dict[str, An
             }
             for cell in refused
         ],
+        "makes": _makes(chosen, todo),
         "notes": [asdict(note) for note in chosen.notes(asked.names)],
         "data": {cell.subject.task.name: dict(cell.subject.task.counts()) for cell in chosen.cells},
     }
@@ -116,11 +117,19 @@ def _show(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> None:
             say(f"{name}: {data}")
     for line in asked.refusals():
         say(line, error=True)
+    for making in _makes(chosen, todo):
+        say(f"before the first stage: {making}")
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
     say(
         f"{counted(nodes, 'stage')} ({alone} without sharing), {nodes - len(todo)} recorded, {len(todo)} to run into {folder}"
     )
+
+
+def _makes(chosen: Plan, todo: dict[str, str]) -> list[str]:
+    """What is fetched or made of the models of what is to run."""
+    found = (chosen.nodes[id_].subject.model.to_make() for id_ in todo)
+    return list(dict.fromkeys(making for making in found if making))
 
 
 def _trees(chosen: Plan, names: set[str], todo: dict[str, str]) -> list[Tree]:

@@ -255,6 +255,8 @@ def refusals(
 
 def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
     """Why the suite's items do not fit the positions that the model has, beside the tokens that a method puts before them."""
+    if subject.task.reads_images and suite.measure.latency:
+        yield f"measure.latency: it is measured for lengths in tokens, and {subject.task.name} has images; give latency = []"
     positions = subject.structure.positions
     if positions is None:
         return

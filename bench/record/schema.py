@@ -405,7 +405,7 @@ class Node(Line):
     base_kind: Any = Field(None, description="trainer or transform")
     model: Text = Field("", description="its name")
     task: Text = Field("", description="its name")
-    model_fingerprint: Any = Field(None, description="of the model's files")
+    model_fingerprint: Any = Field(None, description="of the model's files; of a model of the hub, its commit")
     task_fingerprint: Any = Field(None, description="of the task's data")
     head: Any = Field(None, description="whether the model's head is kept, new or pretrained")
     seed: Any = Field(None, description="of all random numbers")

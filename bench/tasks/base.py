@@ -271,6 +271,8 @@ class Task(abc.ABC):
     """Whether an item is several texts that the model chooses among: inputs are then ``[items, choices, tokens]``."""
     predicts_classes: ClassVar[bool] = False
     """Whether the answers are classes, of which :meth:`logits` has the scores."""
+    reads_images: ClassVar[bool] = False
+    """Whether an item is an image, so that nothing is measured by lengths in tokens."""
     labels_texts: ClassVar[bool] = False
     """Whether each text has one label, which stays right where the text is said in other words: :meth:`reworded`."""
 

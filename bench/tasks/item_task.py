@@ -32,7 +32,7 @@ class ItemTask(TextTask[DividedItems, E]):
     A kind says which :meth:`columns` of a table it reads, and how a row becomes an :meth:`item`.
     """
 
-    reads = SUFFIXES
+    reads: ClassVar[tuple[str, ...]] = SUFFIXES
     few_shot_by_answer: ClassVar[bool] = False
     """Whether ``few_shot`` counts the items of each answer, which are classes, and not all."""
     several_answers: ClassVar[bool] = False

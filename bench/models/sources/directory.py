@@ -327,6 +327,11 @@ class Directory(Model):
         config: Any = model.config
         if hasattr(reader, "get_vocab"):
             reader.pad_token, _ = examine.padding_token(reader, found)
+            if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+                config.decoder_start_token_id = (
+                    reader.pad_token_id
+                )  # as T5 has it, whose configuration may leave it out
+                model.generation_config.decoder_start_token_id = reader.pad_token_id  # type: ignore[union-attr]
             # A decoder's classifier looks for the last token before the padding, so both must mean the same one.
             config.get_text_config().pad_token_id = reader.pad_token_id
         # A cache of keys and values serves generation alone, which asks for it; elsewhere it costs time and memory.

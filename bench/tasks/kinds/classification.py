@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from pydantic import Field
 
@@ -55,9 +55,9 @@ class Classification(ItemTask["EncodedTexts"]):
     )  # fmt: skip
     primary = "accuracy"
     learns = "from texts, or pairs of texts, with a class each"
-    table = ClassificationTable
+    table: ClassVar[type[DataTable]] = ClassificationTable
     auto_class = "AutoModelForSequenceClassification"
-    peft_task_type = "SEQ_CLS"
+    peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     predicts_classes = True
     labels_texts = True
     few_shot_by_answer = True
@@ -115,7 +115,7 @@ class Classification(ItemTask["EncodedTexts"]):
             )
         label = class_of(written)
         self.noted["respelled"] += label != written
-        order = self.given.label_order if isinstance(self.given, ClassificationTable) else None
+        order = getattr(self.given, "label_order", None)
         if order is not None and label not in order:
             raise row.error(f"`{column}` is `{label}`, which `label_order` has not{nearest(label, order)}")
         return label
@@ -167,7 +167,7 @@ class Classification(ItemTask["EncodedTexts"]):
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, in the order of the logits; a target is a position in them."""
-        order = self.given.label_order if isinstance(self.given, ClassificationTable) else None
+        order = getattr(self.given, "label_order", None)
         return tuple(order or sorted(self.counted))
 
     def targets(self, split: Split) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from bench.recipe.declarations import Width
 from bench.recipe.method import Trainer
 from bench.stage.evidence import Claim, named_tensors
 from methods import _added, _peft
-from methods._models import own_rows
+from methods._models import own_rows, tokens
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,7 @@ class Prompt(Trainer):
         if context.structure.encoder_decoder and not context.task.new_head:
             yield f"PEFT makes a {context.model} model two prompts, of which its encoder reads one; use lora"
         yield from own_rows(context)
+        yield from tokens(context)
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "

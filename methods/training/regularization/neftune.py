@@ -13,6 +13,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
 from methods import _embeddings
+from methods._models import tokens
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,7 @@ class NEFTune(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The texts' embeddings go into one stack."""
+        yield from tokens(context)
         if context.structure.encoder_decoder:
             yield f"a {context.model} model embeds each text twice, for its encoder and its decoder, and the bound is for one; leave it out"
 

@@ -67,8 +67,8 @@ def test_no_color(suite, tmp_path, no_color, coloured):
         (["plan", "encodr"], "encodr: no such file; did you mean `encoder`?"),
         (["plan", "suit.toml"], "suit.toml: no such file; did you mean `suite.toml`?"),
         (
-            ["plan", "--model", "org/name", "--task", "stdlib-topics", "--recipe", "full"],
-            "`org/name` looks like a name on a model hub, and models are read from directories alone",
+            ["plan", "--model", "org/no-such-name", "--task", "stdlib-topics", "--recipe", "full"],
+            'name a folder that holds it, as in model = "./no-such-name"',
         ),
         (
             ["plan", "--model", "minilm", "--task", "stdlib-topics", "--recipe", "full >> lora(q=3)"],
@@ -101,7 +101,8 @@ def test_no_color(suite, tmp_path, no_color, coloured):
         (["plan", "SUITE", "--steps", "0"], "--steps"),
     ],
 )
-def test_wrong_use_is_2_and_says_what_to_mend(suite, tmp_path, words, says):
+def test_wrong_use_is_2_and_says_what_to_mend(suite, tmp_path, words, says, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     file = suite()
     if "PIPE" in words:
         os.mkfifo(tmp_path / "PIPE")

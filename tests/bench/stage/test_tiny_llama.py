@@ -45,7 +45,7 @@ def test_it_is_made_once_and_kept(small, monkeypatch):
     assert told == [("make tiny-llama", 1, 2), ("make tiny-llama", 2, 2)]
     again = small()
     assert again.to_make() == ""
-    monkeypatch.setattr(small, "_make", lambda *args: pytest.fail("made again"))
+    monkeypatch.setattr(small, "make_in", lambda *args: pytest.fail("made again"))
     again.make()
     loaded, tokenizer = again.load("AutoModelForCausalLM", {})
     assert sum(parameter.numel() for parameter in loaded.parameters()) == 1_054_080
@@ -85,7 +85,7 @@ def test_a_failure_leaves_nothing(small, monkeypatch):
         (folder / "config.json").write_text("{}")
         raise MemoryError
 
-    monkeypatch.setattr(small, "_make", fail)
+    monkeypatch.setattr(small, "make_in", fail)
     model = small()
     with pytest.raises(MemoryError):
         model.make()
@@ -101,12 +101,12 @@ from bench.suite.suite import Budget
 from bench.tasks.sources import stdlib_code
 stdlib_code.sysconfig.get_path = lambda name: {str(tmp_path / "lib")!r}
 tiny_llama.BUDGET = Budget(steps=2, batch_size=2, max_length=16)
-real = TinyLlama._make
+real = TinyLlama.make_in
 def slow(self, folder, progress):
     print("made", flush=True)
     time.sleep(1)
     real(self, folder, progress)
-TinyLlama._make = slow
+TinyLlama.make_in = slow
 TinyLlama().make()
 """
     both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]

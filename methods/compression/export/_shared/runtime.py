@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
 from methods import _classes, _refusals
+from methods._models import tokens
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ class Runtime(Transform):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It exports the plain forward pass of a classifier."""
+        yield from tokens(context)
         if context.machine.device != "cpu":
             yield 'it is measured on the CPU; run the suite with device = "cpu"'
         if context.task.generates:

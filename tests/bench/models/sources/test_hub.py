@@ -197,6 +197,10 @@ def test_a_suite_runs_on_a_model_of_the_hub(tmp_path: Path, tiny_bert: Path) -> 
         hub.repositories["org/bert"] = tiny_bert
         environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
         environment.pop("HF_HUB_OFFLINE", None)
+        words = [sys.executable, "-m", "bench", "plan", str(suite)]
+        planned = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert "before the first stage: fetching org/bert from the hub, 0 MB" in planned.stdout, planned
+        assert "model.safetensors" not in hub.fetched()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert hub.fetched().count("model.safetensors") == 1
@@ -208,3 +212,27 @@ def test_a_suite_runs_on_a_model_of_the_hub(tmp_path: Path, tiny_bert: Path) -> 
     # The hub is gone now, and what is cached does.
     done = subprocess.run([*command, "--fresh"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+def test_an_adapter_of_the_hub_and_its_base(tmp_path: Path, hub: hubs.Served, tiny_llama: Path) -> None:
+    from tests.bench.models.sources import test_adapter
+
+    hub.repositories["org/base"] = tiny_llama
+    hub.repositories["org/adapter"] = test_adapter.save(
+        tiny_llama, tmp_path / "adapter", test_adapter.lora(), base_model_name_or_path="org/base"
+    )
+    model = open_model("org/adapter", Path())
+    assert model.problems() == []
+    assert model.pinned("org/adapter") == f"org/adapter@{hubs.COMMIT}"
+    assert model.to_make().startswith("fetching org/base from the hub")
+    own, base = model.notes()
+    assert f"commit {hubs.COMMIT} of org/adapter on the hub" in own
+    assert f"commit {hubs.COMMIT} of org/base on the hub" in base
+    model.make(lambda *seen: None)
+    loaded, _ = model.load("AutoModelForCausalLM", {})
+    assert loaded.config.model_type == "llama"  # type: ignore[union-attr]
+    asked = len(hub.asked)
+    again = open_model(f"org/adapter@{hubs.COMMIT}", Path())
+    assert again.fingerprint() == model.fingerprint()
+    assert len(hub.asked) == asked
