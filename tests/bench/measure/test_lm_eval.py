@@ -13,7 +13,7 @@ from bench.models.registry import open_model
 from bench.tasks import lm_eval as tasks
 from bench.testing import jobs
 
-CHOICES = ["apple pear", "iron", "danube nile amazon"]
+CHOICES = ["pears", "iron", "nile"]
 """Of different lengths, so that a score for each character tells other answers than the plain one."""
 
 
@@ -33,7 +33,12 @@ def written(folder, name="mine", items=23, metrics=("acc", "acc_norm"), **more):
 
 
 def opened(model, folder):
-    return open_model(str(model), folder).load("AutoModelForCausalLM", {})
+    """The model, its weights so large that what it answers depends on the question."""
+    loaded, tokenizer = open_model(str(model), folder).load("AutoModelForCausalLM", {})
+    for parameter in loaded.parameters():
+        if parameter.dim() == 2:
+            parameter.data.mul_(12)
+    return loaded.eval(), tokenizer
 
 
 def by_hand(model, tokenizer, rows):
@@ -45,7 +50,7 @@ def by_hand(model, tokenizer, rows):
             context = tokenizer(row["question"])["input_ids"]
             whole = tokenizer(f"{row['question']} {choice}")["input_ids"]
             with torch.no_grad():
-                logits = model(torch.tensor([whole])).logits[0].double()
+                logits = model(torch.tensor([whole])).logits[0, -len(whole) :].double()  # a prompt's own stand before
             total = 0.0
             for place in range(len(context), len(whole)):
                 before = logits[place - 1]
@@ -65,13 +70,28 @@ def test_accuracies_and_items_are_those_of_a_bare_loop(tiny_llama, tmp_path):
     rows = written(tmp_path)
     model, tokenizer = opened(tiny_llama, tmp_path)
     plain, normed = by_hand(model, tokenizer, rows)
+    always_one = [[int(row["answer"] == choice) for row in rows] for choice in range(len(CHOICES))]
     assert plain != normed  # each is told from the other
+    assert plain not in always_one
+    assert normed not in always_one
     found = scored(model, tokenizer, ["mine"], tmp_path)["scores"]
     assert found.keys() == {"mine_acc", "mine_acc_norm"}
     for name, items in (("mine_acc", plain), ("mine_acc_norm", normed)):
         assert found[name]["items"] == items
         assert found[name]["value"] == pytest.approx(sum(items) / len(items))
     assert 0 < found["mine_acc"]["value"] < 1
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+def test_virtual_tokens_of_a_prompt_are_not_taken_for_the_items(tiny_llama, tmp_path):
+    import peft
+
+    rows = written(tmp_path)
+    model, tokenizer = opened(tiny_llama, tmp_path)
+    prompted = peft.get_peft_model(model, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
+    plain, normed = by_hand(prompted, tokenizer, rows)
+    found = scored(prompted, tokenizer, ["mine"], tmp_path)["scores"]
+    assert (found["mine_acc"]["items"], found["mine_acc_norm"]["items"]) == (plain, normed)
 
 
 def test_the_model_and_its_tokenizer_stay_as_they_are(tiny_llama, tmp_path):
