@@ -153,13 +153,10 @@ class TestRecipes:
         "text",
         [
             "lora(r=2)",
-            "head",
             "full + label_smoothing",
-            "full + rdrop",
             "full + accumulate(2)",
             "full >> distill(layers=1)",
             "full >> torch_int8_dynamic",
-            "full >> magnitude(0.5)",
         ],
     )
     def test_runs(self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
