@@ -49,6 +49,7 @@ class Prompt(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """It must be a model whose head can tell text from padding without its ids."""
+        yield from _peft.without_prompts(context)
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "
