@@ -201,10 +201,13 @@ class TestRecipes:
         (reason,) = trials.refused("head", masking_bert, table, tmp_path)
         assert "the head of this model is its embeddings" in reason
 
+    @pytest.mark.parametrize("pairs", [False, True])
     def test_an_encoder_without_the_heads_gets_new_ones(
-        self, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
+        self, pairs: bool, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
     ) -> None:
-        trials.run("full", tiny_bert, {**table, "next_sentence": True}, tmp_path)
+        trials.run("full", tiny_bert, {**table, "next_sentence": pairs}, tmp_path)
+        (reason,) = trials.refused("distill(layers=1)", tiny_bert, {**table, "next_sentence": pairs}, tmp_path)
+        assert "the teacher's head is untrained" in reason
 
     def test_a_decoder(self, tiny_llama: Path, table: dict[str, Any], tmp_path: Path) -> None:
         (reason,) = trials.refused("full", tiny_llama, table, tmp_path)
