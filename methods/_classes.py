@@ -20,3 +20,9 @@ def one_tensor(context: PlanContext) -> Iterator[str]:
     if context.task.logit_names != ("logits",):
         names = " and ".join(context.task.logit_names)
         yield f"it works on one tensor of logits, and a model of a {context.task.kind} task gives {names}; leave it out"
+
+
+def one_text(context: PlanContext) -> Iterator[str]:
+    """What looks inside of a model must know which token of which item is where."""
+    if context.task.reads_choices:
+        yield f"it works on one text for each item, and those of a {context.task.kind} task have several; leave it out"

@@ -107,6 +107,12 @@ def config(training: Training, name: str, **options: Any) -> Any:
         return getattr(load(), name)(task_type=training.task.peft_task_type, **options)
 
 
+def without_prompts(context: PlanContext) -> Iterator[str]:
+    """PEFT puts learned tokens before a text by a model class for the kind of task."""
+    if context.task.peft_task_type is None:
+        yield f"PEFT has no model for a {context.task.kind} task that puts anything before a text; use lora"
+
+
 def sizes(training: Training) -> dict[str, int]:
     """The sizes that PEFT's learned prompts are made by, for which PEFT does not know the names of all models."""
     from bench.models.architecture import config

@@ -50,7 +50,8 @@ def observe(
         with evaluating(work.model), torch.no_grad():
             for batch in batches(work, calibration):
                 found = batch.inputs.get("attention_mask")
-                mask = None if found is None else found.bool()
+                # Of items that are several texts, the model makes that many items.
+                mask = None if found is None else found.bool().flatten(0, -2)
                 work.outputs(batch)
     finally:
         for handle in hooks:

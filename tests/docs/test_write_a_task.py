@@ -139,7 +139,7 @@ def test_methods_of_classes_are_refused_where_there_are_none(text, files, tiny_b
         ),
         (
             {"kind": "causal_lm", "data": "x.txt", "tags": "t"},
-            'task.tags: causal_lm learns from texts alone; leave it out, or give kind = "word_tags"',
+            'task.tags: causal_lm learns from texts alone; leave it out, or give kind = "token_classification"',
         ),
     ],
 )

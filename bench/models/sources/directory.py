@@ -273,7 +273,11 @@ class Directory(Model):
                     )
                 found = examine.structure(model)
                 found = examine.read(
-                    found, model, report, str(self.path), new_head=not auto_class.endswith(("LM", "AutoModel"))
+                    found,
+                    model,
+                    report,
+                    str(self.path),
+                    new_head=not auto_class.endswith(("CausalLM", "Seq2SeqLM", "AutoModel")),
                 )
                 found = examine.with_head(found, model, given, options)
                 return examine.tokens(found, reader, str(self.path)) if hasattr(reader, "get_vocab") else found

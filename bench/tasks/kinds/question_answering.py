@@ -57,7 +57,7 @@ class QuestionAnswering(ItemTask["Windows"]):
     learns = "from questions about texts, and where the answer stands"
     table = QuestionTable
     auto_class = "AutoModelForQuestionAnswering"
-    peft_task_type = "QUESTION_ANS"
+    # Not "QUESTION_ANS": of PEFT 0.21.2, that model does not pass `token_type_ids` on, which tell question from context.
     logit_names = ("start_logits", "end_logits")
     predicts_classes = True
     stride: int | None = None

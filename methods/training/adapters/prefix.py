@@ -64,6 +64,7 @@ class Prefix(Trainer):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The model must be one that can be given keys and values."""
+        yield from _peft.without_prompts(context)
         structure = context.structure
         if "uneven" in context.facts and not context.config.get("head_dim"):
             yield "PEFT takes the heads' width from the configuration, which cannot tell it after such pruning; use lora"

@@ -54,6 +54,7 @@ class Prompt(Trainer):
             yield f"PEFT makes a {context.model} model two prompts, of which its encoder reads one; use lora"
         yield from own_rows(context)
         yield from tokens(context)
+        yield from _peft.without_prompts(context)
         if context.task.new_head and context.structure.needs_ids:
             yield (
                 f"PEFT gives a {context.model} classifier embeddings in place of token ids, from which it cannot tell "

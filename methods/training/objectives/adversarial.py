@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le
 from bench.plan.context import PlanContext
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
-from methods import _embeddings
+from methods import _classes, _embeddings
 from methods._models import masked_items, tokens
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Adversarial(Modifier):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The fast gradient method has nothing to set but epsilon."""
         yield from tokens(context)
+        yield from _classes.one_text(context)
         if self.attack == "fgm" and (self.steps or self.alpha):
             yield "fgm makes one step of length epsilon; leave out steps and alpha, or take pgd or freelb"
         if context.structure.encoder_decoder and not context.task.new_head:

@@ -16,7 +16,7 @@ from bench.plan.context import PlanContext
 from bench.recipe.declarations import Trait
 from bench.recipe.method import Modifier
 from bench.stage.evidence import Claim
-from methods import _dropout
+from methods import _classes, _dropout
 from methods._models import masked_items
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Contrastive(Modifier):
 
     def problems(self, context: PlanContext) -> Iterator[str]:
         """Every item is compared with every other of the batch, so the loss must see the whole batch."""
+        yield from _classes.one_text(context)
         if context.batch_size < 2:
             yield "a batch of 1 has nothing to compare with; raise budget.batch_size"
         elif context.batch_size < 3 and self.loss == "supcon":

@@ -99,7 +99,10 @@ class Distill(Trainer):
         """A teacher that knows the task, and a student that can be made."""
         yield from _classes.problems(context)
         trainers = [stage.main for stage in context.before if isinstance(stage.main, Trainer)]
-        if context.task.new_head and all("own_items" in trainer.traits for trainer in trainers):
+        if self.match != "logits":
+            yield from _classes.one_text(context)
+        new_head = context.task.new_head or context.structure.head == "new"
+        if new_head and all("own_items" in trainer.traits for trainer in trainers):
             yield f"the teacher's head is untrained and has nothing to teach; train it first, as in `full >> {self}`"
         if self.student is None or self.match != "logits":
             yield from one_stack(context)

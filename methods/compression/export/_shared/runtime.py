@@ -32,6 +32,7 @@ class Runtime(Transform):
         if context.task.generates:
             yield f"it exports one forward pass, without the cache that a {context.task.kind} task decodes with"
         yield from _classes.one_tensor(context)
+        yield from _classes.one_text(context)
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """The files and the configuration."""

@@ -181,27 +181,36 @@ class TestRecipes:
         assert record["quality"]["metrics"]["perplexity"] < 30  # of 137 tokens
 
     @pytest.mark.parametrize(
-        "text",
-        [
-            "lora(r=2)",
-            "head",
-            "full + label_smoothing",
-            "full + rdrop",
-            "full + accumulate(2)",
-            "distill(layers=1)",
-            "full >> torch_int8_dynamic",
-            "full >> magnitude(0.5)",
-        ],
+        "text", ["lora(r=2)", "full + accumulate(2)", "distill(layers=1)", "full >> torch_int8_dynamic"]
     )
     @pytest.mark.parametrize("pairs", [False, True])
     def test_runs(self, text: str, pairs: bool, masking_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
         trials.run(text, masking_bert, {**table, "next_sentence": pairs}, tmp_path)
 
-    def test_an_encoder_without_the_heads_gets_new_ones(
-        self, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
+    @pytest.mark.parametrize("text", ["full + label_smoothing", "full + rdrop"])
+    def test_what_needs_all_logits_in_one_tensor(
+        self, text: str, masking_bert: Path, table: dict[str, Any], tmp_path: Path
     ) -> None:
-        trials.run("full", tiny_bert, {**table, "next_sentence": True}, tmp_path)
+        trials.run(text, masking_bert, table, tmp_path)
+        (reason,) = trials.refused(text, masking_bert, {**table, "next_sentence": True}, tmp_path)
+        assert "gives prediction_logits and seq_relationship_logits" in reason
+
+    def test_a_head_that_is_the_embeddings_does_not_train_alone(
+        self, masking_bert: Path, table: dict[str, Any], tmp_path: Path
+    ) -> None:
+        (reason,) = trials.refused("head", masking_bert, table, tmp_path)
+        assert "the head of this model is its embeddings" in reason
+
+    @pytest.mark.parametrize("pairs", [False, True])
+    def test_an_encoder_without_the_heads_gets_new_ones(
+        self, pairs: bool, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
+    ) -> None:
+        trials.run("full", tiny_bert, {**table, "next_sentence": pairs}, tmp_path)
+        (reason,) = trials.refused("distill(layers=1)", tiny_bert, {**table, "next_sentence": pairs}, tmp_path)
+        assert "the teacher's head is untrained" in reason
 
     def test_a_decoder(self, tiny_llama: Path, table: dict[str, Any], tmp_path: Path) -> None:
         (reason,) = trials.refused("full", tiny_llama, table, tmp_path)
         assert "no AutoModelForMaskedLM for a llama model, so it cannot do a masked_lm task" in reason
+        (reason,) = trials.refused("full", tiny_llama, {**table, "next_sentence": True}, tmp_path)
+        assert "no head for `next_sentence` for a llama model; leave that key out" in reason

@@ -153,17 +153,29 @@ class TestRecipes:
         "text",
         [
             "lora(r=2)",
-            "head",
             "full + label_smoothing",
-            "full + rdrop",
             "full + accumulate(2)",
             "full >> distill(layers=1)",
             "full >> torch_int8_dynamic",
-            "full >> magnitude(0.5)",
         ],
     )
     def test_runs(self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
         trials.run(text, tiny_bert, table, tmp_path)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'full + adversarial("fgm")',
+            'full + contrastive("simcse")',
+            'full >> distill(layers=1, match="hidden")',
+            "full >> onnx",
+        ],
+    )
+    def test_what_looks_at_tokens_of_one_text_is_refused(
+        self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
+    ) -> None:
+        (reason,) = trials.refused(text, tiny_bert, table, tmp_path)
+        assert "those of a multiple_choice task have several; leave it out" in reason
 
     def test_a_model_without_the_head(self, tiny_llama: Path, table: dict[str, Any], tmp_path: Path) -> None:
         (reason,) = trials.refused("full", tiny_llama, table, tmp_path)

@@ -212,16 +212,25 @@ class TestRecipes:
 
     @pytest.mark.parametrize(
         "text",
-        [
-            "lora(r=2)",
-            "head",
-            "full + rdrop",
-            "prompt(2)",
-            "full + accumulate(2)",
-            "full >> distill(layers=1)",
-            "full >> torch_int8_dynamic",
-            "full >> magnitude(0.5)",
-        ],
+        ["lora(r=2) >> merge", "full + accumulate(2)", "full >> distill(layers=1)", "full >> torch_int8_dynamic"],
     )
     def test_runs(self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
         trials.run(text, tiny_bert, table, tmp_path)
+
+    @pytest.mark.parametrize("text", ["full + rdrop", "full + label_smoothing", "full + ensemble(2)", "full >> onnx"])
+    def test_what_needs_all_logits_in_one_tensor_is_refused(
+        self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
+    ) -> None:
+        reasons = trials.refused(text, tiny_bert, table, tmp_path)
+        assert any("a model of a question_answering task gives start_logits and end_logits" in each for each in reasons)
+
+    @pytest.mark.parametrize("text", ["prompt(2)", "prefix(2)"])
+    def test_nothing_can_be_put_before_a_text(
+        self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path
+    ) -> None:
+        reasons = trials.refused(text, tiny_bert, table, tmp_path)
+        assert any("PEFT has no model for a question_answering task" in each for each in reasons)
+
+    def test_pairs_need_a_pooler(self, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
+        (reason,) = trials.refused('pretrain("nsp") >> full', tiny_bert, table, tmp_path)
+        assert 'which a model of a question_answering task lacks; use pretrain("mlm")' in reason

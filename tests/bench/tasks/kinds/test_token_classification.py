@@ -180,9 +180,20 @@ class TestEncoded:
         assert quality.metrics["token_accuracy"] == 0, "both that are beyond are places, and both others are none"
 
 
-def test_a_plain_loop_has_the_same_loss_and_scores(tiny_bert: Path, table: dict[str, Any]) -> None:
-    from seqeval.metrics import f1_score  # type: ignore[import-untyped, unused-ignore]
+def spans(tags: list[str]) -> list[tuple[int, int, str]]:
+    """Where entities begin and end, by a walk over the tags."""
+    found: list[tuple[int, int, str]] = []
+    for place, tag in enumerate(tags):
+        kind = tag[2:]
+        goes_on = tag[0] == "I" and found and found[-1][1:] == (place, kind)
+        if goes_on:
+            found[-1] = (found[-1][0], place + 1, kind)
+        elif tag != "O":
+            found.append((place, place + 1, kind))
+    return found
 
+
+def test_a_plain_loop_has_the_same_loss_and_scores(tiny_bert: Path, table: dict[str, Any]) -> None:
     task = trials.own(Path(table["data"]), "token_classification")
     assert isinstance(task, TokenClassification)
     model, tokenizer = trials.loaded(tiny_bert, task)
@@ -205,7 +216,9 @@ def test_a_plain_loop_has_the_same_loss_and_scores(tiny_bert: Path, table: dict[
         true.append(tags)
     assert trials.loss(task, model, tokenizer) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
     quality = trials.alike_in_any_batch(task, model, tokenizer)
-    assert quality.metrics["entity_f1"] == pytest.approx(f1_score(true, predicted))
+    entities = [{(text, *each) for text, tags in enumerate(of) for each in spans(tags)} for of in (true, predicted)]
+    right, total = len(entities[0] & entities[1]), len(entities[0]) + len(entities[1])
+    assert quality.metrics["entity_f1"] == pytest.approx(2 * right / total)
     assert 0 < quality.metrics["entity_f1"] < 1
 
 
@@ -227,23 +240,13 @@ class TestRecipes:
         assert {entry["phase"] for entry in served["latency"]} == {"forward"}
 
     @pytest.mark.parametrize(
-        "text",
-        [
-            "lora(r=2)",
-            "head",
-            "full + label_smoothing",
-            "full + rdrop",
-            "prompt(2)",
-            "full + accumulate(2)",
-            "full >> distill(layers=1)",
-        ],
+        "text", ["lora(r=2)", "full + label_smoothing", "full + rdrop", "prompt(2)", "full >> distill(layers=1)"]
     )
     def test_trains(self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
         trials.run(text, tiny_bert, table, tmp_path)
 
-    @pytest.mark.parametrize("text", ["full >> torch_int8_dynamic", "full >> magnitude(0.5)"])
-    def test_compresses(self, text: str, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
-        _, record, _ = trials.run(text, tiny_bert, table, tmp_path)
+    def test_compresses(self, tiny_bert: Path, table: dict[str, Any], tmp_path: Path) -> None:
+        _, record, _ = trials.run("full >> torch_int8_dynamic", tiny_bert, table, tmp_path)
         assert {"entity_f1", "agreement", "kl_divergence"} <= record["quality"]["metrics"].keys()
         assert len(record["quality"]["correct"]) == len(
             trials.own(Path(table["data"]), "token_classification").texts("test")
