@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from bench.plan.context import PlanContext
-    from bench.recipe.recipe import Recipe
     from bench.recipe.claim import Claim
+    from bench.recipe.recipe import Recipe
     from bench.stage.evidence import Snapshot
     from bench.stage.loop import ComputeGradients, ComputeLoss, Criterion, Training, Update
     from bench.stage.work import Work

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from bench.tasks.base import IGNORED, Batch, TaskError
 from bench.tasks.tokens import PART, Part, Tokens, fills, name_in_cache, padded, real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -279,7 +280,7 @@ def _messages(row: Row, column: str) -> Messages:
         raise row.error(f"`{column}`: no turn is the assistant's, so there is nothing to learn; take the row out")
     if roles[0] == "assistant":
         raise row.error(f"`{column}`: the first turn is the assistant's, and answers nothing; take it out")
-    for number, (one, other) in enumerate(zip(roles, roles[1:], strict=False), 2):
+    for number, (one, other) in enumerate(itertools.pairwise(roles), 2):
         if one == other == "assistant":
             raise row.error(f"`{column}`, turn {number}: the assistant's turn follows another one; make one of both")
     return [{"role": turn["role"], "content": turn["content"].strip()} for turn in found]

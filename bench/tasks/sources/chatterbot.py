@@ -70,7 +70,7 @@ def _conversations(name: str) -> Iterator[list[str]]:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for file in sorted(Path(place(_PACKAGE), "data", "english").glob("*.yml")):
-        found = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
+        found = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
         for turns in found["conversations"]:
             if len(turns) >= 2 and all(isinstance(turn, str) and turn.strip() for turn in turns):
                 yield [turn.strip() for turn in turns]

@@ -19,7 +19,9 @@ class DjangoTranslation(SequenceToSequence):
     """A smoke test of translation: messages of one program, short and alike, with its placeholders in them."""
 
     name = "django-translation"
-    summary: ClassVar[str] = "a smoke test: messages of the package Django, from English to German (extra [translation])"
+    summary: ClassVar[str] = (
+        "a smoke test: messages of the package Django, from English to German (extra [translation])"
+    )
     template = "translate English to German: {text}"
     max_target_length = 64
 

@@ -13,7 +13,9 @@ def needed(name: str, package: str, extra: str) -> list[str]:
     try:
         version(package)
     except PackageNotFoundError:
-        return [f"{name}: its data is in the package {package}: pip install 'methodbench[{extra}]', or pip install {package}"]
+        return [
+            f"{name}: its data is in the package {package}: pip install 'methodbench[{extra}]', or pip install {package}"
+        ]
     return []
 
 

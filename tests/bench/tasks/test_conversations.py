@@ -68,7 +68,9 @@ def test_an_answer_without_an_end_of_its_own():
 
 
 def test_a_template_that_refuses_a_conversation_is_told():
-    with pytest.raises(TaskError, match="refuses a conversation of system, user, assistant, user, assistant: no system"):
+    with pytest.raises(
+        TaskError, match="refuses a conversation of system, user, assistant, user, assistant: no system"
+    ):
         with_answers(tokenizer(STRICT), TURNS)
 
 
@@ -149,7 +151,7 @@ class TestPacked:
 
     def test_positions_begin_again_and_labels_are_those_of_the_items(self):
         tokens = tokenizer(CHAT)
-        items = [TURNS, SHORT, SHORT[:1] + [{"role": "assistant", "content": "the old port"}]]
+        items = [TURNS, SHORT, [*SHORT[:1], {"role": "assistant", "content": "the old port"}]]
         alone, packed = Conversations(tokens, items, 200), Packed(tokens, items, 200)
         assert sorted(map(sorted, packed.packs)) == [[0, 1, 2]]
         batch = packed.batch([0])

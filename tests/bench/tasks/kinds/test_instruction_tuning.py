@@ -21,7 +21,10 @@ THINGS = ("pear", "port", "number", "red thing")
 
 def pairs(count=120):
     return [
-        {"prompt": f"the {THINGS[n % 4]} number {n}", "response": f"{THINGS[n % 4]} {n} is {'old' if n % 3 else 'blue'}"}
+        {
+            "prompt": f"the {THINGS[n % 4]} number {n}",
+            "response": f"{THINGS[n % 4]} {n} is {'old' if n % 3 else 'blue'}",
+        }
         for n in range(count)
     ]
 
@@ -94,11 +97,7 @@ class TestAgainstALoopOfTransformers:
         keys = {"messages": "messages"} if "messages" in rows[0] else {}
         ours = task(tmp_path, rows, **keys)
         batch = next(ours.batches("train", tokenizer, batch_size=8, max_length=200))
-        nats = [
-            each
-            for item in batch.items
-            for each in by_hand(model, tokenizer, ours.data.answers("train")[item])[0]
-        ]
+        nats = [each for item in batch.items for each in by_hand(model, tokenizer, ours.data.answers("train")[item])[0]]
         with torch.no_grad():
             outputs = model(**batch.inputs)
             loss = ours.criterion(outputs, batch)
@@ -236,7 +235,15 @@ class TestDialogue:
         first = ours.data.answers("train")[0]
         assert [turn["role"] for turn in first] == ["user", "assistant"] * 2
         assert first[3]["content"] == "fine"
-        same = [{"messages": [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, row["turns"])]} for row in rows]  # noqa: B905
+        same = [
+            {
+                "messages": [
+                    {"role": role, "content": text}
+                    for role, text in zip(("user", "assistant") * 2, row["turns"], strict=False)
+                ]
+            }
+            for row in rows
+        ]
         assert task(tmp_path, same, "dialogue", messages="messages").fingerprint() == ours.fingerprint()
 
     @pytest.mark.parametrize(
@@ -282,7 +289,10 @@ class TestPlanning:
         found = planned(tmp_path, llama, {"full": "full"})
         assert "has no chat template, so turns are told apart by plain lines" in found.notes(["full"])[-1].text
         (cell,) = planned(tmp_path, llama, {"full": "full"}, 200, generate=True).cells
-        assert "task.max_new_tokens: llama has 256 positions, and 128 are written after items of 200 tokens" in cell.refused[0]
+        assert (
+            "task.max_new_tokens: llama has 256 positions, and 128 are written after items of 200 tokens"
+            in cell.refused[0]
+        )
 
     def test_a_wrong_key_is_told(self, tmp_path):
         with pytest.raises(SuiteError, match="respons"):
@@ -319,11 +329,13 @@ def test_a_leak_of_packed_items_ends_invalid(llama, tmp_path, monkeypatch):
 def test_a_wrong_mask_ends_invalid(llama, tmp_path, monkeypatch):
     from bench.tasks import conversations as made
 
-    monkeypatch.setattr(made, "with_answers", lambda tokenizer, turns: (ids := made.rendered(tokenizer, turns), [1] * len(ids)))
+    monkeypatch.setattr(
+        made, "with_answers", lambda tokenizer, turns: (ids := made.rendered(tokenizer, turns), [1] * len(ids))
+    )
     status, reason, _ = jobs.run("full", llama, tmp_path, task=table(tmp_path, pairs(119)), **KEYS)
     assert status == "invalid"
     assert "no token of a prompt is in the loss" in reason
 
 
 def test_ignored_is_what_no_label_is():
-    assert IGNORED == torch.nn.CrossEntropyLoss().ignore_index
+    assert torch.nn.CrossEntropyLoss().ignore_index == IGNORED

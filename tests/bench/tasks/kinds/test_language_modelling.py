@@ -11,8 +11,8 @@ import torch
 from bench.models import architecture
 from bench.models.sources.directory import Directory
 from bench.suite.suite import SuiteError, of
-from bench.tasks.base import TaskError
 from bench.tasks import next_token
+from bench.tasks.base import TaskError
 from bench.tasks.kinds import language_modelling
 from bench.tasks.kinds.language_modelling import LanguageModelling, OwnText
 from bench.tasks.passages import divide, passages

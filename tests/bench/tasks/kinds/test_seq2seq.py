@@ -82,7 +82,9 @@ class TestAgainstALoopOfTransformers:
         ours = task(tmp_path, metric=metric, max_new_tokens=8)
         quality = ours.evaluate(model, tokenizer, batch_size=8, max_length=64)
         texts, targets = list(ours.texts("test")), list(ours.data.answers("test"))
-        nats = [each for text, target in zip(texts, targets, strict=True) for each in loop(model, tokenizer, text, target)]
+        nats = [
+            each for text, target in zip(texts, targets, strict=True) for each in loop(model, tokenizer, text, target)
+        ]
         assert quality.metrics["perplexity"] == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-3)
         said = []
         for text in texts:
@@ -111,7 +113,7 @@ class TestData:
 
     @pytest.mark.parametrize("template", ["no place", "{text} and {text}"])
     def test_a_template_has_the_text_once(self, template, tmp_path):
-        with pytest.raises(ValueError, match="the text is put in place of {text}, which stands in it once"):
+        with pytest.raises(ValueError, match=r"the text is put in place of \{text\}, which stands in it once"):
             table(tmp_path, template=template)
 
     def test_a_long_target_is_cut_for_training(self, loaded, tmp_path):
