@@ -262,7 +262,7 @@ class Continuation:
         prompts = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
         more: dict[str, Any] = {"logits_to_keep": 1} if one else {}
         self._mask: torch.Tensor | None = None
-        if inner.config.is_encoder_decoder:
+        if "decoder_input_ids" in signature.arguments(model):
             # Of what the encoder read, the mask is the decoder's too; one that writes begins with a token of its own.
             self._mask = prompt["attention_mask"]
             begin = first(

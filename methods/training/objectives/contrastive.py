@@ -83,6 +83,8 @@ class Contrastive(Modifier):
             yield f'supcon compares classes of texts, and those of a {context.task.kind} task have none; use contrastive("simcse")'
         if self.loss == "simcse":
             yield from _dropout.problems(context, head=False)
+        if context.structure.encoder_decoder and not context.task.new_head:
+            yield f"a {context.model} model has a vector of a text from its encoder and others from its decoder; leave it out"
         yield from masked_items(context)
 
     @property

@@ -13,6 +13,7 @@ from bench.metrics import registry
 from bench.models.conventions import CACHES
 from bench.models.sources.directory import Directory
 from bench.record import pyperf_file
+from tests import architectures
 
 CPU = torch.device("cpu")
 SHAPE = (2, 7)
@@ -67,6 +68,28 @@ def test_each_answer_is_transformers_greedy_one_from_a_cache_of_its_own(loaded, 
     for answer in found:
         assert [length for length, _ in answer] == list(range(SHAPE[1], SHAPE[1] + NEW_TOKENS))
         assert torch.equal(torch.cat([ids for _, ids in answer], 1), made)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_a_pair_reads_the_prompt_once_and_its_decoder_writes(name, quick, tmp_path):
+    model, tokenizer = Directory(architectures.make(name, tmp_path)).load("AutoModelForSeq2SeqLM", {})
+    torch.manual_seed(0)
+    with torch.no_grad():  # weights as they are drawn write one token again and again
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    calls, read = [], []
+    model.register_forward_pre_hook(lambda module, args, given: calls.append(given), with_kwargs=True)
+    model.get_encoder().register_forward_pre_hook(lambda module, args: read.append(1))
+    entries = decoder(model, tokenizer, SHAPE, **OPTIONS)
+    assert [entry["phase"] for entry in entries] == ["prefill", "decode"] * 2
+    steps = [given["decoder_input_ids"] for given in calls if "encoder_outputs" in given]
+    assert len(steps) % NEW_TOKENS == 0
+    assert len(read) == len(calls) - len(steps), "once for each prefill"
+    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "use_cache": True}
+    made = model.generate(**shape_inputs(tokenizer, SHAPE, CPU), **options)[:, 1:]
+    assert torch.equal(torch.cat(steps[:NEW_TOKENS], 1), made)
+    assert len(made.unique()) > 2
 
 
 @pytest.mark.filterwarnings(
