@@ -37,7 +37,7 @@ class RelationExtraction(Classification):
 
     kind = "relation_extraction"
     learns = "from texts with two entities and a class each"
-    table = RelationTable  # type: ignore[assignment]
+    table = RelationTable
     labels_texts = False  # other words would lose the markers
 
     @classmethod
