@@ -129,6 +129,21 @@ def translations(cache: Path) -> None:
     )
 
 
+def pictures(cache: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    types = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "light"])})
+    rows = [{"img": Image.new("RGB", (32, 32), (n * 3, n * 2, 200 * (n % 2))), "label": n % 2} for n in range(80)]
+    snapshot = hub.cached_data(cache, "uoft-cs/cifar10", "plain_text", "[]", {})
+    files = []
+    for split, some in {"train": rows[:60], "test": rows[60:]}.items():
+        datasets.Dataset.from_list(some, features=types).to_parquet(snapshot / f"plain_text/{split}.parquet")
+        files.append(f"  - split: {split}\n    path: plain_text/{split}.parquet")
+    card = ["---", "configs:", "- config_name: plain_text", "  data_files:", *files, "---", "A card."]
+    (snapshot / "README.md").write_text("\n".join(card))
+
+
 DATA: dict[str, Callable[[Path], None]] = {
     "glue": glue,
     "ner": conll,
@@ -136,6 +151,7 @@ DATA: dict[str, Callable[[Path], None]] = {
     "sft": ultrachat,
     "summarise": summaries,
     "translate": translations,
+    "vision": pictures,
 }
 MODELS = {
     "glue": ("google-bert/bert-base-uncased", "bert"),
@@ -144,6 +160,7 @@ MODELS = {
     "sft": ("meta-llama/Llama-3.2-1B-Instruct", "llama"),
     "summarise": ("google-t5/t5-small", "t5"),
     "translate": ("google-t5/t5-small", "t5"),
+    "vision": ("google/vit-base-patch16-224-in21k", "vit"),
 }
 
 # As many as the suites' longest items have tokens.
@@ -173,6 +190,11 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         repository,
         architectures.make(architecture, tmp_path / "model", **POSITIONS.get(architecture, {})),
     )
+    if architecture == "vit":
+        import transformers
+
+        transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    hub.cached(tmp_path / "hub", repository, folder)
     DATA[name](tmp_path / "hub")
     return tmp_path
 
