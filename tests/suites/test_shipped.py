@@ -185,11 +185,7 @@ def methodbench(*words: object, home: Path) -> str:
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     name = request.node.callspec.params["name"]
     repository, architecture = MODELS[name]
-    hub.cached(
-        tmp_path / "hub",
-        repository,
-        architectures.make(architecture, tmp_path / "model", **POSITIONS.get(architecture, {})),
-    )
+    folder = architectures.make(architecture, tmp_path / "model", **POSITIONS.get(architecture, {}))
     if architecture == "vit":
         import transformers
 
