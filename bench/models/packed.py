@@ -115,3 +115,16 @@ def _move(layer: Any, move: Any, recurse: bool = True) -> Any:
 
 
 bitsandbytes.nn.Linear8bitLt._apply = _move
+
+_take_over = bitsandbytes.nn.Linear8bitLt.init_8bit_state
+
+
+def _take_over_scales(layer: Any) -> None:
+    """From the weight, where it has them: one that PEFT moved by itself has codes alone, and the scales are the layer's already."""
+    if layer.weight.SCB is not None:
+        _take_over(layer)
+    else:
+        layer.weight.CB = None
+
+
+bitsandbytes.nn.Linear8bitLt.init_8bit_state = _take_over_scales
