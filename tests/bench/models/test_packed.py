@@ -19,14 +19,16 @@ def test_dora_trains_on_packed_weights(method: str, tiny_llama: Path, tmp_path: 
     assert status == "ok", reason
 
 
-def test_a_weight_that_was_moved_by_itself_leaves_the_scales_in_the_layer() -> None:
+def test_a_weight_that_is_there_already_is_not_made_anew() -> None:
     layer = packed.Linear8bit(8, 8, bias=False, has_fp16_weights=False)
     layer.weight = packed.bitsandbytes.nn.Int8Params(torch.randn(8, 8), requires_grad=False, has_fp16_weights=False).to(
         "cpu"
     )
+    assert layer.weight.dtype == torch.int8  # moving is what quantizes
     inputs = torch.randn(2, 8)
     before = layer(inputs)
-    layer.weight = layer.weight.to("cpu")
+    assert layer.weight.to("cpu") is layer.weight
+    layer.weight = layer.weight.to(torch.device("cpu"))
     assert torch.equal(layer(inputs), before)
 
 
