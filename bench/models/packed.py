@@ -115,3 +115,20 @@ def _move(layer: Any, move: Any, recurse: bool = True) -> Any:
 
 
 bitsandbytes.nn.Linear8bitLt._apply = _move
+
+_moved = bitsandbytes.nn.Int8Params.to
+
+
+def _moved_there(weight: Any, *args: Any, **named: Any) -> Any:
+    """Codes whose scales the layer has taken stay the same parameter where they are, as any other does.
+
+    A new one would have the layer ask it for scales, and PEFT's DoRA moves it at each pass, also at one without numbers.
+    """
+    device, dtype, _, _ = torch._C._nn._parse_to(*args, **named)
+    taken = weight.dtype == torch.int8 and weight.CB is None and weight.SCB is None
+    if taken and device in (None, weight.device) and dtype in (None, torch.int8):
+        return weight
+    return _moved(weight, *args, **named)
+
+
+bitsandbytes.nn.Int8Params.to = _moved_there

@@ -84,7 +84,7 @@ def test_planning_knows(quantized: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_trains_beside_it(quantized: Path, tmp_path: Path) -> None:
-    for text in ("lora(r=2)", "ia3", *(['lora(r=2, variant="dora")'] if quantized.name == "four" else [])):
+    for text in ("lora(r=2)", "ia3", 'lora(r=2, variant="dora")'):
         status, reason, records = jobs.run(text, quantized, tmp_path, task=jobs.prose(tmp_path), serve=True)
         assert status == "ok", reason
         assert records[0]["quality"]["metrics"]
