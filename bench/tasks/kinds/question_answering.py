@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import re
 import string
@@ -80,6 +81,17 @@ class QuestionAnswering(ItemTask["Windows"]):
         question, context, column = row.rows.columns
         text = row.text(context)
         return Item((row.text(question).strip(), text), [list(each) for each in _answers(row, column, context, text)])
+
+    def fingerprint(self) -> str:
+        """That of the items, and of how they are read and scored where a table says it.
+
+        Raises:
+            TaskError: the data cannot be used.
+        """
+        found = super().fingerprint()
+        if (self.stride, self.answer_tokens) == (None, type(self).answer_tokens):
+            return found
+        return hashlib.sha256(f"{found} {self.stride} {self.answer_tokens}".encode()).hexdigest()
 
     def training_items(self) -> int | None:
         """How many windows there are depends on the tokenizer."""

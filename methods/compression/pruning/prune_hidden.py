@@ -44,6 +44,11 @@ class PruneHidden(_structured.Structured):
     def problems(self, context: PlanContext) -> Iterator[str]:
         """The part that is cut must be known."""
         yield from known(context, "fewer_channels")
+        if context.structure.both_ways and not context.task.new_head and context.config.get("tie_word_embeddings"):
+            yield (
+                f"the head of a {context.model} model has a layer between the hidden states and the embeddings that it is tied "
+                "to, and other channels would be cut of either; use prune_ffn"
+            )
 
     def apply(self, work: Work) -> None:
         """Trace, rank, cut; the configuration follows, and weights that were tied are tied again."""

@@ -200,6 +200,8 @@ class TestRecipes:
     ) -> None:
         (reason,) = trials.refused("head", masking_bert, table, tmp_path)
         assert "the head of this model is its embeddings" in reason
+        (reason,) = trials.refused("full >> prune_hidden(0.5)", masking_bert, table, tmp_path)
+        assert "other channels would be cut of either; use prune_ffn" in reason
 
     @pytest.mark.parametrize("pairs", [False, True])
     def test_an_encoder_without_the_heads_gets_new_ones(

@@ -89,6 +89,8 @@ class TestData:
         for form in forms:
             other = trials.own(trials.jsonl(tmp_path / "other.jsonl", form), "question_answering")
             assert other.fingerprint() == task.fingerprint()
+        shorter = trials.own(Path(table["data"]), "question_answering", answer_tokens=3)
+        assert shorter.fingerprint() != task.fingerprint(), "it is scored otherwise"
         none = trials.own(trials.jsonl(tmp_path / "none.jsonl", rows(without=True)), "question_answering")
         assert isinstance(none, QuestionAnswering)
         assert none.problems() == []
