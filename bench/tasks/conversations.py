@@ -53,7 +53,9 @@ def with_answers(tokenizer: Any, messages: Messages) -> tuple[list[int], list[in
             if message["role"] == "assistant":
                 start = _common(ids, rendered(tokenizer, messages[:place], answer_next=True))
                 stop = _common(ids, rendered(tokenizer, messages[: place + 1]))
-                if stop <= start and end in ids[start:]:  # it says the last answer in another way, as Qwen3's with its thoughts
+                if (
+                    stop <= start and end in ids[start:]
+                ):  # it says the last answer in another way, as Qwen3's with its thoughts
                     stop = ids.index(end, start) + 1
                 mask[start:stop] = [1] * (stop - start)
     mask = _ended(ids, mask, tokenizer.eos_token_id)
