@@ -47,12 +47,16 @@ def with_answers(tokenizer: Any, messages: Messages) -> tuple[list[int], list[in
         found = _apply(tokenizer, messages, return_assistant_tokens_mask=True)
         ids, mask = list(found["input_ids"]), list(found["assistant_masks"])
     else:
-        ids = rendered(tokenizer, messages)
+        ids, end = rendered(tokenizer, messages), tokenizer.eos_token_id
         mask = [0] * len(ids)
         for place, message in enumerate(messages):
             if message["role"] == "assistant":
                 start = _common(ids, rendered(tokenizer, messages[:place], answer_next=True))
                 stop = _common(ids, rendered(tokenizer, messages[: place + 1]))
+                if (
+                    stop <= start and end in ids[start:]
+                ):  # it says the last answer in another way, as Qwen3's with its thoughts
+                    stop = ids.index(end, start) + 1
                 mask[start:stop] = [1] * (stop - start)
     mask = _ended(ids, mask, tokenizer.eos_token_id)
     length = len(mask) - mask[::-1].index(1) if 1 in mask else 0

@@ -22,6 +22,15 @@ JOINED = (  # an answer follows its prompt at once, so that a token may cross th
     "{% for message in messages %}{{ message.role[0] }}:{{ message.content }} {% endfor %}"
     "{% if add_generation_prompt %}a:{% endif %}"
 )
+THINKING = (  # as Qwen3's: only the last answer has a place for thoughts
+    "{% for message in messages %}<|{{ message.role }}|>\n"
+    "{% if message.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ message.content }}</s>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+INSTRUCT = (  # as Mistral's
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %} {{ message.content }}</s>"
+    "{% else %}[INST] {{ message.content }} [/INST]{% endif %}{% endfor %}"
+)
 STRICT = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHAT
 
 TURNS = [
@@ -36,6 +45,7 @@ SHORT = [{"role": "user", "content": "blue"}, {"role": "assistant", "content": "
 
 def tokenizer(template=None):
     found = architectures.byte_pairs()
+    found.add_tokens(["<think>", "</think>"])
     found.chat_template = template
     return found
 
@@ -101,7 +111,7 @@ class TestEvidence:
         texts = [[turn["content"] for turn in each if turn["role"] == "assistant"] for each in (TURNS, SHORT)]
         return answers_alone(tokens, batch, texts, set(cut))
 
-    @pytest.mark.parametrize("template", [CHAT, MARKED, JOINED, None])
+    @pytest.mark.parametrize("template", [CHAT, MARKED, JOINED, THINKING, INSTRUCT, None])
     def test_it_holds(self, template):
         claim = self.claim(template)
         assert claim.holds, claim.seen
