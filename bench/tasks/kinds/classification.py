@@ -177,6 +177,11 @@ class Classification(ItemTask["EncodedTexts"]):
 
     # -- in a stage's own process ----------------------------------------------------------------------------
 
+    @property
+    def ranking(self) -> str:
+        """The score whose items' parts are kept: the primary one, or accuracy where a subclass ranks by one of its own."""
+        return self.primary if self.primary in Classification.metrics else Classification.primary
+
     def head_options(self) -> dict[str, Any]:
         """A logit for each label."""
         labels = self.labels
@@ -249,7 +254,7 @@ class Classification(ItemTask["EncodedTexts"]):
                 shares[list(batch.items)] = logits.double().softmax(-1).cpu().numpy()
                 for item, prediction in zip(batch.items, predicted.tolist(), strict=True):
                     predictions[item] = prediction
-        found = quality(scores(self.targets(split), predictions, shares, self.primary), self.primary, predictions)
+        found = quality(scores(self.targets(split), predictions, shares, self.ranking), self.ranking, predictions)
         return replace(found, metrics={**found.metrics, **(retention.metrics() if uncompressed is not None else {})})
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance:
@@ -259,7 +264,7 @@ class Classification(ItemTask["EncodedTexts"]):
         counts, targets = Counter(self.targets("train")), self.targets("test")
         guess = max(sorted(counts), key=counts.__getitem__)
         sure = np.eye(len(self.labels))[[guess] * len(targets)]
-        found = scores(targets, [guess] * len(targets), sure, self.primary)
+        found = scores(targets, [guess] * len(targets), sure, self.ranking)
         return Chance(
             "the most frequent class of the training items, guessed for each test item",
             {name: score.value for name, score in found.items()},
