@@ -13,7 +13,7 @@ from pydantic import Field
 
 from bench.recipe.errors import nearest
 from bench.tasks.alike import MISSING, class_of, comparable, doubtful, is_fraction
-from bench.tasks.base import MOST_KEPT, Answers, Batch, Chance, Quality, Retention, Split, Task
+from bench.tasks.base import Answers, Batch, Chance, Quality, Retention, Split, Task
 from bench.tasks.item_task import ItemTask
 from bench.tasks.items import Found, Item
 from bench.tasks.rows import Row
@@ -231,30 +231,20 @@ class Classification(ItemTask["EncodedTexts"]):
         import numpy as np
         import torch
 
-        from bench.models.modes import device_of
+        from bench.tasks.answered import answered
 
         encoded = self.encoded(split, tokenizer, max_length)
-        device = device_of(model)
-        # Items of like length go together, for little padding; results are put back in the order of items.
-        order = sorted(range(len(encoded)), key=lambda item: encoded.lengths[item])
-        predictions = [-1] * len(encoded)
+        predictions = np.full(len(encoded), -1)
         shares = np.zeros((len(encoded), len(self.labels)))
         retention = Retention()
-        with torch.no_grad():
-            for number, start in enumerate(range(0, len(order), batch_size)):
-                batch = encoded.batch(order[start : start + batch_size]).to(device)
-                logits = self.logits(model(**batch.inputs), batch)
-                if answers is not None and len(order) * logits.shape[-1] <= MOST_KEPT:
-                    answers.append(logits.cpu())
-                if isinstance(uncompressed, torch.nn.Module):
-                    retention.add(logits, self.logits(uncompressed(**batch.inputs), batch), batch.labels)
-                elif uncompressed is not None:
-                    retention.add(logits, uncompressed[number].to(device), batch.labels)
-                predicted = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1))
-                shares[list(batch.items)] = logits.double().softmax(-1).cpu().numpy()
-                for item, prediction in zip(batch.items, predicted.tolist(), strict=True):
-                    predictions[item] = prediction
-        found = quality(scores(self.targets(split), predictions, shares, self.ranking), self.ranking, predictions)
+        for batch, logits, other in answered(self.logits, encoded, model, batch_size, uncompressed, answers):
+            if other is not None:
+                retention.add(logits, other, batch.labels)
+            where = list(batch.items)
+            predictions[where] = torch.where(logits.isnan().any(-1), -1, logits.argmax(-1)).cpu().numpy()
+            shares[where] = logits.double().softmax(-1).cpu().numpy()
+        given = predictions.tolist()
+        found = quality(scores(self.targets(split), given, shares, self.ranking), self.ranking, given)
         return replace(found, metrics={**found.metrics, **(retention.metrics() if uncompressed is not None else {})})
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance:

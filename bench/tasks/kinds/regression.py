@@ -112,22 +112,16 @@ class Regression(ItemTask["EncodedTexts"]):
         Raises:
             TaskError: the split has no texts.
         """
-        import torch
+        import numpy as np
 
-        from bench.models.modes import device_of
+        from bench.tasks.answered import answered
 
         encoded = self.encoded(split, tokenizer, max_length)
-        predictions = [0.0] * len(encoded)
+        predictions = np.zeros(len(encoded))
         center, spread = self.scale
-        # Items of like length go together, for little padding.
-        order = sorted(range(len(encoded)), key=lambda item: encoded.lengths[item])
-        with torch.no_grad():
-            for start in range(0, len(order), batch_size):
-                batch = encoded.batch(order[start : start + batch_size]).to(device_of(model))
-                found = self.logits(model(**batch.inputs), batch)[:, 0].double().tolist()
-                for item, scaled in zip(batch.items, found, strict=True):
-                    predictions[item] = scaled * spread + center
-        return quality(scores(list(self.data.answers(split)), predictions), self.primary)
+        for batch, logits, _ in answered(self.logits, encoded, model, batch_size):
+            predictions[list(batch.items)] = logits[:, 0].double().cpu().numpy() * spread + center
+        return quality(scores(list(self.data.answers(split)), predictions.tolist()), self.primary)
 
     def chance(self, tokenizer: Any, max_length: int) -> Chance:
         """The mean of the training numbers: of correlations it has none, which counts as 0."""
