@@ -130,18 +130,21 @@ def translations(cache: Path) -> None:
 
 
 def pictures(cache: Path) -> None:
+    """As CIFAR-10 is there: a Parquet file for each split."""
     import datasets
     from PIL import Image
 
-    types = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "light"])})
-    rows = [{"img": Image.new("RGB", (32, 32), (n * 3, n * 2, 200 * (n % 2))), "label": n % 2} for n in range(80)]
-    snapshot = hub.cached_data(cache, "uoft-cs/cifar10", "plain_text", "[]", {})
-    files = []
-    for split, some in {"train": rows[:60], "test": rows[60:]}.items():
-        datasets.Dataset.from_list(some, features=types).to_parquet(snapshot / f"plain_text/{split}.parquet")
-        files.append(f"  - split: {split}\n    path: plain_text/{split}.parquet")
-    card = ["---", "configs:", "- config_name: plain_text", "  data_files:", *files, "---", "A card."]
-    (snapshot / "README.md").write_text("\n".join(card))
+    names = [f"thing {number}" for number in range(10)]
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    root = cache / "datasets--uoft-cs--cifar10"
+    folder = root / "snapshots" / hub.COMMIT / "plain_text"
+    folder.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs/main").write_text(hub.COMMIT)
+    for split, numbers in {"train": range(60), "test": range(60, 80)}.items():
+        images = [Image.new("RGB", (32, 32), (25 * (n % 10), n, 0)) for n in numbers]
+        rows = {"img": images, "label": [n % 10 for n in numbers]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
 DATA: dict[str, Callable[[Path], None]] = {
@@ -185,12 +188,12 @@ def methodbench(*words: object, home: Path) -> str:
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     name = request.node.callspec.params["name"]
     repository, architecture = MODELS[name]
-    folder = architectures.make(architecture, tmp_path / "model", **POSITIONS.get(architecture, {}))
+    model = architectures.make(architecture, tmp_path / "model", **POSITIONS.get(architecture, {}))
     if architecture == "vit":
         import transformers
 
-        transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
-    hub.cached(tmp_path / "hub", repository, folder)
+        transformers.ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(model)
+    hub.cached(tmp_path / "hub", repository, model)
     DATA[name](tmp_path / "hub")
     return tmp_path
 
@@ -226,6 +229,6 @@ def test_it_runs_on_a_small_model_and_small_data(name: str, home: Path) -> None:
     only = [word for recipe in (recipes[0], recipes[-1]) for word in ("--only", recipe)]
     methodbench("run", shortened(name, home), *only, "--out", home / "out", home=home)
     records = [json.loads(line) for line in (home / "out/records.jsonl").read_text().splitlines()]
-    stages = [record for record in records if record.get("kind", "stage") == "stage"]
+    stages = [record for record in records if record["kind"] == "node"]
     assert stages
     assert {record["status"] for record in stages} == {"ok"}
