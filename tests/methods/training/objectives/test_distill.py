@@ -176,7 +176,7 @@ def test_what_was_before_the_student_is_forgotten():
         ("full >> half >> distill", "distill first"),
         ("full >> distill(layers=9)", "2 blocks"),
         ("full >> drop_layers(1) >> distill(layers=2)", "1 blocks"),
-        ('full >> distill(student="nowhere")', "neither a registered model nor a directory"),
+        ('full >> distill(student="nowhere")', "neither a registered model, nor a directory"),
         ('full >> distill(layers=1, student="nowhere")', "one of the two"),
         ("full >> distill + label_smoothing(0.1)", "label_smoothing"),
     ],
