@@ -336,7 +336,7 @@ def _unlike(read: _Read, rows: dict[Split, Rows], threshold: float, counts: Coun
             words = {word.encode("utf-8") for word in comparable(read.texts(row)).lower().split()}
             sketch = MinHash(num_perm=128, seed=1)
             sketch.update_batch(sorted(words))
-            if any(index.query(sketch)):
+            if index.query(sketch):
                 counts["near_duplicates"] += 1
                 continue
             index.insert(int(row), sketch)

@@ -179,7 +179,7 @@ class TestChoice:
 
     def test_near_duplicates_of_test_items_are_taken_out_of_training(self) -> None:
         words = "the quick brown fox jumps over the lazy dog while seven wizards watch them from an old stone bridge"
-        found = [*of("train", words + " today", "nothing like it"), *of("test", words)]
+        found = [*of("test", words), *of("train", words + " today", "nothing like it")]
         data = divide_items(found, Choice(near_duplicates=0.8))
         assert tuple(data.texts["train"]) == ("nothing like it",)
         assert data.counts["near_duplicates"] == 1
