@@ -42,6 +42,7 @@ class NoModel(Model):
 class NoTask(Task):
     name = "no-task"
     kind = "classification"
+    peft_task_type = "SEQ_CLS"
     reads_texts = predicts_classes = labels_texts = True
 
     def fingerprint(self):

@@ -2,13 +2,11 @@ import csv
 import dataclasses
 import io
 import json
-import sys
 
 import pytest
 
 import reports
 from bench.compare.compare import compare
-from bench.machine.machine import MachineError
 from reports import render_comparisons
 from tests import synthetic
 from tests.synthetic import Method
@@ -132,11 +130,3 @@ def test_parquet_is_the_long_table_with_its_texts_as_they_were(tmp_path):
             assert row[key] == ("" if value is None else f"'{value}" if str(value).startswith("=") else str(value))
     assert {line["name"] for line in found} == set(methods)
     assert isinstance(found[0]["value"], float)
-
-
-def test_parquet_without_its_package_says_what_to_install_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    folder = synthetic.write(synthetic.records(), tmp_path / "in")
-    with pytest.raises(MachineError, match=r"pip install 'methodbench\[parquet\]'"):
-        reports.write(folder, ["csv", "parquet"], tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []

@@ -6,7 +6,7 @@ _ADDED = "methods/_added.py"
 _ARCHITECTURE = "bench/models/architecture.py"
 _BITFIT = "methods/training/full_and_partial/bitfit.py"
 _FULL = "methods/training/full_and_partial/full.py"
-_LABELS = "bench/tasks/kinds/classification.py"
+_TOKENS = "bench/tasks/tokens.py"
 _HEAD = "methods/training/full_and_partial/head.py"
 _LOOP = "bench/stage/loop.py"
 _TOP = "methods/training/full_and_partial/top_layers.py"
@@ -76,19 +76,19 @@ MUTANTS = [
         "full", "the recorded loss is a sum", tests=_LOOPS,
     ),
     Mutant(
-        "full", _LABELS, "lengths = tuple(self.lengths[item] for item in items)", "lengths = (max(self.lengths[item] for item in items),) * len(items)",
+        "full", _TOKENS, "lengths = tuple(int(self.lengths[item]) for item in items)", "lengths = (int(max(self.lengths[item] for item in items)),) * len(items)",
         "full", "padding is counted in an item's length",
     ),
     Mutant(
-        "full", _LABELS, 'inputs["attention_mask"] = real.long()', 'inputs["attention_mask"] = real.long() * 0 + 1',
+        "full", _TOKENS, 'inputs["attention_mask"] = real(lengths)', 'inputs["attention_mask"] = real(lengths) * 0 + 1',
         "full", "padding is attended to",
     ),
     Mutant(
-        "full", _LABELS, "truncation=True, max_length=max_length,", "truncation=True, max_length=max_length // 2,",
+        "full", _TOKENS, "truncation=True, max_length=max_length, return_attention_mask", "truncation=True, max_length=max_length // 2, return_attention_mask",
         "full", "texts are cut at half of the length", tests=_TASKS,
     ),
     Mutant(
-        "full", _LABELS, "return Batch(inputs, self._targets[chosen], lengths", "return Batch(inputs, self._targets[chosen.sort().values], lengths",
+        "full", _TOKENS, "self.targets[torch.tensor(items)]", "self.targets[torch.tensor(items).sort().values]",
         "full", "labels are in another order than texts", tests=_TASKS,
     ),
     Mutant(
@@ -96,8 +96,7 @@ MUTANTS = [
         "full", "it trains on the test split",
     ),
     Mutant(
-        "full", "bench/tasks/texts.py", "order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded), generator)",
-        "order = iter(range(len(encoded))) if generator is None else shuffled(len(encoded) // 2, generator)",
+        "full", "bench/tasks/texts.py", "order = shuffled(len(encoded), generator)", "order = shuffled(len(encoded) // 2, generator)",
         "full", "it trains on the first half alone", tests=_TASKS,
     ),
     # -- head
