@@ -22,7 +22,7 @@ from bench.machine import cache
 if TYPE_CHECKING:
     from bench.models.base import Model
 
-_FORMAT = 5  # raised when the same model would be described otherwise
+_FORMAT = 6  # raised when the same model would be described otherwise
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft")
 
 

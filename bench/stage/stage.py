@@ -155,7 +155,9 @@ def run(
 
 
 def opened(job: Job) -> tuple[Model, Task]:
-    """The model and the task of `job`. What it takes to load the model is imported, so that no peak of memory has it in."""
+    """The model and the task of `job`. What it takes to load them is imported, so that no peak of memory has it in."""
+    from bench.tasks import tokens  # noqa: F401 -- which has the data's library
+
     source, task = job.source(), open_task(job.task, job.suite_folder)
     if job.input is None:
         # Where no one has looked at the model yet, as on another machine, this does.

@@ -58,7 +58,13 @@ class Tokens:
     def _part(self, name: str, part: int) -> tuple[Numbers, Numbers]:
         if (name, part) not in self._parts:
             chunk = self._table.column(name).chunk(part)
-            self._parts[name, part] = chunk.offsets.to_numpy(), chunk.values.to_numpy()
+            # Out of the buffers, for pyarrow's own ways from and to NumPy import pandas, which a peak of memory would show.
+            starts = np.frombuffer(chunk.buffers()[1], np.int32)[: len(chunk) + 1]
+            values = chunk.values.buffers()[1]
+            self._parts[name, part] = (
+                starts,
+                np.frombuffer(values, np.int32)[: starts[-1]] if values is not None else np.zeros(0, np.int32),
+            )
         return self._parts[name, part]
 
 
@@ -79,7 +85,7 @@ def _table(make: Callable[[], Iterator[Part]], kept_as: str | None) -> pa.Table:
 def _write(parts: Iterator[Part], where: Any) -> None:
     sink = None
     for part in parts:
-        batch = pa.record_batch({name: pa.array(rows, pa.list_(pa.int32())) for name, rows in sorted(part.items())})
+        batch = pa.record_batch({name: _lists(rows) for name, rows in sorted(part.items())})
         sink = sink or pa.ipc.new_file(where, batch.schema)
         sink.write_batch(batch)
     sink = sink or pa.ipc.new_file(where, pa.schema([]))
@@ -90,6 +96,13 @@ def in_parts(rows: Iterator[Mapping[str, Sequence[int]]]) -> Iterator[Part]:
     """Rows of one item after the other, in parts of :data:`PART` items."""
     while some := list(itertools.islice(rows, PART)):
         yield {name: [row[name] for row in some] for name in some[0]}
+
+
+def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:
+    starts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, count=int(starts[-1]))
+    numbers = pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)])
+    return pa.Array.from_buffers(pa.list_(pa.int32()), len(rows), [None, pa.py_buffer(starts)], children=[numbers])
 
 
 def name_in_cache(tokenizer: Any, *made_of: object) -> str | None:

