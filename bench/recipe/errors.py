@@ -67,3 +67,8 @@ def nearest(found: str, known: Iterable[str]) -> str:
     if not known:
         return ""
     return f"; known: {', '.join(known)}"
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says first; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -59,9 +59,10 @@ def rouge(right: Sequence[str], written: Sequence[str], *names: str) -> dict[str
 
 def exact_match(right: Sequence[str], written: Sequence[str]) -> Score:
     """Texts that are the same but for case, punctuation, articles and white space, over all: SQuAD's rule."""
-    return mean([int(_plain(mine) == _plain(wanted)) for mine, wanted in zip(written, right, strict=True)])
+    return mean([int(normalized(mine) == normalized(wanted)) for mine, wanted in zip(written, right, strict=True)])
 
 
-def _plain(text: str) -> str:
-    text = "".join(sign for sign in text.lower() if sign not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+def normalized(answer: str) -> str:
+    """In small letters, without punctuation and articles, and one space between words."""
+    bare = "".join(sign for sign in answer.lower() if sign not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())

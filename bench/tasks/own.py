@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from bench.machine import cache
 from bench.machine.paths import PathError, find
-from bench.recipe.errors import nearest
+from bench.recipe.errors import first_line, nearest
 from bench.tasks.base import TaskError
 from bench.tasks.rows import SUFFIXES, Row, Rows
 from bench.tasks.table import DataTable, Split
@@ -98,7 +98,7 @@ class OwnData:
             files = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in SUFFIXES)
             hint = f"; give one of its files, as {folder / files[0]}" if files else ""
             raise TaskError(
-                f"{folder}: it is a folder that datasets' save_to_disk did not write, or a damaged one ({_first_line(error)}){hint}"
+                f"{folder}: it is a folder that datasets' save_to_disk did not write, or a damaged one ({first_line(error)}){hint}"
             ) from None
         if isinstance(found, datasets.DatasetDict):
             return self._chosen(found, str(folder))
@@ -211,7 +211,7 @@ def _with_names(feature: Any) -> Any:
 
 
 def _why_not(error: Exception, name: str) -> str:
-    said, kind = _first_line(error), type(error).__name__
+    said, kind = first_line(error), type(error).__name__
     if "script" in said and "no longer supported" in said:
         return (
             f"it is a repository that loads by a script, which datasets does not run any more; use a copy with data files, as "
@@ -227,10 +227,6 @@ def _why_not(error: Exception, name: str) -> str:
     return (
         f"it cannot be loaded ({kind}: {said}); look for its name on the hub, or name a file or folder of this machine"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.machine import cache
 from bench.models.base import Model, ModelError
-from bench.models.sources.directory import VOCABULARIES, WEIGHTS, Directory, first_line, json_of, quiet
+from bench.models.sources.directory import VOCABULARIES, WEIGHTS, Directory, json_of, quiet
 from bench.models.structure import Structure
 from bench.recipe.declarations import Fact
+from bench.recipe.errors import first_line
 
 if TYPE_CHECKING:
     import torch

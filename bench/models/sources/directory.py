@@ -15,6 +15,7 @@ from bench.models import structure
 from bench.models.base import Model, ModelError
 from bench.models.structure import Structure
 from bench.recipe.declarations import Fact
+from bench.recipe.errors import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -372,11 +373,6 @@ class Directory(Model):
             self.path, **self._local(), output_loading_info=True, **{"dtype": torch.float32, **options}
         )
         return found
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what `error` says, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def json_of(file: Path, mend: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any
 from bench.machine import disk, hub
 from bench.models.base import ModelError
 from bench.models.sources import adapter
-from bench.models.sources.directory import SMALL, Directory, first_line
+from bench.models.sources.directory import SMALL, Directory
+from bench.recipe.errors import first_line
 
 NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 """``organisation/model``, and a branch, a tag or a commit behind an ``@``."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import re
-import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import Field
 from bench.tasks.base import Answers, Batch, Chance, Quality, Retention, Split, TaskError
 from bench.tasks.item_task import ItemTask
 from bench.tasks.items import Item
+from bench.tasks.overlap import normalized
 from bench.tasks.rows import Row
 from bench.tasks.scores import Score, mean, quality
 from bench.tasks.table import DataTable, Name
@@ -370,12 +369,6 @@ def scores(truth: Sequence[Sequence[str]], predicted: Sequence[str | None]) -> d
         f1.append(0.0 if guess is None else max(_f1(text, guess) for text in right))
         exact.append(0 if guess is None else max(int(normalized(text) == normalized(guess)) for text in right))
     return {"answer_f1": mean(f1), "exact_match": mean(exact)}
-
-
-def normalized(answer: str) -> str:
-    """In small letters, without punctuation and articles, and one space between words."""
-    bare = "".join(sign for sign in answer.lower() if sign not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
 def _f1(text: str, guess: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -67,7 +68,7 @@ class Regression(ItemTask["EncodedTexts"]):
         """One number."""
         return {"num_labels": 1, "problem_type": "regression"}
 
-    @property
+    @functools.cached_property
     def scale(self) -> tuple[float, float]:
         """The mean and the standard deviation of the training numbers."""
         import statistics

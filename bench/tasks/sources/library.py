@@ -112,8 +112,13 @@ class OfLibrary(abc.ABC):
             for entry in sources(str(self.root / name))
             for stat in [entry.stat()]
         )
-        identity = repr((self.format, sys.version, stats)).encode("utf-8", "surrogateescape")
-        return f"{self.name}/{hashlib.blake2b(identity, digest_size=16).hexdigest()}.arrow"
+        return kept_by(self.name, self.format, stats)
+
+
+def kept_by(name: str, format_: int, stats: Sequence[tuple[str, int, int]]) -> str:
+    """A file in the cache for the task called `name`, by the Python version and by name, size and time of its source files."""
+    identity = repr((format_, sys.version, stats)).encode("utf-8", "surrogateescape")
+    return f"{name}/{hashlib.blake2b(identity, digest_size=16).hexdigest()}.arrow"
 
 
 def without_sources(name: str, root: Path, missing: Sequence[str]) -> list[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
-import sys
 import sysconfig
 import textwrap
 import warnings
@@ -17,7 +15,7 @@ from bench.tasks.base import TaskError
 from bench.tasks.items import Item
 from bench.tasks.kinds.instruction_tuning import InstructionTuning, conversation
 from bench.tasks.kinds.seq2seq import SequenceToSequence
-from bench.tasks.sources.library import without_sources
+from bench.tasks.sources.library import Documented, kept_by, without_sources
 from bench.tasks.sources.stdlib_code import missing_modules, source_files
 
 _FORMAT = 1  # of the kept items; raised when other items are made of the same sources
@@ -25,8 +23,6 @@ _SHORTEST_BODY = 60  # characters of what a summary is of
 _LONGEST_FUNCTION = 1500  # characters
 _ROOT = Path(sysconfig.get_path("stdlib"))
 _ASK = "Write the first line of the docstring of this Python function.\n\n"
-
-Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class StdlibSummaries(SequenceToSequence):
@@ -121,5 +117,4 @@ def _kept_as(name: str) -> str:
     stats = [
         (os.path.relpath(file, _ROOT), stat.st_size, stat.st_mtime_ns) for file, stat in source_files(_ROOT).items()
     ]
-    identity = repr((_FORMAT, sys.version, stats)).encode("utf-8", "surrogateescape")
-    return f"{name}/{hashlib.blake2b(identity, digest_size=16).hexdigest()}.arrow"
+    return kept_by(name, _FORMAT, stats)
