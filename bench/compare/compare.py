@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from bench.compare import doubts, looks, stats
+from bench.compare import doubts, looks, stats, tuning
 from bench.compare.doubts import Doubt
 from bench.compare.rows import DEFAULT_MARGINS, NOT_RUN, Change, Ending, Figure, Proof, Reference, Row, change, kind_of
+from bench.compare.tuning import Tuning
 from bench.compare.turns import Pace, Paths, Step, in_turns, pace
 from bench.metrics import registry
 from bench.metrics.families import lm_eval
@@ -40,7 +41,8 @@ class Comparison:
     are the numbers of seeds at which a run that adds seeds may look; empty where each recipe has the same seeds, and one look
     is all. Then ``seeds`` are those of the recipe that has most. ``references`` are beside the rows: what a guess without the
     text reaches, and the model before any training. ``suite`` is the suite's table, empty where an older version recorded
-    none; ``fingerprints`` are of the model's files and of the task's data.
+    none; ``fingerprints`` are of the model's files and of the task's data. ``tunings`` say how the recipes' learning rates were
+    chosen; empty where the suite tunes none.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Comparison:
     looks: tuple[int, ...] = ()
     suite: Mapping[str, Any] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    tunings: tuple[Tuning, ...] = ()
 
     def against(self, baseline: str) -> Comparison:
         """The same recipes, compared with `baseline`, which is one of them."""
@@ -206,6 +209,7 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         looks=tuple(run.settle.looks) if run.settle else (),
         suite=run.suite if isinstance(run.suite, Mapping) else {},
         fingerprints=_fingerprints(next((every[id_] for cell in cells for id_ in cell.path if id_ in every), {})),
+        tunings=tuple(tuning.of_run(run, model, task, records)),
     )
     return _compared(draft, rows)
 

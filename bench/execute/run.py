@@ -26,7 +26,7 @@ from bench.plan import plan
 from bench.plan.plan import Cell, Node, Plan, pairing
 from bench.record import pyperf_file
 from bench.record.reading import Records
-from bench.record.schema import Inference, Trust
+from bench.record.schema import Inference, Trust, Tuned
 from bench.record.store import Store
 from bench.stage import checkpoint
 from bench.stage.job import Job, Progress
@@ -101,11 +101,14 @@ def run(
     keep: Collection[int] = (),
     ran: Collection[str] = (),
     looks: Sequence[int] = (),
+    tuning: Sequence[Tuned] | None = (),
 ) -> Result:
     """Run the recipes called `names` of `whole` that are not recorded yet; all of them where `fresh`.
 
     Args:
         ran: the stages that ran just before, and do not run again, whatever their end.
+        tuning: what trials of learning rates found, which goes into the run's record; None where these are the trials, which are
+            no run of their own.
         looks: the numbers of seeds after which verdicts may be made, where seeds are added (:mod:`bench.compare.looks`).
         timeout: seconds that one process of a node may take.
         room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
@@ -130,8 +133,9 @@ def run(
         for needed in (store.folder / "logs", checkpoint.temporary(store.folder)):
             needed.mkdir(parents=True, exist_ok=True)
     environment = machine.environment(whole.machine, whole.suite_folder)
-    store.append(_run_line(run_id, whole, names, environment, store.folder, looks))
-    _record_refusals(whole, names, store, records, run_id)
+    if tuning is not None:
+        store.append(_run_line(run_id, whole, names, environment, store.folder, looks, tuning))
+        _record_refusals(whole, names, store, records, run_id)
 
     timings = Timings(whole, names, store.folder, run_id, fresh=fresh)
     timings.begin(records)
@@ -152,7 +156,9 @@ def run(
             beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
 
     def tidy() -> None:
-        _tidy(chosen, store, recorded, kept | timings.checkpoints())
+        # Where these are trials, others are of the recipes that run after them.
+        others = set() if tuning is not None else checkpoint.present(store.folder) - whole.nodes.keys()
+        _tidy(chosen, store, recorded, kept | timings.checkpoints() | others)
 
     waiting = [chosen.nodes[id_] for id_ in todo]
     room = room or slots(whole.machine, 1)
@@ -216,7 +222,8 @@ def run(
         if before < math.inf:
             with aside():
                 tidy()
-    store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
+    if tuning is not None:
+        store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
     return Result(statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)))
@@ -452,7 +459,13 @@ def _record_refusals(whole: Plan, names: set[str], store: Store, records: Record
 
 
 def _run_line(
-    run_id: str, whole: Plan, names: set[str], environment: Mapping[str, Any], folder: Path, looks: Sequence[int]
+    run_id: str,
+    whole: Plan,
+    names: set[str],
+    environment: Mapping[str, Any],
+    folder: Path,
+    looks: Sequence[int],
+    tuning: Sequence[Tuned],
 ) -> dict[str, Any]:
     suite = whole.suite
     return {
@@ -482,6 +495,7 @@ def _run_line(
         "margins": suite.compare.margins().record(),
         "references": list(plan.references(whole)),
         **({"settle": {"looks": list(looks)}} if looks else {}),
+        **({"tuning": [asdict(tuned) for tuned in tuning]} if tuning else {}),
         "environment": environment,
         "started": _now(),
         "version": version("methodbench"),

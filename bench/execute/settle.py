@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.compare.compare import Comparison, compare
 from bench.execute.run import Result
 from bench.metrics.units import counted
-from bench.plan.plan import Cell, Plan
+from bench.plan.plan import Cell, Key, Plan, key_of
 from bench.suite.suite import SuiteError
 
 MOST = 12
@@ -60,12 +60,12 @@ def run(
     """
     order = list(dict.fromkeys(cell.seed for cell in whole.cells))
     place = {seed: number for number, seed in enumerate(order)}
-    wanted = {_key(cell): at[0] for cell in whole.cells}
+    wanted = {key_of(cell): at[0] for cell in whole.cells}
     others = set(names) - {whole.suite.baseline_name}
 
     def asked(cell: Cell) -> bool:
         there = cell.name not in others and all(node.id in recorded for node in cell.path)
-        return place[cell.seed] < (at[-1] if there else wanted[_key(cell)])
+        return place[cell.seed] < (at[-1] if there else wanted[key_of(cell)])
 
     result = carry_out(whole.of(asked), ())
     for look, following in zip(at, [*at[1:], None], strict=True):
@@ -83,14 +83,6 @@ def run(
         wanted |= dict.fromkeys(more, following)
         result = result.with_next(carry_out(whole.of(asked), result.statuses))
     return result
-
-
-Key = tuple[str, str, str]
-"""Model, task and recipe."""
-
-
-def _key(cell: Cell) -> Key:
-    return cell.subject.model.name, cell.subject.task.name, cell.name
 
 
 @dataclass(frozen=True)

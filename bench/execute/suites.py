@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bench.execute.watch import Say
     from bench.plan.dividing import Shortage
     from bench.plan.plan import Plan
+    from bench.record.schema import Tuned
 
 Given = str | os.PathLike[str] | Mapping[str, Any] | Suite
 """A suite: a file, the name of one that comes along, a table as a file holds it, or one that was read."""
@@ -67,6 +68,7 @@ def prepare(
     only: str | Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
     steps: int | None = None,
+    epochs: float | None = None,
     device: str | None = None,
     threads: int | None = None,
     executor: Where = "local",
@@ -74,7 +76,7 @@ def prepare(
     """Plan a suite without running anything. Arguments and errors are those of :func:`run`."""
     with contextlib.closing(cluster()) if executor == "ray" else contextlib.nullcontext() as ray:
         shortage = ray.shortage if ray else dividing.shortage
-        return _prepared(suite, suite_folder, out, only, seeds, steps, device, threads, shortage)
+        return _prepared(suite, suite_folder, out, only, seeds, steps, epochs, device, threads, shortage)
 
 
 def run(
@@ -85,6 +87,7 @@ def run(
     only: str | Sequence[str] = (),
     seeds: int | Sequence[int] | None = None,
     steps: int | None = None,
+    epochs: float | None = None,
     device: str | None = None,
     threads: int | None = None,
     fresh: bool = False,
@@ -109,7 +112,8 @@ def run(
         out: the results folder; ``results/NAME`` otherwise, of a table ``results/python``.
         only: run the recipes whose names match one of these patterns.
         seeds: run seeds 0 to N-1, or these, instead of the suite's.
-        steps: optimizer steps of each trainer, instead of the suite's.
+        steps: optimizer steps of each trainer, instead of the suite's, also in its trials of learning rates.
+        epochs: passes over the training items, instead of the suite's steps.
         device: "auto", "cpu" or "cuda" instead of the suite's.
         threads: CPU threads of each stage, instead of the suite's.
         fresh: run what is recorded already, too.
@@ -136,7 +140,7 @@ def run(
         raise SuiteError("--max-seeds: it bounds the seeds that --settle adds; give both, or neither")
 
     def prepared(shortage: Shortage) -> Prepared:
-        asked = _prepared(suite, suite_folder, out, only, seeds, steps, device, threads, shortage)
+        asked = _prepared(suite, suite_folder, out, only, seeds, steps, epochs, device, threads, shortage)
         return _to_settle(asked, shortage, max_seeds) if settle else asked
 
     return _run(prepared, fresh, jobs, executor, checkpoints, timeout, keep, say)
@@ -151,9 +155,13 @@ def _run(
     timeout: float | None = None,
     keep: Collection[int] = (),
     say: Say = "stages",
+    tune_again: bool = True,
 ) -> Result:
-    """Run what is `prepared` where there is as much room as it is told. Other arguments are those of :func:`run`."""
-    from bench.execute import references
+    """Run what is `prepared` where there is as much room as it is told. Other arguments are those of :func:`run`.
+
+    Trials of learning rates that are recorded run again where `fresh` and `tune_again`.
+    """
+    from bench.execute import references, tune
     from bench.execute import run as engine
     from bench.execute import settle as rounds
     from bench.execute.watch import watcher
@@ -172,16 +180,33 @@ def _run(
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
 
+        def tell(text: str) -> None:
+            if say != "errors":
+                _say(text, sys.stderr)
+
+        found: list[Tuned] = []
+        if asked.plan.suite.tune is not None:
+            trials = tune.grid(asked.plan, asked.names)
+
+            def carry_out_trials(part: Plan, ran: Collection[str]) -> Result:
+                with watcher(part, say) as watching:
+                    return engine.run(
+                        part, {cell.name for cell in part.cells}, store, runs, watching,
+                        timeout=timeout, fresh=fresh and tune_again, room=room, ran=ran, tuning=None,
+                    )  # fmt: skip
+
+            tell(tune.announced(trials))
+            found = tune.run(trials, store.read, carry_out_trials, fresh=fresh and tune_again)
+            for line in tune.said(found, store.read()):
+                tell(line)
+            asked = replace(asked, plan=tune.tuned(asked.plan, found))
+
         def carry_out(part: Plan, ran: Collection[str]) -> Result:
             with watcher(part, say) as watching:
                 return engine.run(
                     part, asked.names, store, runs, watching,
-                    timeout=timeout, fresh=fresh, room=room, keep=keep, ran=ran, looks=asked.looks,
+                    timeout=timeout, fresh=fresh, room=room, keep=keep, ran=ran, looks=asked.looks, tuning=found,
                 )  # fmt: skip
-
-        def tell(text: str) -> None:
-            if say != "errors":
-                _say(text, sys.stderr)
 
         if asked.at:
             result = rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
@@ -217,7 +242,7 @@ def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -
 
     def prepared(shortage: Shortage) -> Prepared:
         assert last.suite is not None
-        asked = _prepared(last.suite, where, folder, only, None, None, None, None, shortage)
+        asked = _prepared(last.suite, where, folder, only, None, None, None, None, None, shortage)
         if last.settle is None:
             return asked
         # It has seeds that its suite has not, and not of all recipes.
@@ -226,7 +251,7 @@ def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -
         part = whole.of(lambda cell: (cell.subject.model.name, cell.subject.task.name, cell.name, cell.seed) in cells)
         return replace(asked, plan=part, looks=tuple(last.settle.looks))
 
-    return _run(prepared, fresh=True, say=say)
+    return _run(prepared, fresh=True, say=say, tune_again=False)
 
 
 def cluster(through: Through = "object-store") -> Cluster:
@@ -256,6 +281,7 @@ def _prepared(
     only: str | Sequence[str],
     seeds: int | Sequence[int] | None,
     steps: int | None,
+    epochs: float | None,
     device: str | None,
     threads: int | None,
     shortage: Shortage,
@@ -263,11 +289,16 @@ def _prepared(
     table, base, stem, where = _table(given, Path.cwd() / suite_folder)
     if seeds is not None:
         table["seeds"] = list(range(seeds) if isinstance(seeds, int) else seeds)
-    if steps is not None:
-        table["budget"] = {**table.get("budget", {}), "steps": steps}
-    for key, value in (("device", device), ("threads", threads)):
+    if steps is not None and epochs is not None:
+        raise SuiteError("--steps or --epochs: both say how long a training is; give one or the other")
+    lengths: tuple[tuple[str, str, float | None], ...] = (("steps", "epochs", steps), ("epochs", "steps", epochs))
+    for key, other, value in lengths:
         if value is not None:
-            table[key] = value
+            table["budget"] = {**table.get("budget", {}), key: value}
+            table["budget"].pop(other, None)
+    if steps is not None and isinstance(tune := table.get("tune"), Mapping) and "steps" in tune:
+        table["tune"] = {**tune, "steps": steps}
+    table |= {key: value for key, value in (("device", device), ("threads", threads)) if value is not None}
     suite = of(table, where)
     names = suite.only([only] if isinstance(only, str) else list(only))
     here = machine.look(suite.device, suite.threads)

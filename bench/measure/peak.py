@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class Peak:
             torch.cuda.init()
             self._gpus = [device, *(torch.device("cuda", number) for number in range(1, gpus))]
             self._baselines = [torch.cuda.memory_allocated(gpu) for gpu in self._gpus]
+            self._marks = [0] * len(self._gpus)
         else:
             self._heap = _Heap()
             _touch_libraries()
@@ -53,6 +56,7 @@ class Peak:
         self._seen = 0
         if self.device.type == "cuda":
             gc.collect()
+            self._marks = [0] * len(self._gpus)
             for gpu in self._gpus:
                 torch.cuda.reset_peak_memory_stats(gpu)
         else:
@@ -73,10 +77,26 @@ class Peak:
             self._heap.lend()
             self.reason = self.reason or _reset_mark()
 
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """Leave what is held inside out of a phase that goes on. On a CPU that is for the time of a ``pause``."""
+        if self.device.type != "cuda":
+            assert self.paused, "pause it first"
+            yield
+            return
+        self._marks = [*map(max, self._marks, self._held())]
+        yield
+        for gpu in self._gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+
+    def _held(self) -> list[int]:
+        """The highest marks of the GPUs."""
+        return [torch.cuda.max_memory_allocated(gpu) for gpu in self._gpus]
+
     def stop(self) -> int | None:
         """The highest mark since ``start`` above the baseline, at least 0; None where it cannot be known."""
         if self.device.type == "cuda":
-            peaks = [torch.cuda.max_memory_allocated(gpu) for gpu in self._gpus]
+            peaks = [*map(max, self._marks, self._held())]
             return max(0, *(peak - held for peak, held in zip(peaks, self._baselines, strict=True)))
         if not self.paused:
             self.pause()

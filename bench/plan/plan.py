@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ from bench.plan.refusals import problems
 from bench.recipe.facts import facts_after, stages_before_compression, with_inner
 from bench.recipe.method import Method, Trainer
 from bench.recipe.recipe import Recipe, Stage
-from bench.suite.suite import NEW_TOKENS, Suite, SuiteError
+from bench.suite.suite import NEW_TOKENS, Budget, Measure, Suite, SuiteError
 from bench.tasks import lm_eval
 from bench.tasks.base import Task, TaskError
 from bench.tasks.registry import open_task
 from bench.tasks.table import DataTable
+
+MANY = 10**6
+"""As many items as planning takes training to have where it cannot tell, so that no steps seem too few."""
 
 IDENTITY = 2
 """Counts up when the engine changes what an equal node would measure, so that old records are not taken for new."""
@@ -118,6 +121,15 @@ class Cell:
         return [node for node in self.path if isinstance(node.stage.main, Trainer)]
 
 
+Key = tuple[str, str, str]
+"""Model, task and recipe, by their names."""
+
+
+def key_of(cell: Cell) -> Key:
+    """What a cell's seeds have in common."""
+    return cell.subject.model.name, cell.subject.task.name, cell.name
+
+
 def pairing(of: Node | Cell) -> tuple[str, str, int]:
     """What two have in common that are compared: model, task and seed."""
     return of.subject.model.name, of.subject.task.name, of.seed
@@ -193,6 +205,7 @@ def make(
                 f"the model {model} on the task {task} is there {number} times, and results go by these names; name each "
                 "once, a table by `name` in its [task], a model by its folder"
             )
+    _check_validation(suite, subjects)
     cells: list[Cell] = []
     nodes: dict[str, Node] = {}
     for subject in subjects:
@@ -206,6 +219,13 @@ def make(
     return Plan(suite, suite_folder, machine, tuple(cells), _depth_first(nodes))
 
 
+def of_cells(whole: Plan, suite: Suite, cells: Iterable[Cell]) -> Plan:
+    """A plan of `cells` of `whole` whose recipes have changed, with the stages that they now go through under `suite`."""
+    changed = [replace(cell, path=_path(cell.recipe, cell.subject, cell.seed, suite, whole.machine)) for cell in cells]
+    nodes = {node.id: node for cell in changed if not cell.refused for node in cell.path}
+    return replace(whole, suite=suite, cells=tuple(changed), nodes=_depth_first(nodes))
+
+
 def refusals(
     recipe: Recipe, subject: Subject, suite: Suite, machine: Machine, shortage: dividing.Shortage = dividing.shortage
 ) -> tuple[str, ...]:
@@ -216,6 +236,7 @@ def refusals(
         return subject.structure.problems
     reasons = [*_too_long(recipe, subject, suite), *_too_large(recipe, subject, suite, machine)]
     for depth, stage in enumerate(recipe.stages):
+        items = subject.task.training_items()
         context = PlanContext(
             before=recipe.stages[:depth],
             stage=stage,
@@ -228,10 +249,10 @@ def refusals(
             suite_folder=subject.suite_folder,
             given=subject.model,
             splits=subject.task.splits(),
-            items=subject.task.training_items(),
+            items=items,
             packing=subject.task.packing,
             batch_size=suite.budget.batch_size,
-            steps=suite.budget.steps,
+            steps=suite.budget.optimizer_steps(MANY if items is None else items),
         )
         for method in stage.methods:
             # Of a dotted name, only the first part: looking for the rest would import it.
@@ -250,7 +271,26 @@ def refusals(
             reasons += [f"{method.name}: {problem}" for problem in unregistered(method.figures)]
             reasons += [f"{method.name}: {problem}" for problem in problems(method, context)]
         reasons += dividing.problems(context, shortage)
+        reasons += _validation(stage, suite.budget)
     return tuple(reasons)
+
+
+def _validation(stage: Stage, budget: Budget) -> Iterator[str]:
+    """Why `stage` cannot be scored while it trains, or go back to its best weights."""
+    if budget.eval_steps is None or not isinstance(stage.main, Trainer):
+        return
+    if others := stage.layout.keys() - {"replicas"}:
+        yield (
+            f"budget.eval_steps: no process of `{stage}` has the whole model, which is divided by {', '.join(sorted(others))}; "
+            "leave eval_steps out"
+        )
+    for method in stage.methods if budget.load_best_model_at_end else ():
+        if "stops_early" in method.traits:
+            yield f"budget.load_best_model_at_end: {method.name} goes back to its own best weights; leave one of the two out"
+        # Going back to the best weights is what such a method does, too.
+        for trait, text in method.refuses_beside:
+            if trait == "stops_early":
+                yield f"budget.load_best_model_at_end: {text.format(other='it', method=method, name=method.name)}"
 
 
 def _too_long(recipe: Recipe, subject: Subject, suite: Suite) -> Iterable[str]:
@@ -351,6 +391,30 @@ def _check_lm_eval(names: Sequence[str], subjects: Sequence[Subject], suite_fold
         raise SuiteError("\n".join(problems))
 
 
+def _check_validation(suite: Suite, subjects: Sequence[Subject]) -> None:
+    """That there is what `suite` scores on the validation split.
+
+    Raises:
+        SuiteError: it is not so.
+    """
+    asked = {
+        "tune": suite.tune is not None,
+        "budget.eval_steps": suite.budget.eval_steps is not None,
+        "measure.split": suite.measure.split == "validation",
+    }
+    key = next((key for key, is_asked in asked.items() if is_asked), None)
+    for subject in subjects if key else ():
+        if key == "tune" and not subject.model.pretrained:
+            raise SuiteError(
+                f"{key}: {subject.model.name} has random weights, whose quality is not measured; leave it out"
+            )
+        if "validation" not in subject.task.splits():
+            raise SuiteError(
+                f"{key}: {subject.task.name} has no validation items to score; add items, or a file of them as `validation`, or "
+                "leave it out"
+            )
+
+
 def _path(recipe: Recipe, subject: Subject, seed: int, suite: Suite, machine: Machine) -> tuple[Node, ...]:
     path: list[Node] = []
     for depth in range(len(recipe.stages)):
@@ -378,8 +442,8 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "model": subject.model_fingerprint,
         "task": subject.task_fingerprint,
         "seed": seed,
-        "budget": suite.budget.model_dump(),
-        "measure": suite.measure.model_dump(exclude={"retain", "references", "turns"}),
+        "budget": _asked(suite.budget),
+        "measure": _asked(suite.measure, exclude={"retain", "references", "turns"}),
         "machine": _machine(machine, packages),
     }
     if others:
@@ -389,6 +453,20 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
     if subject.retained_fingerprint:
         what["retained"] = subject.retained_fingerprint
     return _hash(what)
+
+
+_LATER = {"epochs", "eval_steps", "load_best_model_at_end", "split"}
+"""Keys that are younger than records: where they say nothing new they are left out, so that these records still count."""
+
+
+def _asked(table: Budget | Measure, exclude: Collection[str] = ()) -> dict[str, Any]:
+    """What a `table` of the suite says that results depend on."""
+    unsaid = {
+        name
+        for name in _LATER & set(type(table).model_fields)
+        if getattr(table, name) == type(table).model_fields[name].default
+    }
+    return table.model_dump(exclude={*exclude, *unsaid})
 
 
 def references(plan: Plan) -> dict[str, Node]:
@@ -410,6 +488,7 @@ def references(plan: Plan) -> dict[str, Node]:
                 "task": subject.task_fingerprint,
                 "seed": node.seed,
                 "budget": suite.budget.model_dump(include={"max_length", "eval_batch_size"}),
+                **({} if suite.measure.split == "test" else {"split": suite.measure.split}),
                 "machine": _machine(plan.machine),
             }
             found.setdefault(_hash(what), node)

@@ -11,6 +11,7 @@ The loop in :mod:`bench.stage.loop` draws where each hook is called. Methods nev
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -247,6 +248,13 @@ class Trainer(Method):
     share: float  # of the budget's steps
     updates_all_weights: ClassVar[bool] = False  # it updates every weight of the model
     replaces_model: ClassVar[bool] = False  # what it trains is another model than the one that arrives
+
+    def with_lr(self, lr: float) -> Self:
+        """The same with another learning rate."""
+        changed = copy.copy(self)  # a trainer's own `__init__` may take other arguments than its fields
+        object.__setattr__(changed, "lr", lr)
+        changed.__post_init__()
+        return changed
 
     @property
     def reinitializes(self) -> bool:

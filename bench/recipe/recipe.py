@@ -84,6 +84,31 @@ class Recipe:
         """The same, each stage in one process."""
         return Recipe(tuple(stage.single_process for stage in self.stages))
 
+    @property
+    def trains(self) -> bool:
+        """Whether a stage of it trains."""
+        return any(isinstance(stage.main, Trainer) for stage in self.stages)
+
+    def with_lr(self, lr: float) -> Recipe:
+        """The same with `lr` as the learning rate of every trainer."""
+        return Recipe(
+            tuple(
+                Stage(stage.main.with_lr(lr), stage.modifiers) if isinstance(stage.main, Trainer) else stage
+                for stage in self.stages
+            )
+        )
+
+    def given_lr(self) -> str:
+        """The argument of a training stage that says a learning rate, as in ``lora has lr=0.001``; empty where none does."""
+        given = [
+            f"{method.name} has lr={value}"
+            for stage in self.stages
+            for method in stage.methods
+            for name, value, default in method.arguments_given()
+            if name == "lr" and value != default
+        ]
+        return next(iter(given), "")
+
     def __add__(self, other: Method) -> Recipe:
         return join(self, other)
 

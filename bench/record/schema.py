@@ -84,6 +84,14 @@ class Held:
 
 
 @dataclass(slots=True, kw_only=True)
+class Validation:
+    """A score on the validation split while a model trained."""
+
+    step: Natural = Field(description="steps taken before it")
+    metrics: dict[Text, Finite | None] = Field(description="each metric of the task by its name")
+
+
+@dataclass(slots=True, kw_only=True)
 class Training(Held):
     """A training: an item of each list is a step."""
 
@@ -92,6 +100,7 @@ class Training(Held):
     samples: list[Amount] = Field(description="items of each step")
     warmup: Natural = Field(description="steps at the beginning that no rate counts")
     losses: list[Loss | None] | None = Field(None, description="mean loss of each step in nats; null where not finite")
+    validation: list[Validation] | None = Field(None, description="of budget.eval_steps, in the order of steps")
     figures: dict[Text, Finite | None] | None = Field(None, description="what methods measured, by name")
     ranks: list[Held] | None = Field(None, description="each process of several that trained together")
 
@@ -454,6 +463,27 @@ class Note:
 
 
 @dataclass(slots=True, kw_only=True)
+class Trial:
+    """A recipe was trained with one learning rate, to choose one."""
+
+    lr: Above0 = Field(description="the learning rate of all its trainers")
+    node: Text = Field(description="id of its last stage, whose quality is of the validation split")
+
+
+@dataclass(slots=True, kw_only=True)
+class Tuned:
+    """The learning rate of a recipe on a model and a task was chosen."""
+
+    model: Text = Field(description="its name")
+    task: Text = Field(description="its name")
+    name: Text = Field(description="the recipe's name in the suite")
+    metric: Text = Field(description="what decided, on the validation split")
+    seed: Whole = Field(description="of all trials")
+    trials: list[Trial] = Field(description="from the lowest rate up")
+    lr: Above0 | None = Field(None, description="the rate that it runs with; null where no trial ended ok")
+
+
+@dataclass(slots=True, kw_only=True)
 class Settle:
     """How seeds are added to recipes that are not settled."""
 
@@ -487,6 +517,9 @@ class Run(Line):
     )
     references: list[Text] | None = Field(None, description="ids of what its qualities are to be seen beside")
     settle: Settle | None = Field(None, description="of a run with --settle, whose recipes may differ in their seeds")
+    tuning: list[Tuned] | None = Field(
+        None, description="how the learning rates were chosen, where the suite tunes them"
+    )
     environment: Environment | None = Field(None, description="where it ran")
     started: Text | None = Field(None, description="time of day, ISO 8601")
     version: Text | None = Field(None, description="of methodbench")

@@ -80,7 +80,8 @@ class Training(Work):
         trainer = self.stage.main
         assert isinstance(trainer, Trainer)
         self.trainer = trainer
-        self.steps = max(1, round(self.budget.steps * trainer.share))
+        items = 0 if self.budget.epochs is None else self.task.epoch_items(self.tokenizer, self.budget.max_length)
+        self.steps = max(1, round(self.budget.optimizer_steps(items) * trainer.share))
         self.clock = clock or step_clock(self.device, self.stage.gpus_each)
         self.step = 0
         self.stop = False
@@ -138,18 +139,14 @@ class Training(Work):
         for begin in self._overriding("on_start"):
             begin(self)
 
-    def run(self, after_first: Callable[[], None] = lambda: None) -> None:
+    def run(self) -> None:
         """Train for the budget's steps. ``largest`` is then the batch that takes most memory.
-
-        Args:
-            after_first: called after the first step, outside the clock.
 
         Raises:
             Diverged: the loss is not finite.
         """
-        for step in self.each_step():
-            if step == 0:
-                after_first()
+        for _ in self.each_step():
+            pass
 
     def each_step(self) -> Iterator[int]:
         """Take the budget's steps, and give the number of each when it is over; whoever asks for the next may let time pass.

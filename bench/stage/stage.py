@@ -35,6 +35,7 @@ from bench.stage import checkpoint, evidence
 from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, whole_numel
 from bench.stage.job import Job, Progress
 from bench.stage.loop import Training
+from bench.stage.validate import Validation
 from bench.stage.work import Work
 from bench.tasks.base import Answers, Retention, Task
 from bench.tasks.lm_eval import names_in
@@ -85,7 +86,8 @@ def run(
             work.finish()
             claims += [claim for method in work.methods for claim in evidence.claims(method, "removal_evidence", work)]
         claims = _of_all(group.all_gather(claims))
-        measured["evidence"] = [{"method": name, **asdict(claim)} for name, claim in claims]
+        proven = [{"method": name, **asdict(claim)} for name, claim in claims]
+        measured["evidence"] = [*measured.get("evidence", ()), *proven]
     work.model.eval()
     group.close()
     if group.rank > 0 or not all(claim.holds for _, claim in claims):
@@ -107,6 +109,7 @@ def run(
                 tokenizer,
                 batch_size=job.budget.eval_batch_size,
                 max_length=job.budget.max_length,
+                split=job.measure.split,
                 uncompressed=_answering_the_same(job, task, stages),
                 answers=answers,
             )
@@ -275,19 +278,22 @@ def seed_everything(seed: int) -> None:
 
 
 class Stopwatch:
-    """Seconds by name, wall time: ``with stopwatch("load"): …``."""
+    """Seconds by name, wall time: ``with stopwatch("load"): …``. A block inside of another has its own time alone."""
 
     def __init__(self) -> None:
         self.total: dict[str, float] = {}
+        self._inside = 0.0
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Add the block's time to `name`."""
-        started = time.perf_counter()
+        started, before, self._inside = time.perf_counter(), self._inside, 0.0
         try:
             yield
         finally:
-            self.total[name] = self.total.get(name, 0.0) + time.perf_counter() - started
+            took = time.perf_counter() - started
+            self.total[name] = self.total.get(name, 0.0) + took - self._inside
+            self._inside = before + took
 
 
 def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
@@ -325,9 +331,16 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
         training.began = evidence.marks(training.model)
     begin_training(training)
     contention = trust.Contention(training.device, training.stage.gpus_each)
+    every = job.budget.eval_steps
+    validation = Validation(training, every, keeps=job.budget.load_best_model_at_end) if every else None
     with seconds("train"), contention:
         peak.start()
-        training.run(after_first=peak.pause)
+        for step in training.each_step():
+            if step == 0:
+                peak.pause()
+            if validation and validation.due():
+                with seconds("validate"), peak.outside():
+                    validation.score()
     result: dict[str, Any] = {
         "step_seconds": training.clock.seconds(),
         "tokens": training.tokens,
@@ -339,6 +352,8 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
         "data_seconds": training.data_seconds,
         "figures": training.figures.data,
     }
+    if validation:
+        result["validation"] = validation.curve
     measured |= {"training": result, "trust": {"training": contention.result()}}
     # Where several processes go hand in hand, none can leave a step out.
     absent = Absent(measured, strict=training.group.mesh is not None)
@@ -352,6 +367,10 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
                 result["optimizer_bytes"] = memory.optimizer_bytes(training.optimizer)
         _count(training, job, result, absent)
         _together(training, result)
+    if validation and validation.keeps:
+        with seconds("validate"):
+            claim = validation.restore()
+        measured["evidence"] = [{"method": training.trainer.name, **asdict(claim)}]
     return before
 
 

@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from bench.machine.paths import irregular
+from bench.metrics.units import counted
 from bench.recipe import recipe, registry
 from bench.recipe.errors import RecipeError, nearest, told_as
 from bench.recipe.fields import check, fields_of
 from bench.recipe.recipe import Recipe
 from bench.suite.gate import GateTable
 from bench.suite.margins import CompareTable
+from bench.suite.tune import MOST_STEPS, TuneTable
 from bench.tasks import lm_eval
 from bench.tasks.registry import OwnTable
 from bench.tasks.table import DataTable, Name, Strict, readable
@@ -34,10 +36,9 @@ class SuiteError(ValueError):
     """A suite is wrong. The message names the file, the key, what was found and how to mend it."""
 
 
-MOST_STEPS = 10**8
 MOST_ITEMS = 2**20
 MOST_TOKENS = 2**24
-"""Bounds of a training, of a batch, and of an item or an input: no training of a language model that is known came near
+"""Bounds of a batch, and of an item or an input: no training of a language model that is known came near
 them. More is a slip of the keys, which would show when memory or patience ends."""
 
 SEEDS = 2**29
@@ -51,6 +52,12 @@ class Budget(Strict):
     steps: int = Field(
         60, ge=1, le=MOST_STEPS, description="optimizer steps of each trainer; `share` takes a part of them"
     )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10**4,
+        description="passes over the training items, instead of `steps`; the last step may begin another pass",
+    )
     batch_size: int = Field(
         16, ge=1, le=MOST_ITEMS, description="items an optimizer step, over all micro-batches and processes"
     )
@@ -59,6 +66,33 @@ class Budget(Strict):
         3, ge=0, le=MOST_STEPS, description="first steps that throughput leaves out; they still train"
     )
     eval_batch_size: int = Field(32, ge=1, le=MOST_ITEMS, description="items a batch in evaluation")
+    eval_steps: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="steps between two scores of the model in training on the validation split; none otherwise",
+    )
+    load_best_model_at_end: bool = Field(
+        False, description="whether a training ends with the weights whose validation score was best, of `eval_steps`"
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            raise ValueError("epochs: it stands instead of `steps`; give one of the two")
+        if self.load_best_model_at_end and self.eval_steps is None:
+            raise ValueError(
+                "load_best_model_at_end: nothing is scored while it trains; give `eval_steps`, such as eval_steps = 50"
+            )
+        return self
+
+    def length(self) -> str:
+        """How long a training is, such as "60 steps"."""
+        return counted(self.steps, "step") if self.epochs is None else f"{self.epochs:g} epochs"
+
+    def optimizer_steps(self, items: int) -> int:
+        """The steps of a trainer with a share of 1, where training has so many `items`."""
+        return self.steps if self.epochs is None else math.ceil(self.epochs * items / self.batch_size)
 
 
 class Measure(Strict):
@@ -67,6 +101,9 @@ class Measure(Strict):
     quality: bool | str = Field(
         True,
         description='the task\'s metrics on the test split; "lm-eval:hellaswag,gsm8k" also scores by these tasks of lm-eval',
+    )
+    split: Literal["test", "validation"] = Field(
+        "test", description="the split that quality is of; with validation, the test split stays unseen"
     )
     retain: Name | OwnTable | None = Field(
         None, description="a task that the model has learned before; how much of it each recipe forgets"
@@ -137,6 +174,7 @@ class Suite(Strict):
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads a stage; all available cores otherwise")
     budget: Budget = Budget()
     measure: Measure = Measure()
+    tune: TuneTable | None = Field(None, description="learning rates that every recipe tries first")
     defaults: dict[str, dict[str, Any]] = Field(
         {}, description="method arguments that apply where a recipe leaves them out"
     )
@@ -159,6 +197,10 @@ class Suite(Strict):
             raise ValueError(f"{'model' if not self.models else 'task'}: at least one is needed")
         if self.baseline is not None and self.baseline not in self.recipes:
             raise ValueError(f"baseline: no recipe is called `{self.baseline}`{nearest(self.baseline, self.recipes)}")
+        if self.tune is not None and self.measure.quality is False:
+            raise ValueError(
+                "tune: quality decides between learning rates, and [measure] has quality = false; drop one"
+            )
         return self
 
     @property
@@ -189,6 +231,11 @@ class Suite(Strict):
                 found[name] = recipe.parse(text, self.defaults)
             except RecipeError as error:
                 raise told_as(SuiteError, f"recipes.{name}: ", error) from None
+            if self.tune is not None and (given := found[name].given_lr()):
+                raise SuiteError(
+                    f"recipes.{name}: {given}, and [tune] chooses the learning rate of every recipe; leave `lr` out, here and "
+                    "in [defaults], or leave [tune] out"
+                )
         return found
 
     def only(self, patterns: list[str]) -> set[str]:
@@ -341,5 +388,5 @@ def _path(location: tuple[int | str, ...]) -> list[int | str]:
 
 
 def _table_at(path: list[Any]) -> type[BaseModel]:
-    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "gate": GateTable}
+    tables: dict[Any, type[BaseModel]] = {"budget": Budget, "measure": Measure, "gate": GateTable, "tune": TuneTable}
     return next((tables[part] for part in reversed(path) if part in tables), Suite)

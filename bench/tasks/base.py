@@ -349,6 +349,16 @@ class Task(abc.ABC):
     ) -> Iterator[Batch]:
         """Batches on the CPU: endless and shuffled by `generator` where one is given, else one pass in order."""
 
+    def epoch_items(self, tokenizer: Any, max_length: int) -> int:
+        """How many items an epoch of training has, once they are token ids.
+
+        Raises:
+            TaskError: the kind does not say.
+        """
+        if (items := self.training_items()) is None:
+            raise TaskError(f"{self.name}: how many items an epoch has is not known; give budget.steps, not epochs")
+        return items
+
     def reworded(self, batch: Batch, texts: Mapping[int, str], tokenizer: Any, max_length: int) -> Batch:
         """`batch`, of training items, on the CPU and with other texts: `texts` has them by their place in the batch.
 

@@ -142,6 +142,10 @@ class TextTask(Task, Generic[D, E]):
         while items := tuple(itertools.islice(order, batch_size)):
             yield encoded.batch(items)
 
+    def epoch_items(self, tokenizer: Any, max_length: int) -> int:
+        """How many rows of token ids training has: of texts in windows or in packs, not as many as texts."""
+        return len(self.encoded("train", tokenizer, max_length))
+
     def order(self, encoded: Encoded, batch_size: int, generator: torch.Generator | None) -> Iterator[int]:
         """The items of :meth:`batches`, one after the other."""
         if generator is None:
