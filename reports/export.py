@@ -53,6 +53,19 @@ def _about(comparison: Comparison) -> dict[str, Any]:
         "started": comparison.started,
         "version": comparison.version,
         "data": dict(comparison.data),
+        "tuning": [
+            {
+                "name": tuning.recipe,
+                "metric": tuning.metric.name,
+                "seed": tuning.seed,
+                "lr": tuning.lr,
+                "trials": [
+                    {"lr": trial.lr, "value": trial.value, "status": trial.status, "seconds": trial.seconds}
+                    for trial in tuning.trials
+                ],
+            }
+            for tuning in comparison.tunings
+        ],
         "references": [
             {
                 "name": each.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.compare.compare import Comparison
-from reports import costs, stages
+from reports import costs, stages, tuning
 from reports.curves import losses
 from reports.drawing import Drawing
 from reports.forest import forest
@@ -21,6 +21,8 @@ def drawings(comparison: Comparison, *, every_cost: bool = True) -> list[Drawing
         costs.memory(comparison),
         costs.time(comparison),
         losses(comparison),
+        tuning.validated(comparison),
+        tuning.tuned(comparison),
         stages.kept(comparison),
         stages.slopes(comparison),
     ]

@@ -17,7 +17,7 @@ from bench.compare import answer
 from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
-from reports import cards, curves, figures, model, sentences, toml, words
+from reports import cards, curves, figures, model, sentences, toml, tuning, words
 from reports.rendering import embedded, packed, rendered, source, static
 
 _ROW = 10_000
@@ -113,6 +113,9 @@ def _page(id_: str, shown: Comparison, whole: Comparison) -> dict[str, Any]:
         "chain_metrics": words.chain_metrics(shown),
         "process_metrics": words.process_metrics(shown),
         "citation": words.citation(whole),
+        "rates": tuning.said(whole),
+        "tuning_head": tuning.HEAD,
+        "tuning": tuning.table(whole),
         "data": data,
     }
 

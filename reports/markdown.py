@@ -10,7 +10,7 @@ from bench.compare.compare import Comparison
 from bench.compare.rows import Figure, Row
 from bench.metrics.metric import Metric
 from bench.metrics.units import counted
-from reports import sentences, short, words
+from reports import sentences, short, tuning, words
 
 _ROW = 1_200
 """About the bytes of a recipe, with all that the tables say of it."""
@@ -57,6 +57,8 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     parts += [_short(comparison), plain(words.verdicts(comparison))]
     if references := words.references(comparison):
         parts.insert(-1, plain(references))
+    if rates := tuning.said(whole):
+        parts.insert(-1, plain(rates))
     if hidden := len(whole.rows) - len(comparison.rows):
         parts.append(f"{hidden:,} more recipes are not here: {code(words.ALL)} has all.")
     if warnings := sentences.warnings(whole):
@@ -64,6 +66,8 @@ def _comparison(comparison: Comparison, whole: Comparison) -> str:
     parts += _folded(
         "All figures, with intervals", [_table(comparison, comparison.metrics)] if comparison.metrics else []
     )
+    trials = tuning.table(whole)
+    parts += _folded("The trials of learning rates", [table(tuning.HEAD, trials)] if trials else [])
     parts += _chains(comparison)
     parts += _processes(comparison)
     parts += _folded("Without a full result", _without_result(comparison))

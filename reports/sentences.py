@@ -23,6 +23,7 @@ from bench.compare.answer import (
 )  # fmt: skip
 from bench.compare.compare import Comparison
 from bench.compare.doubts import (
+    AtEdge,
     Busy,
     Differing,
     Doubt,
@@ -32,6 +33,7 @@ from bench.compare.doubts import (
     NoBaseline,
     Noted,
     NotInTurns,
+    NoTrial,
     OtherCards,
     Unmeasured,
     Unread,
@@ -170,6 +172,14 @@ def _doubt(doubt: Doubt) -> str:
             return text
         case MoreUnread(lines):
             return f"{_count(lines, 'more line')} of the records left out"
+        case AtEdge(tuning):
+            rates = _listed([f"{rate:g}" for rate in tuning.beyond])
+            return (
+                f"The best learning rate of {_name(tuning.recipe)}, {tuning.lr:g}, is the {tuning.edge} that was tried, so that a "
+                f"better one may lie beyond: add {rates} to `lr` of `[tune]`."
+            )
+        case NoTrial(recipe):
+            return f"No trial of {_name(recipe)} ended ok, so that it runs with its own learning rate."
         case NoBaseline(baseline):
             return f"The baseline {_name(baseline)} is not among the recipes, so there are no ratios."
         case FailedBaseline(row):

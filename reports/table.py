@@ -13,7 +13,7 @@ from rich.text import Text
 from bench.compare.compare import Comparison
 from bench.compare.rows import Change, Row
 from bench.metrics.metric import Metric
-from reports import sentences, words
+from reports import sentences, tuning, words
 
 WIDTH = 80
 _ROWS, _COMPARISONS = 200, 30
@@ -104,7 +104,7 @@ def renderable(comparison: Comparison) -> RenderableType:
         *(Text(sentence.replace("`", "")) for sentence in sentences.headline(comparison)[:3]),
         "",
         table,
-        *([Text(references)] if (references := words.references(comparison)) else []),
+        *(Text(said) for said in (words.references(comparison), tuning.said(comparison)) if said),
         "",
         Text(
             f"×: ratio to `{comparison.baseline}` (the first row). ✓ better  ✗ worse  = same  "

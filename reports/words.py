@@ -98,9 +98,10 @@ def facts(comparison: Comparison, when: str) -> list[tuple[str, str]]:
     found = [("Model", comparison.model), ("Task", comparison.task)]
     if items:
         found.append(("Test items", f"{items:,}"))
-    if budget.get("steps"):
+    length = f"{budget['epochs']:g} epochs" if budget.get("epochs") else ""
+    if length or budget.get("steps"):
         batch = f" × {budget['batch_size']} items" if budget.get("batch_size") else ""
-        found.append(("Training", f"{counted(budget['steps'], 'step')}{batch}"))
+        found.append(("Training", f"{length or counted(budget['steps'], 'step')}{batch}"))
     found.append(("Recipes", str(len(comparison.rows))))
     found.append(("Seeds", re.sub(" seeds? ", " ", seeds(comparison))))
     if here := machine(comparison.environment):

@@ -185,6 +185,7 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
     rows = [_row(name, of_name, name == run.baseline, every, known, paces) for name, of_name in by_name.items()]
     margins = Margins.recorded(run.margins or {})
     present = tuple(each for each in known if any(each.name in row.figures for row in rows))
+    tunings = tuple(tuning.of_run(run, model, task, records))
     draft = Comparison(
         title=run.title,
         model=model,
@@ -196,6 +197,7 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         doubts=(
             *doubts.of_lines(records.warnings),
             *(doubts.Noted(note.text) for note in run.notes if (note.model, note.task) == (model, task)),
+            *doubts.of_tunings(tunings),
             *doubts.of_rows(rows, run.baseline, [each["environment"] for each in sketched if each.get("environment")]),
         ),
         run=run.run,
@@ -209,7 +211,7 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         looks=tuple(run.settle.looks) if run.settle else (),
         suite=run.suite if isinstance(run.suite, Mapping) else {},
         fingerprints=_fingerprints(next((every[id_] for cell in cells for id_ in cell.path if id_ in every), {})),
-        tunings=tuple(tuning.of_run(run, model, task, records)),
+        tunings=tunings,
     )
     return _compared(draft, rows)
 
@@ -269,6 +271,7 @@ def _row(
         figures=_figures(known, paths),
         losses={seed: losses for seed, path in trained.items() if (losses := _losses(path))},
         clock={seed: _clock(path) for seed, path in trained.items() if path},
+        validation={seed: curve for seed, path in trained.items() if (curve := tuple(_validation(path)))},
         phases=_phases(paths.values()),
         arguments=tuple(step.node.arguments for step in next(iter(paths.values()), ()) if step.node.arguments),
         training=tuple(node.id for path in trained.values() for node in path),
@@ -362,6 +365,14 @@ def _ending(cell: Cell, steps: Mapping[str, Step]) -> Ending:
 def _losses(path: Iterable[Node]) -> Sequence[float]:
     every = (loss for node in path if node.training for loss in node.training.losses or ())
     return array("d", [math.nan if loss is None else loss for loss in every])
+
+
+def _validation(path: Iterable[Node]) -> Iterator[tuple[int, Mapping[str, float | None]]]:
+    """Steps, over all trainings, and the scores after them."""
+    before = 0
+    for training in (node.training for node in path if node.training):
+        yield from ((before + at.step, at.metrics) for at in training.validation or ())
+        before += len(training.step_seconds)
 
 
 def _clock(path: Iterable[Node]) -> tuple[Sequence[float], Sequence[float]]:

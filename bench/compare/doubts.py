@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.compare.rows import Row
+from bench.compare.tuning import Tuning
 from bench.record.schema import Environment
 
 
@@ -29,6 +30,20 @@ class Noted:
     """What the plan noted."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AtEdge:
+    """The learning rate that was chosen is the first or the last of the grid."""
+
+    tuning: Tuning
+
+
+@dataclass(frozen=True, slots=True)
+class NoTrial:
+    """No trial of a learning rate ended ok."""
+
+    recipe: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +118,8 @@ Doubt = (
     Unread
     | MoreUnread
     | Noted
+    | AtEdge
+    | NoTrial
     | NoBaseline
     | FailedBaseline
     | Differing
@@ -120,6 +137,15 @@ def of_lines(texts: Sequence[str], most: int = 20) -> Iterator[Doubt]:
     yield from map(Unread, texts[:most])
     if len(texts) > most:
         yield MoreUnread(len(texts) - most)
+
+
+def of_tunings(tunings: Iterable[Tuning]) -> Iterator[Doubt]:
+    """Of how learning rates were chosen."""
+    for tuning in tunings:
+        if tuning.lr is None:
+            yield NoTrial(tuning.recipe)
+        elif tuning.edge:
+            yield AtEdge(tuning)
 
 
 def of_rows(rows: Sequence[Row], baseline: str, environments: Iterable[Mapping[str, Any]]) -> Iterator[Doubt]:

@@ -176,7 +176,8 @@ class Row:
     """One recipe of a comparison.
 
     ``training`` holds the ids of the records that trained: rows with the same ones share their loss curves. ``clock``
-    has, for each seed, the seconds and the tokens of training up to the end of each step. ``phases`` are the mean seconds
+    has, for each seed, the seconds and the tokens of training up to the end of each step; ``validation``, for each seed, the
+    scores on the validation split after so many steps of all trainings. ``phases`` are the mean seconds
     of what all stages did, by name. ``arguments`` is each stage with all its arguments, where they are recorded. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
     trained together in the last training. ``not_in_turns`` says why its trainings took no turns with the baseline's, where
@@ -198,6 +199,7 @@ class Row:
     evidence: tuple[Proof, ...]
     correct: Mapping[int, Sequence[float]] = field(repr=False)
     items: Mapping[str, Mapping[int, Sequence[float]]] = field(default_factory=dict, repr=False)
+    validation: Mapping[int, Sequence[tuple[int, Mapping[str, float | None]]]] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
