@@ -53,6 +53,12 @@ Seeds = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", metavar="N", min=1, help="Optimizer steps instead of the suite's.")
 ]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs", metavar="N", min=1e-9, help="Passes over the training items instead of the suite's steps."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda instead of the suite's.")
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,33 +27,41 @@ def plan_(
     only: options.Only = None,
     seeds: options.Seeds = None,
     steps: options.Steps = None,
+    epochs: options.Epochs = None,
     device: options.Device = None,
     threads: options.Threads = None,
     where: options.Executes = options.Where.local,
     as_json: Annotated[bool, typer.Option("--json", help="One object: stages, refusals, notes and data.")] = False,
 ) -> None:
     """Show the tree of stages: what is shared, what is recorded, and what is refused and why."""
+    from bench.execute import tune
     from bench.execute.suites import prepare
+    from bench.metrics.units import counted
     from bench.plan import plan
     from bench.record.line import FILE
+    from bench.record.reading import Records, read
     from bench.stage import checkpoint
 
     asked = prepare(
         options.given(suite, model, task, recipe),
-        out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
+        out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, epochs=epochs, device=device, threads=threads,
         executor=where.value,
     )  # fmt: skip
+    there = (asked.folder / FILE).exists()
+    records = read(asked.folder) if there else Records(asked.folder / FILE)
+    recorded = records.ok
+    trials = ""
+    if asked.plan.suite.tune is not None:
+        grid = tune.grid(asked.plan, asked.names)
+        asked = replace(asked, plan=tune.tuned(asked.plan, tune.choose(grid, records)))
+        waiting = len(plan.to_run(grid.plan, recorded | tune.diverged(grid.plan, records), set()))
+        trials = f"{tune.announced(grid)}: {counted(len(grid.plan.nodes), 'stage')}, {waiting} to run"
     chosen = asked.plan.select(asked.names)
-    recorded: set[str] = set()
-    if (asked.folder / FILE).exists():
-        from bench.record.reading import read
-
-        recorded = read(asked.folder).ok
     todo = plan.to_run(chosen, recorded, checkpoint.present(asked.folder))
     if as_json:
-        print(json.dumps(_object(asked, chosen, todo), indent=2, ensure_ascii=False))
+        print(json.dumps(_object(asked, chosen, todo) | {"trials": trials}, indent=2, ensure_ascii=False))
     else:
-        _show(asked, chosen, todo)
+        _show(asked, chosen, todo, trials)
     if not chosen.nodes:
         raise typer.Exit(2)
 
@@ -104,7 +112,7 @@ def _object(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> dict[str, An
     }
 
 
-def _show(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> None:
+def _show(asked: Prepared, chosen: Plan, todo: dict[str, str], trials: str) -> None:
     from rich.console import Console
 
     from bench.metrics.units import counted
@@ -119,6 +127,8 @@ def _show(asked: Prepared, chosen: Plan, todo: dict[str, str]) -> None:
         say(line, error=True)
     for making in _makes(chosen, todo):
         say(f"before the first stage: {making}")
+    if trials:
+        say(trials)
     alone = sum(len(cell.path) for cell in whole.cells if not cell.refused and cell.name in names)
     nodes = len(chosen.nodes)
     say(

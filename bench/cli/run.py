@@ -33,6 +33,7 @@ def run_(
     only: options.Only = None,
     seeds: options.Seeds = None,
     steps: options.Steps = None,
+    epochs: options.Epochs = None,
     device: options.Device = None,
     threads: options.Threads = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run what is recorded already, too.")] = False,
@@ -68,7 +69,7 @@ def run_(
     def start() -> Result:
         return run(
             options.given(suite, model, task, recipe),
-            out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, device=device, threads=threads,
+            out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, epochs=epochs, device=device, threads=threads,
             fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
             timeout=timeout, settle=settle, max_seeds=max_seeds, say=said,
         )  # fmt: skip

@@ -71,7 +71,7 @@ def run(
         carry_out: runs what is not recorded of a plan, without the stages that it is given.
         fresh: whether what is recorded runs again, too.
     """
-    carry_out(trials.plan, () if fresh else _diverged(trials.plan, records()))
+    carry_out(trials.plan, () if fresh else diverged(trials.plan, records()))
     return choose(trials, records())
 
 
@@ -107,6 +107,15 @@ def tuned(whole: Plan, found: Sequence[Tuned]) -> Plan:
     return plan.of_cells(whole, whole.suite, cells)
 
 
+def diverged(trials: Plan, records: Records) -> set[str]:
+    """The stages that diverged, and those that stand on one. That is what they have to say, so that none runs again."""
+    found = {id_ for id_ in trials.nodes if id_ in records.nodes and records.nodes[id_].status == "diverged"}
+    for node in trials.nodes.values():  # parents first
+        if node.stands_on & found:
+            found.add(node.id)
+    return found
+
+
 def _of_trials(suite: Suite) -> Suite:
     """`suite` as a trial has it: shorter where it says so, and its quality on the validation split is all that is measured."""
     assert suite.tune is not None
@@ -115,15 +124,6 @@ def _of_trials(suite: Suite) -> Suite:
         budget = budget.model_copy(update={"steps": suite.tune.steps, "epochs": None})
     measure = Measure(split="validation", references=False, memory=False, flops=False, size=False, latency=[], turns=0)
     return suite.model_copy(update={"budget": budget, "measure": measure})
-
-
-def _diverged(trials: Plan, records: Records) -> set[str]:
-    """The stages that diverged, and those that stand on one. That is what they have to say, so that none runs again."""
-    found = {id_ for id_ in trials.nodes if id_ in records.nodes and records.nodes[id_].status == "diverged"}
-    for node in trials.nodes.values():  # parents first
-        if node.stands_on & found:
-            found.add(node.id)
-    return found
 
 
 def _value(records: Records, cell: Cell, metric: str) -> float | None:

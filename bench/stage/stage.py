@@ -332,7 +332,9 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
     begin_training(training)
     contention = trust.Contention(training.device, training.stage.gpus_each)
     every = job.budget.eval_steps
-    validation = Validation(training, every, keeps=job.budget.load_best_model_at_end) if every else None
+    # A task that a trainer made of the texts, as pretraining does, is scored by its loss alone.
+    scored = every and training.task.primary
+    validation = Validation(training, every, keeps=job.budget.load_best_model_at_end) if every and scored else None
     with seconds("train"), contention:
         peak.start()
         for step in training.each_step():
