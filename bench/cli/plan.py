@@ -52,10 +52,11 @@ def plan_(
     recorded = records.ok
     trials = ""
     if asked.plan.suite.tune is not None:
-        grid = tune.grid(asked.plan, asked.names)
-        asked = replace(asked, plan=tune.tuned(asked.plan, tune.choose(grid, records)))
-        waiting = len(plan.to_run(grid.plan, recorded | tune.diverged(grid.plan, records), set()))
-        trials = f"{tune.announced(grid)}: {counted(len(grid.plan.nodes), 'stage')}, {waiting} to run"
+        grid = tune.grid(asked.plan)
+        asked = replace(asked, plan=tune.tuned(asked.plan, tune.choose(grid, asked.names, records)))
+        nodes = grid.plan.select(grid.names(asked.names)).nodes
+        waiting = len(nodes.keys() - recorded - tune.final(grid.plan, records))
+        trials = f"{tune.announced(grid, asked.names)}: {counted(len(nodes), 'stage')}, {waiting} to run"
     chosen = asked.plan.select(asked.names)
     todo = plan.to_run(chosen, recorded, checkpoint.present(asked.folder))
     if as_json:

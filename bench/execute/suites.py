@@ -186,17 +186,17 @@ def _run(
 
         found: list[Tuned] = []
         if asked.plan.suite.tune is not None:
-            trials = tune.grid(asked.plan, asked.names)
+            trials = tune.grid(asked.plan)
 
-            def carry_out_trials(part: Plan, ran: Collection[str]) -> Result:
+            def carry_out_trials(part: Plan, names: set[str], ran: Collection[str]) -> Result:
                 with watcher(part, say) as watching:
                     return engine.run(
-                        part, {cell.name for cell in part.cells}, store, runs, watching,
+                        part, names, store, runs, watching,
                         timeout=timeout, fresh=fresh and tune_again, room=room, ran=ran, tuning=None,
                     )  # fmt: skip
 
-            tell(tune.announced(trials))
-            found = tune.run(trials, store.read, carry_out_trials, fresh=fresh and tune_again)
+            tell(tune.announced(trials, asked.names))
+            found = tune.run(trials, asked.names, store.read, carry_out_trials, fresh=fresh and tune_again)
             for line in tune.said(found, store.read()):
                 tell(line)
             asked = replace(asked, plan=tune.tuned(asked.plan, found))

@@ -22,15 +22,19 @@ class Grid:
     plan: Plan
     cells: Mapping[Key, Mapping[float, Cell]]
 
+    def names(self, recipes: Collection[str]) -> set[str]:
+        """What the trials of some recipes are called in the plan."""
+        return {cell.name for (*_, name), cells in self.cells.items() if name in recipes for cell in cells.values()}
 
-def grid(whole: Plan, names: Collection[str]) -> Grid:
-    """The trials of the recipes called `names`, each with the first seed of the suite. A recipe that trains nothing has none."""
+
+def grid(whole: Plan) -> Grid:
+    """The trials of all recipes, each with the first seed of the suite. One that trains nothing has none."""
     suite = whole.suite
     assert suite.tune is not None
     tried = [
         (lr, key_of(cell), replace(cell, name=f"{cell.name}, lr {lr:g}", recipe=cell.recipe.with_lr(lr)))
         for cell in whole.cells
-        if cell.name in names and cell.recipe.trains and not cell.refused and cell.seed == suite.seeds[0]
+        if cell.recipe.trains and not cell.refused and cell.seed == suite.seeds[0]
         for lr in suite.tune.lr
     ]
     planned = plan.of_cells(whole, _of_trials(suite), [cell for *_, cell in tried])
@@ -40,12 +44,12 @@ def grid(whole: Plan, names: Collection[str]) -> Grid:
     return Grid(planned, cells)
 
 
-def announced(trials: Grid) -> str:
-    """What comes, in a sentence."""
-    suite = trials.plan.suite
+def announced(trials: Grid, names: Collection[str]) -> str:
+    """What comes for the recipes called `names`, in a sentence."""
+    suite, recipes = trials.plan.suite, sum(name in names for *_, name in trials.cells)
     assert suite.tune is not None
     return (
-        f"Learning rates first: {counted(len(trials.cells), 'recipe')} × {counted(len(suite.tune.lr), 'rate')}, "
+        f"Learning rates first: {counted(recipes, 'recipe')} × {counted(len(suite.tune.lr), 'rate')}, "
         f"{suite.budget.length()} each, by the validation split"
     )
 
@@ -60,28 +64,34 @@ def said(found: Sequence[Tuned], records: Records) -> Iterator[str]:
 
 def run(
     trials: Grid,
+    names: Collection[str],
     records: Callable[[], Records],
-    carry_out: Callable[[Plan, Collection[str]], object],
+    carry_out: Callable[[Plan, set[str], Collection[str]], object],
     *,
     fresh: bool,
 ) -> list[Tuned]:
-    """Run the trials that are not recorded, and choose.
+    """Run the trials of the recipes called `names` that are not recorded, and choose.
 
     Args:
-        carry_out: runs what is not recorded of a plan, without the stages that it is given.
+        carry_out: runs what is not recorded of a plan, of the cells with some names, without some stages.
         fresh: whether what is recorded runs again, too.
     """
-    carry_out(trials.plan, () if fresh else diverged(trials.plan, records()))
-    return choose(trials, records())
+    carry_out(trials.plan, trials.names(names), () if fresh else final(trials.plan, records()))
+    return choose(trials, names, records())
 
 
-def choose(trials: Grid, records: Records) -> list[Tuned]:
-    """The best of each recipe's trials, as far as they are recorded: of equal ones that of the lowest rate."""
+def choose(trials: Grid, names: Collection[str], records: Records) -> list[Tuned]:
+    """The best of each recipe's trials, as far as they are recorded: of equal ones that of the lowest rate.
+
+    Of a recipe that is none of `names` and has no record of a trial, nothing.
+    """
     found = []
     for (model, task, name), cells in trials.cells.items():
         first = next(iter(cells.values()))
         metric = registry.metric(first.subject.task.primary)
         sign = 1 if metric.better == "higher" else -1
+        if name not in names and not any(cell.path[-1].id in records.nodes for cell in cells.values()):
+            continue
         values = {lr: value for lr, cell in cells.items() if (value := _value(records, cell, metric.name)) is not None}
         found.append(
             Tuned(
@@ -107,9 +117,14 @@ def tuned(whole: Plan, found: Sequence[Tuned]) -> Plan:
     return plan.of_cells(whole, whole.suite, cells)
 
 
-def diverged(trials: Plan, records: Records) -> set[str]:
-    """The stages that diverged, and those that stand on one. That is what they have to say, so that none runs again."""
-    found = {id_ for id_ in trials.nodes if id_ in records.nodes and records.nodes[id_].status == "diverged"}
+def final(trials: Plan, records: Records) -> set[str]:
+    """The stages at whose rate training diverged, or left what proves nothing, and those that stand on one.
+
+    The same rate would end so again, so that none of them does.
+    """
+    found = {
+        id_ for id_ in trials.nodes if id_ in records.nodes and records.nodes[id_].status in ("diverged", "invalid")
+    }
     for node in trials.nodes.values():  # parents first
         if node.stands_on & found:
             found.add(node.id)

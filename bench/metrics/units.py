@@ -30,8 +30,8 @@ def problem(unit: str) -> str:
 
 
 def show(value: float | None, unit: str) -> str:
-    """A value with its unit, in three significant digits: ``1.23 ms``, ``86.7 MB``. "–" where there is none."""
-    if value is None:
+    """A value with its unit, in three significant digits: ``1.23 ms``, ``86.7 MB``. "–" where there is none, or none that is finite."""
+    if value is None or not math.isfinite(value):
         return "–"
     if unit == "fraction":
         return f"{value:.3f}"

@@ -86,6 +86,42 @@ def test_recipes_of_the_command_line(tiny_bert, tmp_path):
     assert "merge" in out
 
 
+def test_learning_rates_are_tuned_first_and_once(suite, tmp_path):
+    file, out = (
+        suite("""full = "full"
+small = "full >> bnb_int8"
+[tune]
+lr = [0.0001, 0.01, 1e5]
+steps = 2"""),
+        tmp_path / "out",
+    )
+    said = methodbench("run", file, "--out", out, errors=True)
+    assert "Learning rates first: 2 recipes × 3 rates, 2 steps each, by the validation split" in said
+    assert re.search(r"\nfull: lr (0.0001|0.01), with a validation accuracy of 0\.\d{3}", said)
+    plan = methodbench("plan", file, "--out", out)
+    assert "by the validation split: 6 stages, 0 to run" in plan
+    assert "2 stages (3 without sharing), 2 recorded, 0 to run" in plan
+    again = methodbench("rerun", out, "full", errors=True)
+    assert "0 stages to run, 3 recorded" in again  # the trials of that recipe
+    assert "1 stage to run, 0 recorded" in again
+    report = json.loads(methodbench("report", out, "--format", "json"))
+    assert {entry["name"]: entry["status"] for entry in report["recipes"]} == {"full": "ok", "small": "ok"}
+    (tuned, _) = report["comparisons"][0]["tuning"]
+    assert [trial["lr"] for trial in tuned["trials"]] == [0.0001, 0.01, 1e5]
+
+
+def test_steps_and_epochs_are_one_or_the_other(suite, tmp_path):
+    file = suite('full = "full"')
+    assert "give one or the other" in methodbench("run", file, "--steps", "2", "--epochs", "1", status=2)
+    methodbench("run", file, "--out", tmp_path / "out", "--epochs", "0.2")  # instead of the suite's steps
+    line = next(
+        json.loads(line)
+        for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+        if json.loads(line)["kind"] == "node"
+    )
+    assert len(line["training"]["losses"]) == 3  # a fifth of 84 items, in batches of 8
+
+
 def test_what_ran_and_did_not_end_ok_is_1(suite, tmp_path):
     methodbench("run", suite('full = "full"\nbad = "full(lr=1e30)"'), "--out", tmp_path / "out", status=1)
     report = json.loads(methodbench("report", tmp_path / "out", "--format", "json"))

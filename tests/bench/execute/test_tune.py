@@ -50,13 +50,12 @@ def start(monkeypatch, tmp_path):
             **keys,
         )
         store, executor, names = Store(tmp_path / "out"), Fake(behave), names or set(recipes)
-        grid = tune.grid(whole, names)
+        grid = tune.grid(whole)
 
-        def carry_out(part, ran):
-            names = {cell.name for cell in part.cells}
+        def carry_out(part, names, ran):
             return run(part, names, store, executor, Silent(), fresh=fresh, ran=ran, tuning=None)
 
-        found = tune.run(grid, store.read, carry_out, fresh=fresh)
+        found = tune.run(grid, names, store.read, carry_out, fresh=fresh)
         tried = len(executor.jobs)
         result = run(tune.tuned(whole, found), names, store, executor, Silent(), fresh=fresh, tuning=found)
         return found, result, executor.jobs[:tried], executor.jobs[tried:], store
@@ -199,3 +198,18 @@ def test_models_of_others_are_not_removed_by_trials(start, tmp_path):
 
     start(looking, rates=[*RATES, 0.3])
     assert there == [True, True, True]  # full, head, and what stands on full
+
+
+def test_recipes_that_are_not_asked_for_keep_their_rates_and_their_results(start):
+    start()
+    found, _, trials, after, store = start(names={"head"})
+    assert trials == after == []
+    assert {each.name: each.lr for each in found} == {"full": 1e-4, "head": 1e-2, "small": 1e-4}
+    (comparison,) = compare(store.read())
+    assert all(row.ok for row in comparison.rows)
+
+
+def test_only_what_is_asked_for_is_tried(start):
+    found, _, trials, _, _ = start(names={"head"})
+    assert {job.recipe.partition("(")[0] for job in trials} == {"head"}
+    assert [each.name for each in found] == ["head"]

@@ -58,3 +58,9 @@ def test_a_quantity_is_read_in_its_unit(text, unit, value):
 def test_what_is_no_quantity_is_refused(text, unit):
     with pytest.raises(ValueError, match=r"a number, with .* as in"):
         quantity(text, unit)
+
+
+@pytest.mark.parametrize("unit", ["fraction", "B", "s", "×", "nats", "count"])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_shown_as_none(value, unit):
+    assert show(value, unit) == "–"

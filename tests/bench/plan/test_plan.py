@@ -327,3 +327,66 @@ def test_figures_without_a_registered_metric_are_refused(monkeypatch):
     monkeypatch.setattr(NoTask, "metrics", ("acuracy",))
     with pytest.raises(SuiteError, match=r"task no-task: it declares `acuracy`.* did you mean `accuracy`"):
         make_plan(monkeypatch, {"it": "full"})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "budget", "said"),
+    [
+        (
+            "full + pipeline_parallel(2, microbatches=2)",
+            {},
+            "budget.eval_steps: no process of `full + pipeline_parallel",
+        ),
+        ("full + fully_sharded(2)", {}, "has the whole model, which is divided by shards; leave eval_steps out"),
+        ("full + early_stopping", {"load_best_model_at_end": True}, "early_stopping goes back to its own best weights"),
+        ("adalora", {"load_best_model_at_end": True}, "budget.load_best_model_at_end: its ranks reach their target"),
+        ("full", {"load_best_model_at_end": True}, ""),
+        ("full + early_stopping", {}, ""),
+        ("full + data_parallel(2)", {}, ""),
+        ("bnb_int8", {"load_best_model_at_end": True}, ""),
+    ],
+)
+def test_what_cannot_be_scored_while_it_trains_is_refused(monkeypatch, recipe, budget, said):
+    whole = make_plan(monkeypatch, {"x": recipe}, budget={"eval_steps": 5, **budget})
+    reasons = [reason for reason in whole.cells[0].refused if reason.startswith("budget.")]
+    assert [said in reason for reason in reasons] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"tune": {"lr": [1e-3, 1e-4]}}, "tune"),
+        ({"budget": {"eval_steps": 5}}, "budget.eval_steps"),
+        ({"measure": {"split": "validation"}}, "measure.split"),
+    ],
+)
+def test_what_needs_a_validation_split_says_so_where_there_is_none(monkeypatch, keys, key):
+    monkeypatch.setattr(NoTask, "splits", lambda self: frozenset({"train", "test"}))
+    with pytest.raises(SuiteError, match=f"^{key}: no-task has no validation items to score; add items"):
+        make_plan(monkeypatch, {"x": "full"}, **keys)
+
+
+def test_random_weights_are_not_tuned(monkeypatch):
+    monkeypatch.setattr(NoModel, "pretrained", False)
+    with pytest.raises(SuiteError, match=r"^tune: no-model has random weights"):
+        make_plan(monkeypatch, {"x": "full"}, tune={"lr": [1e-3, 1e-4]})
+
+
+def test_keys_that_are_younger_than_records_change_no_id_until_they_are_used(monkeypatch):
+    def id_(**keys):
+        (node,) = make_plan(monkeypatch, {"x": "full"}, **keys).nodes
+        return node
+
+    known = "77385f1002343870"
+    assert id_() == id_(budget={"load_best_model_at_end": False}) == id_(measure={"split": "test"}) == known
+    others = [{"budget": {"eval_steps": 5}}, {"budget": {"epochs": 60}}, {"measure": {"split": "validation"}}]
+    assert len({known, *(id_(**keys) for keys in others)}) == 4
+
+
+def test_an_epochs_steps_are_known_to_the_methods_at_planning(monkeypatch):
+    monkeypatch.setattr(NoTask, "training_items", lambda self: 16)
+    recipes = {"x": 'full + schedule("linear", warmup=0.9)'}
+    assert "all of the training's 1 steps" in make_plan(monkeypatch, recipes, budget={"epochs": 1}).cells[0].refused[0]
+    assert not make_plan(monkeypatch, recipes, budget={"epochs": 50}).cells[0].refused
+    monkeypatch.setattr(NoTask, "training_items", lambda self: None)
+    assert not make_plan(monkeypatch, recipes, budget={"epochs": 1}).cells[0].refused

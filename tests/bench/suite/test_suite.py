@@ -156,7 +156,8 @@ def test_every_whole_number_of_a_suite_has_bounds_which_its_schema_says():
         ".seeds": (0, 2**29), ".threads": (1, 1024), "Budget.steps": (1, 10**8), "Budget.batch_size": (1, 2**20),
         "Budget.max_length": (2, 2**24), "Budget.warmup_steps": (0, 10**8), "Budget.eval_batch_size": (1, 2**20),
         "Measure.latency_processes": (1, 20), "Measure.latency_samples": (3, 100_000), "GateTable.max_pairs": (6, 40),
-        "GateTable.repeats": (6, 1000), "Measure.turns": (0, 1000),
+        "GateTable.repeats": (6, 1000), "Measure.turns": (0, 1000), "Budget.eval_steps": (1, 10**8),
+            "TuneTable.steps": (1, 10**8),
     }  # fmt: skip
 
 
