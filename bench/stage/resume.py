@@ -349,7 +349,7 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
         return value
     made: Any
     if isinstance(value, dict):
-        items = [(_mapped(key, change), _mapped(each, change)) for key, each in value.items()]
+        items = {_mapped(key, change): _mapped(each, change) for key, each in value.items()}
         made = copy.copy(value)
         made.clear()
         made.update(items)

@@ -151,7 +151,7 @@ def trained_in_pieces(
     at_once = _trained(one)
     saving = replace(one, checkpoint_minutes=1e-9)
     for step in kills:
-        _killed(saving, after=step)
+        kill(saving, after=step)
     return at_once, _trained(saving)
 
 
@@ -167,15 +167,15 @@ class _Killed(BaseException):
     """What no part of a job deals with, as a kill."""
 
 
-def _killed(one: Job, after: int) -> None:
+def kill(one: Job, after: int) -> None:
     """Run a job that saves after each step, and kill it in the one that follows on `after` steps."""
 
-    def kill(what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN) -> None:
+    def look(what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN) -> None:
         if what == "train" and done > after:
             raise _Killed
 
     with contextlib.suppress(_Killed):
-        attempt(one, kill)
+        attempt(one, look)
 
 
 def _skip_broken(text: str, kind: str) -> None:
