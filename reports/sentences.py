@@ -38,6 +38,7 @@ from bench.compare.doubts import (
     Unmeasured,
     Unread,
     Unregistered,
+    WentOn,
 )  # fmt: skip
 from bench.compare.rows import Change, Row, Verdict
 from bench.compare.stats import MOST_SEEDS
@@ -207,6 +208,13 @@ def _doubt(doubt: Doubt) -> str:
                 f"The training of {_names(recipes)} took no turns with the baseline's, so its throughput is less certain: "
                 f"{reason.replace('`', chr(39))}."
             )
+        case WentOn(seeds):
+            said = [
+                f"{_name(name)}, seed {seed}, after step {_listed([str(step) for step in steps])}"
+                for name, each in seeds.items()
+                for seed, steps in each.items()
+            ]
+            return f"Stopped, and went on in another process from what was saved: {_shortened(said)}."
         case LeftOut(seeds):
             said = [
                 f"seed{'s' if len(each) > 1 else ''} {_listed([str(seed) for seed in each])} of {_name(name)}"

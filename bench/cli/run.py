@@ -48,6 +48,15 @@ def run_(
         float | None,
         typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds that a stage's process may take."),
     ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-minutes",
+            metavar="N",
+            min=0,
+            help="Save a training every N minutes, so that the same command goes on in the middle of it; 0: never.",
+        ),
+    ] = 10,
     settle: Annotated[
         bool, typer.Option("--settle", help="Add seeds to the recipes that are not settled, until they are.")
     ] = False,
@@ -71,7 +80,7 @@ def run_(
             options.given(suite, model, task, recipe),
             out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, epochs=epochs, device=device, threads=threads,
             fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
-            timeout=timeout, settle=settle, max_seeds=max_seeds, say=said,
+            timeout=timeout, checkpoint_minutes=checkpoint_minutes, settle=settle, max_seeds=max_seeds, say=said,
         )  # fmt: skip
 
     carry_out(start, quiet=quiet)

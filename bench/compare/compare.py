@@ -276,6 +276,7 @@ def _row(
         arguments=tuple(step.node.arguments for step in next(iter(paths.values()), ()) if step.node.arguments),
         training=tuple(node.id for path in trained.values() for node in path),
         not_in_turns=not_in_turns,
+        resumed={seed: after for seed, path in trained.items() if (after := _resumed(path))},
         evidence=_evidence(every.values()),
         correct={
             seed: array("f", node.quality.correct)  # a record has them as a list, which is many times the size
@@ -381,6 +382,10 @@ def _clock(path: Iterable[Node]) -> tuple[Sequence[float], Sequence[float]]:
         array("f", itertools.accumulate(value for each in every for value in each.step_seconds)),
         array("f", itertools.accumulate(value for each in every for value in each.tokens)),
     )
+
+
+def _resumed(path: Iterable[Node]) -> tuple[int, ...]:
+    return tuple(step for node in path if node.training for step in node.training.resumed or ())
 
 
 def _phases(paths: Collection[Sequence[Step]]) -> dict[str, float]:

@@ -101,6 +101,13 @@ class NotInTurns:
 
 
 @dataclass(frozen=True, slots=True)
+class WentOn:
+    """Trainings of these ``seeds`` of a recipe, by its name, went on in another process, after so many steps."""
+
+    seeds: Mapping[str, Mapping[int, tuple[int, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """Timings of these ``seeds`` of a recipe, by its name, were taken while the machine was busy, and are in no figure."""
 
@@ -127,6 +134,7 @@ Doubt = (
     | Unregistered
     | OtherCards
     | NotInTurns
+    | WentOn
     | LeftOut
     | Busy
 )
@@ -174,6 +182,8 @@ def of_rows(rows: Sequence[Row], baseline: str, environments: Iterable[Mapping[s
             alone.setdefault(row.not_in_turns, []).append(row.name)
     for reason, recipes in alone.items():
         yield NotInTurns(reason, tuple(recipes))
+    if went_on := {row.name: row.resumed for row in rows if row.resumed}:
+        yield WentOn(went_on)
     if left_out := {row.name: row.left_out for row in rows if row.left_out}:
         yield LeftOut(left_out)
     if busy := tuple(row.name for row in rows if row.contended):

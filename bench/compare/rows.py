@@ -181,7 +181,8 @@ class Row:
     of what all stages did, by name. ``arguments`` is each stage with all its arguments, where they are recorded. ``chain``
     has each stage with the quality figures of the model after it; ``processes`` the figures of each of several that
     trained together in the last training. ``not_in_turns`` says why its trainings took no turns with the baseline's, where
-    others did; empty where it did. ``absent`` says why a metric has no figure for some seed, by its name;
+    others did; empty where it did. ``resumed`` has, for each seed of which a training went on in another process, after how
+    many steps. ``absent`` says why a metric has no figure for some seed, by its name;
     ``unknown`` names figures that are recorded and that no metric is registered for. ``cards`` are the GPUs of each
     seed's last stage, by their ids. ``correct`` has the score of each test item for each seed, and ``items`` the same of other
     data by the metric's name.
@@ -204,6 +205,7 @@ class Row:
     chain: tuple[tuple[str, Mapping[str, Figure]], ...] = ()
     processes: tuple[Mapping[str, Figure], ...] = ()
     not_in_turns: str = ""
+    resumed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
     cards: Mapping[int, tuple[str, ...]] = field(default_factory=dict)

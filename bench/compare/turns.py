@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.metrics.metric import Record, paired, steady
+from bench.metrics.metric import Record, is_steady, paired, steady
 from bench.record.schema import Node, Turns
 
 Taken = Mapping[str, Mapping[str, Sequence[Turns]]]
@@ -99,6 +99,6 @@ def in_turns(paths: Paths, paces: Mapping[int, Pace]) -> Paths | str:
 def _paced(record: Record, seconds: float) -> Record:
     """`record`, with a training whose steady steps took so many `seconds` for each token."""
     training = record["training"]
-    skip, tokens = training["warmup"], training["tokens"]
-    steps = [*training["step_seconds"][:skip], *(number * seconds for number in tokens[skip:])]
+    each = zip(training["step_seconds"], training["tokens"], is_steady(training), strict=True)
+    steps = [number * seconds if steady else taken for taken, number, steady in each]
     return {**record, "training": {**training, "step_seconds": steps}}

@@ -351,7 +351,8 @@ def _do(
             moved = replace(moved, log=Path(folder) / "log")
         if names is not None:
             checkpoint.folder(Path(folder))
-            moved = replace(moved, output=checkpoint.path(Path(folder), "output"))
+            # A folder that goes with the job is no place for what outlives it.
+            moved = replace(moved, output=checkpoint.path(Path(folder), "output"), checkpoint_minutes=0)
             for name, content in zip(names, files, strict=True):
                 there: dict[str, Any] = {name: checkpoint.path(Path(folder), name)}
                 moved = replace(moved, **there)

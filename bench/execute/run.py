@@ -97,6 +97,7 @@ def run(
     *,
     timeout: float | None = None,
     fresh: bool = False,
+    checkpoint_minutes: float = 0.0,
     room: Slots | None = None,
     keep: Collection[int] = (),
     ran: Collection[str] = (),
@@ -111,6 +112,7 @@ def run(
             no run of their own.
         looks: the numbers of seeds after which verdicts may be made, where seeds are added (:mod:`bench.compare.looks`).
         timeout: seconds that one process of a node may take.
+        checkpoint_minutes: how often a training is saved, so that the same run goes on in the middle of it; 0 is never.
         room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
             machine are marked.
         keep: seeds whose checkpoints stay, for whoever wants more of the models; what is recorded and has none is run again.
@@ -142,10 +144,12 @@ def run(
     watcher.begin([chosen.nodes[id_] for id_ in todo], len(chosen.nodes.keys() & recorded), records)
     statuses: dict[str, str] = {}
     beside: list[str] = []
+    alone = room is None or room.jobs == 1
 
     def measured(node: Node, gpus: tuple[str, ...]) -> dict[str, Any]:
         line = _node_line(run_id, node, whole) | {"environment": environment}
-        return line | _measured(node, whole, store, executor, timeout, watcher, gpus)
+        job = replace(job_of(node, whole, store.folder, gpus), checkpoint_minutes=checkpoint_minutes, alone=alone)
+        return line | _measured(node, job, executor, timeout, watcher)
 
     @contextlib.contextmanager
     def aside() -> Iterator[None]:
@@ -161,6 +165,11 @@ def run(
         _tidy(chosen, store, recorded, kept | timings.checkpoints() | others)
 
     waiting = [chosen.nodes[id_] for id_ in todo]
+    for id_ in checkpoint.unfinished(store.folder):
+        done = fresh if id_ in todo else id_ in recorded
+        # Where seeds are added, or these are trials, this plan is a part of the whole one.
+        if done or not (looks or tuning is None or id_ in whole.nodes):
+            checkpoint.of_training(checkpoint.path(store.folder, id_)).unlink(missing_ok=True)
     room = room or slots(whole.machine, 1)
     # What is compared is paired by seed, so that it is on one card; other seeds and subjects may be on others meanwhile.
     homes = {key: number for number, key in enumerate(dict.fromkeys(map(pairing, whole.cells)))}
@@ -250,20 +259,10 @@ def _marked(outcome: Outcome) -> dict[str, Any]:
     return measured
 
 
-def _measured(
-    node: Node,
-    whole: Plan,
-    store: Store,
-    executor: Executor,
-    timeout: float | None,
-    watcher: Watcher,
-    gpus: tuple[str, ...],
-) -> dict[str, Any]:
-    """Run a node's processes: one for the stage, then those that measure inference."""
+def _measured(node: Node, job: Job, executor: Executor, timeout: float | None, watcher: Watcher) -> dict[str, Any]:
+    """Run a node's processes: one for the stage, which is `job`, then those that measure inference."""
     progress = watcher.node(node)
     began = time.perf_counter()
-    measure = whole.suite.measure
-    job = job_of(node, whole, store.folder, gpus)
     if making := node.subject.model.to_make():
         # In a process of its own, so that no stage's time and timeout has it in.
         watcher.making(making)
@@ -274,10 +273,11 @@ def _measured(
         began = time.perf_counter()
     outcome = _outcome(executor, job, timeout, progress)
     measured = _marked(outcome)
-    if outcome.status == "ok" and measure.latency:
+    if outcome.status == "ok" and job.measure.latency:
         served, failed = _served(job, executor, timeout, progress)
         measured, outcome = _merge(measured, served), failed or outcome
-    measured["seconds"] = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
+    seconds = measured.get("seconds", {})
+    measured["seconds"] = {**seconds, "total": time.perf_counter() - began + seconds.get("earlier", 0.0)}
     return {**measured, "status": outcome.status, "reason": outcome.reason, "log": outcome.log}
 
 
@@ -397,14 +397,21 @@ def _outcome(executor: Executor, job: Job, timeout: float | None, progress: Prog
         return Outcome("failed", f"{disk.FULL}: {said}" if disk.full(error) else f"around the job: {said}")
 
 
+MAY_END_OTHERWISE = ("failed", "oom", "timeout")
+"""The ends of a stage after which its training goes on from where it was saved; after others it would end the same."""
+
+
 def _files(node: Node, record: Mapping[str, Any], store: Store) -> None:
     """What lies beside the record of `node`, which is on the disk by now.
 
     Raises:
         OSError: a file could not be written or removed.
     """
+    left = checkpoint.path(store.folder, node.id)
+    if record["status"] not in MAY_END_OTHERWISE:
+        checkpoint.of_training(left).unlink(missing_ok=True)
     if record["status"] != "ok":
-        checkpoint.path(store.folder, node.id).unlink(missing_ok=True)
+        left.unlink(missing_ok=True)
         return
     (store.folder / "logs" / f"{node.id}.log").unlink(missing_ok=True)
     if record.get("latency"):

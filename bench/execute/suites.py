@@ -38,6 +38,9 @@ Given = str | os.PathLike[str] | Mapping[str, Any] | Suite
 
 Where = Literal["local", "ray"]
 
+CHECKPOINT_MINUTES = 10.0
+"""How often a training is saved, where nothing is said."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -95,6 +98,7 @@ def run(
     executor: Where = "local",
     checkpoints: Through = "object-store",
     timeout: float | None = None,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     keep: Collection[int] = (),
     settle: bool = False,
     max_seeds: int | None = None,
@@ -121,6 +125,7 @@ def run(
         executor: "local" for this machine, "ray" for a Ray cluster.
         checkpoints: how they reach a cluster's machines, "object-store" or "shared-folder".
         timeout: seconds that one process of a stage may take.
+        checkpoint_minutes: how often a training is saved, so that the same call goes on in the middle of it; 0 is never.
         keep: seeds whose checkpoints stay in the folder.
         settle: add seeds to the recipes that are not settled, until they are.
         max_seeds: seeds that a recipe then has at most; 12 otherwise.
@@ -136,6 +141,8 @@ def run(
         raise MachineError(f"jobs: {jobs!r}: it is a whole number of at least 1, or auto")
     if executor not in ("local", "ray"):
         raise MachineError(f"executor: unknown executor `{executor}`; there are: local, ray")
+    if not checkpoint_minutes >= 0:
+        raise MachineError(f"checkpoint_minutes: {checkpoint_minutes!r}: it is a number of minutes, or 0 for never")
     if max_seeds is not None and not settle:
         raise SuiteError("--max-seeds: it bounds the seeds that --settle adds; give both, or neither")
 
@@ -143,7 +150,7 @@ def run(
         asked = _prepared(suite, suite_folder, out, only, seeds, steps, epochs, device, threads, shortage)
         return _to_settle(asked, shortage, max_seeds) if settle else asked
 
-    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, keep, say)
+    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, checkpoint_minutes, keep, say)
 
 
 def _run(
@@ -153,6 +160,7 @@ def _run(
     executor: Where = "local",
     checkpoints: Through = "object-store",
     timeout: float | None = None,
+    checkpoint_minutes: float = CHECKPOINT_MINUTES,
     keep: Collection[int] = (),
     say: Say = "stages",
     tune_again: bool = True,
@@ -192,7 +200,8 @@ def _run(
                 with watcher(part, say) as watching:
                     return engine.run(
                         part, names, store, runs, watching,
-                        timeout=timeout, fresh=fresh and tune_again, room=room, ran=ran, tuning=None,
+                        timeout=timeout, fresh=fresh and tune_again, checkpoint_minutes=checkpoint_minutes, room=room, ran=ran,
+                        tuning=None,
                     )  # fmt: skip
 
             tell(tune.announced(trials, asked.names))
@@ -205,7 +214,8 @@ def _run(
             with watcher(part, say) as watching:
                 return engine.run(
                     part, asked.names, store, runs, watching,
-                    timeout=timeout, fresh=fresh, room=room, keep=keep, ran=ran, looks=asked.looks, tuning=found,
+                    timeout=timeout, fresh=fresh, checkpoint_minutes=checkpoint_minutes, room=room, keep=keep, ran=ran,
+                    looks=asked.looks, tuning=found,
                 )  # fmt: skip
 
         if asked.at:

@@ -100,7 +100,7 @@ def in_turns(pair: Due, records: Records, memory: int | None) -> Turns:
     """How the trainings of `pair` take turns. They are alive at once where the `memory` holds both, by their recorded peaks."""
     assert pair.baseline is not None
     trainings = [records.nodes[each.id].training for each in (pair.node, pair.baseline)]
-    steps = [statistics.median(each.step_seconds[each.warmup :] or [0.0]) if each else 0.0 for each in trainings]
+    steps = [statistics.median(each.steady_seconds or [0.0]) if each else 0.0 for each in trainings]
     peaks = [(each and each.peak_bytes) or 0.0 for each in trainings]
     return Turns(
         pair.baseline.recipe.spell(defaults=True),

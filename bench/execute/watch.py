@@ -78,6 +78,10 @@ class Watch:
         line = running.line = self.display.add_task(visible(name), total=None, state=running.state)
 
         def tell(what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN) -> None:
+            if not of:
+                if self._say != "errors":
+                    self._print(f"{visible(name)}: {visible(what)}")
+                return
             running.tell(what, done, of, seen)
             self.display.update(line, completed=done, total=of)
 

@@ -5,6 +5,7 @@ A metric is read from a *path*: the records of a recipe's stages for one seed, f
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -167,12 +168,20 @@ def steady(what: str) -> Read:
         seconds: list[float] = []
         for record in path:
             if training := record.get("training"):
-                skip = training["warmup"]
-                amounts += training[what][skip:]
-                seconds += training["step_seconds"][skip:]
+                steady = is_steady(training)
+                amounts += itertools.compress(training[what], steady)
+                seconds += itertools.compress(training["step_seconds"], steady)
         return rate(amounts, seconds) if math.fsum(seconds) > 0 else None
 
     return read
+
+
+def is_steady(training: Record) -> list[bool]:
+    """Of each step whether it is steady: in each process that took some, those after the warm-up are."""
+    begins = [0, *(training.get("resumed") or ()), len(training["step_seconds"])]
+    return [
+        step >= begin + training["warmup"] for begin, end in itertools.pairwise(begins) for step in range(begin, end)
+    ]
 
 
 def rate(amounts: Sequence[float], seconds: Sequence[float]) -> float:

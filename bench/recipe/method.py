@@ -56,6 +56,10 @@ class Method(abc.ABC):
     stand in the method's own file."""
     breaks_with: ClassVar[tuple[Broken, ...]] = ()  # versions that are known to break it; planning refuses them
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    begins_anew: ClassVar[str] = ""
+    """Why a training with it cannot go on in another process, and begins anew there; empty where it can. What its hooks
+    change while it trains is then in the weights that train, in buffers, in the optimizer or in ``training.state``, as data or as
+    objects with ``state_dict`` and ``load_state_dict`` (:mod:`bench.stage.resume`)."""
     divisible_by: ClassVar[frozenset[Spread]] = frozenset()
     """The ways to spread a stage over devices in which this is known to be right."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, Val
 from pydantic.dataclasses import dataclass
 
 from bench.measure.turns import log_ratio
+from bench.metrics.metric import is_steady
 
 SCHEMA = 2
 # The history of the format. A reader knows every schema up to its own, and refuses a newer one rather than
@@ -98,15 +100,26 @@ class Training(Held):
     step_seconds: list[Amount] = Field(description="wall time of each step, data loading left out")
     tokens: list[Amount] = Field(description="real tokens of each step, padding left out")
     samples: list[Amount] = Field(description="items of each step")
-    warmup: Natural = Field(description="steps at the beginning that no rate counts")
+    warmup: Natural = Field(description="steps at the beginning of each process that no rate counts")
     losses: list[Loss | None] | None = Field(None, description="mean loss of each step in nats; null where not finite")
     validation: list[Validation] | None = Field(None, description="of budget.eval_steps, in the order of steps")
     figures: dict[Text, Finite | None] | None = Field(None, description="what methods measured, by name")
+    resumed: list[Natural] | None = Field(
+        None, description="numbers of steps, from 0, before which the training went on in another process"
+    )
     ranks: list[Held] | None = Field(None, description="each process of several that trained together")
 
     def __post_init__(self) -> None:
         if len({len(self.step_seconds), len(self.tokens), len(self.samples)}) > 1:
             raise ValueError("step_seconds, tokens and samples are of different lengths")
+        if self.resumed and [*self.resumed, len(self.tokens)] != sorted({*self.resumed, len(self.tokens)}):
+            raise ValueError("resumed are not numbers of steps, each above the one before it")
+
+    @property
+    def steady_seconds(self) -> list[float]:
+        """Of the steady steps."""
+        steady = is_steady({"step_seconds": self.step_seconds, "warmup": self.warmup, "resumed": self.resumed})
+        return list(itertools.compress(self.step_seconds, steady))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -64,6 +64,16 @@ def present(results: Path) -> set[str]:
     return {file.stem for file in (results / "checkpoints").glob("*.pt")}
 
 
+def of_training(checkpoint: Path) -> Path:
+    """Where a training that leaves `checkpoint` keeps what it needs to go on in another process."""
+    return checkpoint.with_suffix(".training")
+
+
+def unfinished(results: Path) -> set[str]:
+    """The nodes whose trainings can go on."""
+    return {file.stem for file in (results / "checkpoints").glob("*.training")}
+
+
 def save(file: Path, model: torch.nn.Module, tokenizer: Any, answers: Answers | None = None) -> None:
     """Write a checkpoint; a reader sees all of it or none. `answers` are what the model answers on the test split.
 
@@ -105,13 +115,22 @@ def answers(file: Path) -> Answers:
     return list(_read(file).get("answers", ()))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    import torch
+def private(file: Path) -> None:
+    """Make sure that nobody else could have written `file`, which will be unpickled.
 
+    Raises:
+        PermissionError: the file, or its folder, belongs to or can be written by somebody else.
+    """
     for place in (file.parent, file):
         status = place.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise PermissionError(f"{place}: a checkpoint is unpickled, and others could have written this one")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import torch
+
+    private(file)
     with warnings.catch_warnings():
         # Torch says it to itself, of its own quantized tensors.
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)

@@ -25,6 +25,7 @@ class Progress(Protocol):
     """Told what is going on, how much of it is done, and of how much.
 
     ``seen`` are figures of the moment: of a training, the ``loss`` that was looked at last and the ``tokens`` so far.
+    Where `of` is 0, `what` is a sentence for the user, and nothing else is told.
     """
 
     def __call__(self, what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN, /) -> None:
@@ -72,7 +73,8 @@ class Job:
     the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
     them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
     ``temporary`` is the folder for its temporary files, made before it and removed after it, whatever its end; the
-    system's where there is none. ``turns`` says what "turns" are.
+    system's where there is none. ``turns`` says what "turns" are. A training is saved every ``checkpoint_minutes``, so that
+    it can go on in another process; never where that is 0. It is ``alone`` where no other job can run beside it.
     """
 
     what: Literal["stage", "serve", "turns", "make", "untrained"]
@@ -96,6 +98,8 @@ class Job:
     turns: Turns | None = None
     turns_input: Path | None = None
     allow_remote_code: bool = False
+    checkpoint_minutes: float = 0.0
+    alone: bool = True
 
     def source(self) -> Model:
         """The model that the recipe begins with.

@@ -65,7 +65,9 @@ class Training(Work):
     ``group`` is the processes that train together, ``forward`` what the loss calls, which is the model or something
     around it. ``exact`` is whether gradients are exchanged as they are. While ``more_to_come`` is set, another
     micro-batch of the same step follows, and gradients need not be exchanged yet. ``beside`` holds models that train beside ``model``, by a hook that sees to it.
-    A hook may set ``stop`` to end the training after the current step. ``made_by`` is the method that made the
+    A hook may set ``stop`` to end the training after the current step. ``coming`` are the batches that are not taken yet,
+    where some were. ``resumed`` are the steps, counted from 0, before which the training went on in another process
+    (:mod:`bench.stage.resume`), and ``earlier_seconds`` those of the steps that earlier processes took. ``made_by`` is the method that made the
     optimizer, None for the default one; ``first_batch`` is the first that was drawn, before any hook; ``began`` are
     :func:`bench.stage.evidence.marks` of the weights that train, as they were when the first step began.
     """
@@ -86,11 +88,14 @@ class Training(Work):
         self.step = 0
         self.stop = False
         self.losses: list[torch.Tensor] = []
-        self._looked = 0
+        self._looked = 0  # losses
         self._seen = {"loss": math.nan, "tokens": 0.0}
         self.tokens: list[int] = []
         self.samples: list[int] = []
         self.data_seconds = 0.0
+        self.coming: Iterator[Batch] | None = None
+        self.earlier_seconds: list[float] = []
+        self.resumed: list[int] = []
         self.largest: Batch | None = None
         self.optimizer_options: dict[str, Any] = {"lr": trainer.lr}
         self.compute_dtype = torch.float32
@@ -151,6 +156,8 @@ class Training(Work):
     def each_step(self) -> Iterator[int]:
         """Take the budget's steps, and give the number of each when it is over; whoever asks for the next may let time pass.
 
+        Those that were taken before, in another process, are not taken again.
+
         Raises:
             Diverged: the loss is not finite.
         """
@@ -158,7 +165,7 @@ class Training(Work):
             yield from self._each_step()
 
     def _each_step(self) -> Iterator[int]:
-        batches = self.batches()
+        batches = self.coming or self.batches()
         transform_batch = self._overriding("transform_batch")
         on_step = self._overriding("on_step")
         on_step_end = self._overriding("on_step_end")
@@ -166,7 +173,8 @@ class Training(Work):
         look_every = 1 if self.device.type == "cpu" else 20
         clock, gradients, update = self.clock, self.gradients, self.update
         self.model.train()
-        for step in range(self.steps):
+        self._seen["tokens"] = float(sum(self.tokens))
+        for step in range(len(self.losses), self.steps):
             self.step = step
             asked = time.perf_counter()
             batch = next(batches)
@@ -187,14 +195,19 @@ class Training(Work):
             self._seen["tokens"] += batch.tokens
             self.samples.append(batch.samples)
             if self.step % look_every == 0 or self.step == self.steps - 1:
-                self._look()
+                self.look()
             self.progress("train", self.step + 1, self.steps, self._seen)
             for call in on_step_end:
                 call(self)
             yield step
             if self.stop:
-                self._look()
+                self.look()
                 break
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """The seconds of each step so far, in every process that took some."""
+        return [*self.earlier_seconds, *self.clock.seconds()]
 
     def finish(self) -> None:
         """Let the methods take off what was only for training; the last to come is the first to go."""
@@ -239,8 +252,12 @@ class Training(Work):
     def _overriding(self, hook: str) -> list[Callable[..., Any]]:
         return [getattr(method, hook) for method in self.methods if method.overrides(hook)]
 
-    def _look(self) -> None:
-        """Look at the losses since the last look; waits for the device once."""
+    def look(self) -> None:
+        """Look at the losses since the last look; waits for the device once.
+
+        Raises:
+            Diverged: one is not finite.
+        """
         new = self.losses[self._looked :]
         values = torch.stack(new).cpu().tolist() if len(new) > 1 else map(float, new)
         for step, value in enumerate(values, start=self._looked + 1):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
@@ -31,7 +31,7 @@ from bench.models.names import plain
 from bench.recipe import recipe
 from bench.recipe.facts import facts_after, ships_without_base_model, stages_before_compression, stages_in_effect
 from bench.recipe.method import Method, Trainer, Transform
-from bench.stage import checkpoint, evidence
+from bench.stage import checkpoint, evidence, resume
 from bench.stage.evidence import Claim, Snapshot, named_tensors, of_training, whole_numel
 from bench.stage.job import Job, Progress
 from bench.stage.loop import Training
@@ -40,6 +40,8 @@ from bench.stage.work import Work
 from bench.tasks.base import Answers, Retention, Task
 from bench.tasks.lm_eval import names_in
 from bench.tasks.registry import open_task
+
+T = TypeVar("T")
 
 
 def run(
@@ -278,22 +280,46 @@ def seed_everything(seed: int) -> None:
 
 
 class Stopwatch:
-    """Seconds by name, wall time: ``with stopwatch("load"): …``. A block inside of another has its own time alone."""
+    """Seconds by name, wall time: ``with stopwatch("load"): …``.
+
+    Those of earlier processes, which its state has, are in them; ``earlier`` are all that those took until they were saved.
+    """
 
     def __init__(self) -> None:
         self.total: dict[str, float] = {}
-        self._inside = 0.0
+        self._began = time.perf_counter()
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Add the block's time to `name`."""
-        started, before, self._inside = time.perf_counter(), self._inside, 0.0
+        started = time.perf_counter()
         try:
             yield
         finally:
-            took = time.perf_counter() - started
-            self.total[name] = self.total.get(name, 0.0) + took - self._inside
-            self._inside = before + took
+            self._add(name, time.perf_counter() - started)
+
+    def each(self, name: str, items: Iterator[T]) -> Iterator[T]:
+        """`items`, and the time to the next one is added to `name`; what is done with one is left out."""
+        while True:
+            with self(name):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    def state_dict(self) -> dict[str, float]:
+        """All seconds so far."""
+        so_far = self.total.get("earlier", 0.0) + time.perf_counter() - self._began
+        return {**self.total, "earlier": so_far}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Add those of earlier processes."""
+        for name, seconds in state.items():
+            self._add(name, seconds)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.total[name] = self.total.get(name, 0.0) + seconds
 
 
 def uncompressed_model(job: Job, task: Task) -> torch.nn.Module | None:
@@ -333,18 +359,25 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
     contention = trust.Contention(training.device, training.stage.gpus_each)
     every = job.budget.eval_steps
     # A task that a trainer made of the texts, as pretraining does, is scored by its loss alone.
-    scored = every and training.task.primary
+    scored = bool(every and training.task.primary)
     validation = Validation(training, every, keeps=job.budget.load_best_model_at_end) if every and scored else None
-    with seconds("train"), contention:
+    beside = {"validation": validation} if validation else {}
+    checkpoints = resume.Checkpoints(training, job, contention, seconds=seconds, **beside)
+    with seconds("resume"):
+        checkpoints.go_on()
+    with contention:
         peak.start()
-        for step in training.each_step():
-            if step == 0:
+        for number, _ in enumerate(seconds.each("train", training.each_step())):
+            if number == 0:
                 peak.pause()
             if validation and validation.due():
                 with seconds("validate"), peak.outside():
                     validation.score()
+            if checkpoints.due():
+                with seconds("checkpoint"):
+                    checkpoints.save()
     result: dict[str, Any] = {
-        "step_seconds": training.clock.seconds(),
+        "step_seconds": training.step_seconds,
         "tokens": training.tokens,
         "samples": training.samples,
         "losses": [float(loss) for loss in training.losses],
@@ -353,10 +386,11 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
         "trainable": sum(map(whole_numel, training.parameters)),
         "data_seconds": training.data_seconds,
         "figures": training.figures.data,
+        "resumed": training.resumed,
     }
     if validation:
         result["validation"] = validation.curve
-    measured |= {"training": result, "trust": {"training": contention.result()}}
+    measured |= {"training": result, "trust": {"training": checkpoints.trust()}}
     # Where several processes go hand in hand, none can leave a step out.
     absent = Absent(measured, strict=training.group.mesh is not None)
     with seconds("count"):

@@ -65,6 +65,14 @@ class Validation:
             f"{now:.6g} now, {best_score:.6g} after step {self.best_step()}",
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen, to go on in another process."""
+        return {"curve": self.curve, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what another one has seen."""
+        self.curve, self.best = state["curve"], state["best"]
+
     def _metrics(self) -> dict[str, float]:
         training = self.training
         quality = training.task.evaluate(

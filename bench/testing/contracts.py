@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.recipe import registry
+from bench.recipe import recipe, registry
 from bench.recipe.errors import nearest
 from bench.recipe.method import TRAINING_HOOKS, Method, Modifier, Trainer, Transform
 from bench.testing import jobs
@@ -49,6 +49,12 @@ def contract(methods: Mapping[str, Cases], *, slow: Collection[str] = ()) -> typ
                 text = recipes[name].get(hook, recipes[name][""])
                 yield pytest.param(cls, hook, text, id=f"{name}.{hook}", marks=marks(name))
 
+    def trainings() -> Iterator[Any]:
+        for name in recipes:
+            for text in dict.fromkeys(recipes[name].values()):
+                if jobs.trains_alone(text):
+                    yield pytest.param(text, id=f"{name}: {text}", marks=marks(name))
+
     class Contract:
         """What each method must do."""
 
@@ -81,6 +87,16 @@ def contract(methods: Mapping[str, Cases], *, slow: Collection[str] = ()) -> typ
             status, reason, _ = jobs.run(text, tiny_bert, tmp_path, without=(cls.name, hook), serve=serve)
             assert status == "invalid", f"{status} {reason}"
             assert cls.name in reason
+
+        @pytest.mark.parametrize("text", list(trainings()))
+        def test_a_training_goes_on_after_a_kill_as_if_there_had_been_none(
+            self, text: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        ) -> None:
+            at_once, stopped = jobs.trained_in_pieces(text, tiny_bert, tmp_path, monkeypatch)
+            anew = any(method.begins_anew for method in recipe.parse(text).stages[-1].methods)
+            assert stopped.resumed == ([] if anew else [3])
+            assert stopped.losses == at_once.losses
+            assert stopped.tensors == at_once.tensors
 
     return Contract
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,10 @@ from bench.execute.worker import attempt
 from bench.machine import machine
 from bench.recipe import recipe, registry
 from bench.recipe.facts import stages_before_compression
-from bench.recipe.method import Method
-from bench.stage.job import Job, untold
+from bench.recipe.method import Method, Trainer
+from bench.stage import checkpoint
+from bench.stage.evidence import digest, named_tensors
+from bench.stage.job import UNSEEN, Job, untold
 from bench.suite.suite import Budget, Measure
 from bench.tasks.kinds.classification import ClassificationTable
 from bench.tasks.registry import open_task
@@ -114,6 +119,63 @@ def run(
         status, reason, measured = apart(replace(one, what="serve"), without)
         records.append(measured)
     return status, reason, records
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to: its losses, a hash of each tensor of its model, and where it went on after a kill."""
+
+    losses: list[float]
+    tensors: dict[str, str]
+    resumed: list[int]
+
+
+def trains_alone(text: str) -> bool:
+    """Whether a recipe ends with a training in one process."""
+    stage = recipe.parse(text).stages[-1]
+    return isinstance(stage.main, Trainer) and not stage.layout
+
+
+def trained_in_pieces(
+    text: str, model: Path, folder: Path, patch: pytest.MonkeyPatch, kills: Sequence[int] = (3,)
+) -> tuple[Trained, Trained]:
+    """A recipe's last training at once, and the same with a kill after each of so many steps. All evidence holds."""
+    from bench.stage import resume
+
+    patch.setattr(resume, "SHARE", math.inf)  # after every step
+    few: dict[str, Any] = {"latency": [], "quality": False, "memory": False, "flops": False, "size": False}
+    for depth in range(len(recipe.parse(text).stages) - 1):
+        status, reason, _ = attempt(job(text, model, folder, depth=depth, measure=few), quiet)
+        assert status == "ok", reason
+    one = job(text, model, folder, measure=few)
+    at_once = _trained(one)
+    saving = replace(one, checkpoint_minutes=1e-9)
+    for step in kills:
+        kill(saving, after=step)
+    return at_once, _trained(saving)
+
+
+def _trained(one: Job) -> Trained:
+    status, reason, measured = attempt(one, quiet)
+    assert status == "ok", reason
+    model, _ = checkpoint.load(one.output)
+    tensors = {name: digest(tensor) for name, tensor in named_tensors(model).items()}
+    return Trained(measured["training"]["losses"], tensors, measured["training"]["resumed"])
+
+
+class _Killed(BaseException):
+    """What no part of a job deals with, as a kill."""
+
+
+def kill(one: Job, after: int) -> None:
+    """Run a job that saves after each step, and kill it in the one that follows on `after` steps."""
+
+    def look(what: str, done: int, of: int, seen: Mapping[str, float] = UNSEEN) -> None:
+        if what == "train" and done > after:
+            raise _Killed
+
+    with contextlib.suppress(_Killed):
+        attempt(one, look)
 
 
 def _skip_broken(text: str, kind: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from bench.stage.loop import ComputeLoss, Training
     from bench.tasks.base import Batch
 
+_SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _LEAST = 4
 """Steps: two to score, one to prune, one to settle."""
 
@@ -98,7 +98,7 @@ class AdaLoRA(Trainer):
         for name, parameter in training.model.named_parameters():
             if ".ranknum." in name:  # a count, which PEFT makes trainable when it moves it to a GPU or to another type
                 parameter.requires_grad_(False)
-        training.state[self.name] = training.model.base_model
+        training.state[self.name] = _Tuner(training.model.base_model)
 
     def wrap_loss(self, training: Training, compute: ComputeLoss) -> ComputeLoss:
         """Add the penalty; PEFT adds it only to losses that the model computes itself."""
@@ -112,17 +112,16 @@ class AdaLoRA(Trainer):
 
     def on_start(self, training: Training) -> None:
         """Score and prune between the optimizer's step and the end of its gradients."""
-        tuner, taken = training.state[self.name], itertools.count()
+        tuner = training.state[self.name].model
         seen = training.state[f"{self.name} importance"] = _Importance()
         training.optimizer.register_step_post_hook(lambda *step: seen.look(training))
-        training.optimizer.register_step_post_hook(lambda *step: tuner.update_and_allocate(next(taken)))
+        training.optimizer.register_step_post_hook(lambda *step: tuner.update_and_allocate(seen.steps - 1))
 
     def on_step_end(self, training: Training) -> None:
         """Keep the scores by which ranks are pruned, for the evidence."""
         seen: _Importance = training.state.get(f"{self.name} importance", _Importance())
-        allocator = getattr(training.state.get(self.name), "rankallocator", None)
-        if allocator is not None:
-            seen.score(dict(allocator.ipt), training.steps - max(1, training.steps // 2))
+        if (tuner := training.state.get(self.name)) is not None:
+            seen.score(dict(tuner.model.rankallocator.ipt), training.steps - max(1, training.steps // 2))
             layers = _peft.layers(training.model, "lora_E").values()
             seen.left.append(sum(int(layer.lora_E["default"].count_nonzero()) for layer in layers))
 
@@ -247,6 +246,28 @@ class AdaLoRA(Trainer):
         yield Claim("and its gradient, at each P and Q", not wrong, f"{len(factors) - wrong} of {len(factors)} tensors")
 
 
+@dataclass(frozen=True)
+class _Tuner:
+    """PEFT's model around the base, which keeps scores and ranks where no state dict has them."""
+
+    model: Any
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores, and which ranks are left."""
+        allocator = self.model.rankallocator
+        return {name: getattr(allocator, name) for name in _SCORES} | {"ranks": self._config.rank_pattern}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them from another process."""
+        for name in _SCORES:
+            setattr(self.model.rankallocator, name, state[name])
+        self._config.rank_pattern = state["ranks"]
+
+    @property
+    def _config(self) -> Any:
+        return self.model.peft_config[self.model.trainable_adapter_name]
+
+
 @dataclass
 class _Importance:
     """The moving averages of the products of weights and gradients, and of how far these are from them.
@@ -266,7 +287,7 @@ class _Importance:
         """After an update, before anything is pruned; gradients are there."""
         self.steps += 1
         if self.steps == 1:
-            for name, parameter in training.state[AdaLoRA.name].model.named_parameters():
+            for name, parameter in training.state[AdaLoRA.name].model.model.named_parameters():
                 if "lora_" in name and parameter.grad is not None:
                     self.first[name] = (parameter.detach() * parameter.grad).abs()
 

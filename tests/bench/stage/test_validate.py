@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from bench.stage.stage import Stopwatch
 from bench.stage.validate import Validation
 from bench.testing import jobs
 from tests.trainings import make
@@ -94,10 +93,15 @@ def test_windows_of_text_are_an_epochs_items(tiny_llama, tmp_path):
     assert training.steps == -(-blocks // training.budget.batch_size)
 
 
-def test_what_is_timed_inside_of_another_is_not_in_its_time(monkeypatch):
-    now = iter([0.0, 1.0, 4.0, 10.0])
-    monkeypatch.setattr("bench.stage.stage.time.perf_counter", lambda: next(now))
-    seconds = Stopwatch()
-    with seconds("train"), seconds("validate"):
-        pass
-    assert seconds.total == {"validate": 3.0, "train": 7.0}
+def test_it_goes_on_with_what_another_process_has_seen(training):
+    first, again = Validation(training, 2, keeps=True), Validation(training, 2, keeps=True)
+    scripted = iter([0.2, 0.6, 0.4])
+    first._metrics = lambda: {"accuracy": next(scripted)}
+    for _ in training.each_step():
+        if first.due() and len(first.curve) < 3:
+            first.score()
+    again.load_state_dict(first.state_dict())
+    again._metrics = lambda: {"accuracy": 0.6}
+    assert again.best_step() == 4
+    assert again.restore().holds
+    assert all(map(torch.equal, training.parameters, first.best))
