@@ -58,10 +58,10 @@ class Tracker:
             *((name, value, entry.steps) for name, value in entry.figures.items()),
         ]
         metrics, params, letters = _MOST
-        for part in _parts(values, metrics):
-            client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value, step in part])
-        for part in _parts(list(entry.config.items()), params):
-            client.log_batch(run, params=[Param(name, str(value)[:letters]) for name, value in part])
+        for some in _parts([Metric(name, value, now, step) for name, value, step in values], metrics):
+            client.log_batch(run, metrics=some)
+        for some in _parts([Param(name, str(value)[:letters]) for name, value in entry.config.items()], params):
+            client.log_batch(run, params=some)
         if reason := entry.config.get("reason"):
             client.log_batch(run, tags=[RunTag("reason", str(reason)[:5000])])
         client.set_terminated(run, "FINISHED" if entry.ok else "FAILED")

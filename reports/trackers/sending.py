@@ -65,11 +65,11 @@ class Sender:
         self._records = self._records.read_on() if self._records else read(self._folder)
         if node is None:
             self._failed.clear()
-        counts = {name: [0, 0, 0] for name in self._names}
+        sent, had, lacks = (dict.fromkeys(self._names, 0) for _ in range(3))
         for entry in entries(Comparisons(self._records), node):
             for name in self._names:
                 if self._sent.has(name, entry.id, entry.digest):
-                    counts[name][1] += 1
+                    had[name] += 1
                     continue
                 if name not in self._failed:
                     try:
@@ -77,11 +77,14 @@ class Sender:
                     except Exception as error:  # of others' code, which may raise what it likes
                         self._failed[name] = f"{type(error).__name__}: {first_line(error)}"
                 if name in self._failed:
-                    counts[name][2] += 1
+                    lacks[name] += 1
                 else:
                     self._sent.note(name, (entry.id, entry.digest))
-                    counts[name][0] += 1
-        return [Told(name, *counts[name], self._place(name), self._failed.get(name, "")) for name in self._names]
+                    sent[name] += 1
+        return [
+            Told(name, sent[name], had[name], lacks[name], self._place(name), self._failed.get(name, ""))
+            for name in self._names
+        ]
 
     def _of(self, name: str) -> Tracker:
         if name not in self._trackers:
