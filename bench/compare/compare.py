@@ -171,18 +171,17 @@ class Comparisons(Sequence[Comparison]):
                 paces = _paces((cell for cell in cells if cell.name == run.baseline), self._records)
                 for cell in wanted:
                     row = _row(cell.name, [cell], cell.name == run.baseline, nodes, known, paces)
-                    ended = [nodes[id_] for id_ in cell.path if id_ in nodes]
-                    yield Alone(run, cell, row, Node.of(ended[-1]) if ended else None)
+                    yield Alone(run, cell, row, tuple(Node.of(nodes[id_]) for id_ in cell.path if id_ in nodes))
 
 
 @dataclass(frozen=True)
 class Alone:
-    """One cell of a run by itself: a row of one seed, and the record of the last stage that it has one of."""
+    """One cell of a run by itself: a row of one seed, and the records of its stages, as far as there are some."""
 
     run: Run
     cell: Cell
     row: Row
-    node: Node | None
+    path: tuple[Node, ...]
 
 
 # -- one comparison ----------------------------------------------------------------------------------------

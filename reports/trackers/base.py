@@ -88,13 +88,13 @@ def _entry(each: Alone) -> Entry:
 
 
 def _config(each: Alone) -> Iterator[tuple[str, str | int | float | bool]]:
-    run, cell, row, node = each.run, each.cell, each.row, each.node
+    run, cell, row = each.run, each.cell, each.row
     ending = row.endings[0]
     yield from (("name", cell.name), ("recipe", cell.recipe), ("arguments", " >> ".join(row.arguments)))
     yield from (("model", cell.model), ("task", cell.task), ("seed", cell.seed), ("suite", run.title))
     yield from (("status", ending.status), ("stage", ending.stage), ("reason", ending.reason))
     yield from (("methodbench", run.version or ""), ("contended", "; ".join(row.contended)))
-    if node is not None:
+    for node in each.path[-1:]:
         budget = node.budget if isinstance(node.budget, Mapping) else {}
         yield from ((f"budget.{name}", _plain(value)) for name, value in budget.items() if value is not None)
         machine = node.environment and node.environment.machine
