@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.compare.compare import Alone, Comparisons
 from bench.machine import disk
+from bench.machine.output import visible
 from bench.record.reading import read as read_records
 from bench.record.schema import Node
 from reports.exchange.base import Foreign, Part, Value
@@ -60,7 +61,9 @@ def read(found: Part) -> list[Foreign]:
             date=run.text("created_at")[:10],
             name=name if status == "success" else f"{name} ({status or 'no status'})",
             model=run.maybe("train_config").text("model_id"),
-            task=", ".join(meta.maybe("dataset_info")),
+            task=", ".join(
+                visible(name) for name, of in meta.maybe("dataset_info").found.items() if isinstance(of, dict)
+            ),
             machine=meta.maybe("system_info").text("accelerator"),
             values=tuple(_values(run, train, last)),
         )
@@ -68,9 +71,11 @@ def read(found: Part) -> list[Foreign]:
 
 
 def _values(run: Part, train: Part, last: Part) -> Iterator[Value]:
+    # Of text the loss is a cross entropy; of images it is not.
+    loss = "nats" if "test accuracy" in last else "squares"
     yield from last.values(
         ("test accuracy", "fraction", "accuracy"), ("test dino_similarity", "cosine"), ("forgetting", "nats", "forgetting"),
-        ("drift", "cosine"), ("train loss", "nats"), ("train samples", "count"), ("train total tokens", "count"),
+        ("drift", "fraction"), ("train loss", loss), ("train samples", "count"), ("train total tokens", "count"),
     )  # fmt: skip
     # Until the middle of 2025 the memory was called by the one kind of accelerator that there was.
     memory = [
@@ -120,11 +125,12 @@ def _result(each: Alone) -> dict[str, Any]:
     machine = environment and environment.machine
     versions = dict((machine and machine.versions) or {})
     named = ("transformers", "peft", "datasets", "bitsandbytes", "torch")
-    total = [node.seconds.get("total") for node in path if isinstance(node.seconds, Mapping)]
+    seconds = [node.seconds.get("total") for node in path if isinstance(node.seconds, Mapping)]
+    timed = [each for each in seconds if isinstance(each, int | float)]
     return {
         "run_info": {
             "created_at": path[0].started,
-            "total_time": sum(total) if len(total) == len(path) and None not in total else None,
+            "total_time": sum(timed) if len(timed) == len(path) else None,
             "experiment_name": f"{_method(cell.recipe)}/{cell.name}-seed{cell.seed}",
             "peft_branch": None,
             "peft_worktree_is_dirty": None,
@@ -215,5 +221,7 @@ def _peft_config(each: Alone) -> dict[str, Any] | None:
 def _file_size(node: Node) -> int | None:
     """Bytes of the weights' files alone, as they count."""
     files = node.size and node.size.files
-    weights = {name: size for name, size in (files or {}).items() if str(name).endswith(".safetensors")}
-    return round(sum(weights.values())) if weights else None
+    if not isinstance(files, Mapping):
+        return None
+    weights = [size for name, size in files.items() if str(name).endswith(".safetensors") and isinstance(size, int)]
+    return sum(weights) if weights else None
