@@ -19,7 +19,7 @@ HEADER = """\
 # `nox -s lock` changes what no longer fits, `nox -s lock -- --upgrade` takes the newest of all, and
 # `nox -s lock -- --upgrade-package NAME` of one. Run `nox -s tests` before you commit it.
 """
-EVERYTHING = ".[onnx,openvino,cluster,smollm2,lm-eval,dialogue,translation]"
+EVERYTHING = ".[onnx,openvino,cluster,smollm2,lm-eval,dialogue,translation,tensorboard,wandb,mlflow,trackio]"
 PROCESSES = ("--numprocesses=2", "--dist=worksteal")
 
 

@@ -13,12 +13,16 @@ from bench.compare.compare import Comparison, Comparisons
 from bench.machine import disk
 from bench.record.errors import RecordError
 from bench.record.reading import Records, read
+from reports.exchange.base import Foreign
 
 FORMATS = ("table", "md", "html", "json", "csv", "tex")
 """What :func:`render` knows. :func:`write` also knows :data:`FILES`."""
 
 FILES = ("parquet", "svg", "pdf", "png")
 """What is no text: a table for programs, and the figures, each as a file of its own."""
+
+WITH_OTHERS = ("md", "html", "json", "csv")
+"""What has room for what others measured (:mod:`reports.exchange`)."""
 
 
 class Page(Protocol):
@@ -51,13 +55,14 @@ def render(folder: str | PathLike[str], format: str) -> str:
     return "".join(pieces(folder, format))
 
 
-def pieces(folder: str | PathLike[str], format: str) -> Iterable[str]:
-    """What :func:`render` gives, bit by bit: whole, that of a hundred thousand records takes much memory.
+def pieces(folder: str | PathLike[str], format: str, foreign: Sequence[Foreign] = ()) -> Iterable[str]:
+    """What :func:`render` gives, bit by bit: whole, that of a hundred thousand records takes much memory. `foreign` is what
+    others measured, in one of :data:`WITH_OTHERS`.
 
     Raises:
         ValueError: there is no such format.
     """
-    page = _page(format)
+    page = _page(format, foreign=foreign)
     return _pieces(page, comparisons(read(folder)))
 
 
@@ -84,12 +89,13 @@ def write(
     *others: Page,
     inches: float = 6.9,
     static: bool = False,
+    foreign: Sequence[Foreign] = (),
 ) -> list[Path]:
     """Write reports of the records in `source` into the folder `out`, and say where: ``report.html`` and so on.
 
     `source` is a results folder, or its records where they were read already. `others` are given each comparison too.
     `inches` is the width of figures. A `static` HTML page has its figures as they were drawn, without Vega, which makes them
-    interactive.
+    interactive. `foreign` is what others measured, in one of :data:`WITH_OTHERS`.
 
     Raises:
         ValueError: there is no such format; MachineError: one needs a package. No report is written then.
@@ -97,7 +103,7 @@ def write(
     from reports import export, figure_files
 
     target = Path(out)
-    wanted = {format: None if format in FILES else _page(format, static=static) for format in formats}
+    wanted = {format: None if format in FILES else _page(format, static=static, foreign=foreign) for format in formats}
     found = comparisons(source if isinstance(source, Records) else read(source))
     target.mkdir(parents=True, exist_ok=True)
     written: list[list[Path]] = []
@@ -137,16 +143,18 @@ def _file(folder: Path, format: str) -> Path:
     return folder / f"report.{'txt' if format == 'table' else format}"
 
 
-def _page(format: str, *, static: bool = False) -> Callable[[Sequence[Comparison]], Page]:
+def _page(
+    format: str, *, static: bool = False, foreign: Sequence[Foreign] = ()
+) -> Callable[[Sequence[Comparison]], Page]:
     """What begins a page in `format` of the comparisons that it will be given."""
     from reports import export, html, markdown, table, tex
 
     known: dict[str, Callable[[Sequence[Comparison]], Page]] = {
         "table": table.Page,
-        "md": markdown.Page,
-        "html": functools.partial(html.Page, static=static),
-        "json": export.Json,
-        "csv": export.Csv,
+        "md": functools.partial(markdown.Page, foreign=foreign),
+        "html": functools.partial(html.Page, static=static, foreign=foreign),
+        "json": functools.partial(export.Json, foreign=foreign),
+        "csv": functools.partial(export.Csv, foreign=foreign),
         "tex": tex.Page,
     }
     if format not in known:

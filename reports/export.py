@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import sentences, words
+from reports.exchange.base import Foreign
 
 SCHEMA = 2
 """Version of them; counts up when a key changes its meaning or goes."""
@@ -21,7 +23,8 @@ SCHEMA = 2
 class Json:
     """One object: ``recipes`` of all comparisons, each with its ``model`` and ``task``; and the ``comparisons``."""
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+    def __init__(self, comparisons: Sequence[Comparison], *, foreign: Sequence[Foreign] = ()) -> None:
+        self._foreign = foreign
         self._about: list[str] = []
         self._before = f'{{"schema": {SCHEMA},\n"recipes": [\n'
 
@@ -34,10 +37,12 @@ class Json:
         return text
 
     def end(self) -> str:
-        """The comparisons."""
+        """The comparisons, and what others measured."""
         begin = "" if self._about else self._before.removesuffix("\n")
         lines = ",\n".join(self._about)
-        return f'{begin}\n],\n"comparisons": [\n{lines}\n]}}\n'
+        others = ",\n".join(_line(asdict(each)) for each in self._foreign)
+        beside = f',\n"measured_by_others": [\n{others}\n]' if others else ""
+        return f'{begin}\n],\n"comparisons": [\n{lines}\n]{beside}}}\n'
 
 
 def _about(comparison: Comparison) -> dict[str, Any]:
@@ -170,10 +175,22 @@ def _values(row: Row, metric: Metric) -> list[Any]:
     return [*values, *said, change.p, change.adjusted_p, *settling, figure.contended]
 
 
+def foreign_lines(row: Foreign) -> Iterator[list[Any]]:
+    """A line of :data:`COLUMNS` for each figure that others measured: by our metric's name where that is the same, else by
+    theirs."""
+    for value in row.values:
+        known = {
+            "title": words.BY_OTHERS, "model": row.model, "task": row.task, "name": row.name, "status": words.BY_OTHERS.lower(),
+            "reasons": row.source, "metric": value.metric or value.name, "unit": value.unit, "value": value.value,
+        }  # fmt: skip
+        yield [known.get(column) for column in COLUMNS]
+
+
 class Csv:
     """The long table."""
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+    def __init__(self, comparisons: Sequence[Comparison], *, foreign: Sequence[Foreign] = ()) -> None:
+        self._foreign = foreign
         self._before = _csv([COLUMNS])
 
     def add(self, comparison: Comparison) -> str:
@@ -182,8 +199,8 @@ class Csv:
         return text + _csv(lines(comparison))
 
     def end(self) -> str:
-        """The head, where there is nothing else."""
-        return self._before
+        """The head, where there is nothing else, and what others measured."""
+        return self._before + _csv(line for each in self._foreign for line in foreign_lines(each))
 
 
 def _csv(rows: Iterable[Iterable[object]]) -> str:

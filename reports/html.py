@@ -18,6 +18,7 @@ from bench.compare.compare import Comparison
 from bench.compare.rows import Row
 from bench.metrics.metric import Metric
 from reports import cards, curves, figures, model, sentences, toml, tuning, words
+from reports.exchange.base import Foreign
 from reports.rendering import embedded, packed, rendered, source, static
 
 _ROW = 10_000
@@ -30,7 +31,10 @@ class Page:
     A `static` one is without Vega, so that figures stay as they are.
     """
 
-    def __init__(self, comparisons: Sequence[Comparison], *, static: bool = False) -> None:
+    def __init__(
+        self, comparisons: Sequence[Comparison], *, static: bool = False, foreign: Sequence[Foreign] = ()
+    ) -> None:
+        self._foreign = foreign
         self._titles = words.titles(comparisons)
         self._number = len(comparisons)
         self._runtime = packed(figures.runtime()) if comparisons and not static else ""
@@ -66,6 +70,7 @@ class Page:
             title=self._titles[0] if self._titles else "methodbench",
             titles=self._titles,
             pages=self._sections,
+            foreign=self._foreign,
             left_out=self._left_out,
             words=words,
             runtime=self._runtime,

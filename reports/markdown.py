@@ -11,6 +11,7 @@ from bench.compare.rows import Figure, Row
 from bench.metrics.metric import Metric
 from bench.metrics.units import counted
 from reports import sentences, short, tuning, words
+from reports.exchange.base import Foreign
 
 _ROW = 1_200
 """About the bytes of a recipe, with all that the tables say of it."""
@@ -19,7 +20,8 @@ _ROW = 1_200
 class Page:
     """All comparisons, one after the other; as many recipes of each as :data:`words.MOST` bytes have room for."""
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+    def __init__(self, comparisons: Sequence[Comparison], *, foreign: Sequence[Foreign] = ()) -> None:
+        self._foreign = foreign
         self._room = words.MOST - 5_000
         self._waiting = len(comparisons)
         self._parts: list[str] = []
@@ -42,6 +44,7 @@ class Page:
         if self._left_out:
             self._parts.append(f"{self._left_out:,} more comparisons are not here: {code(words.ALL)} has all.")
         parts = self._parts or ["Nothing is recorded here."]
+        parts = [*parts, *_others(self._foreign)]
         return "\n\n".join([*parts, *_folded("How to read this", [plain(words.HOW_TO_READ)])]) + "\n"
 
 
@@ -153,6 +156,17 @@ def _without_result(comparison: Comparison) -> list[str]:
             if ending.log:
                 parts.append(_fence(words.tail(ending.log)))
     return parts
+
+
+def _others(foreign: Sequence[Foreign]) -> list[str]:
+    """What others measured; nothing where nobody is asked."""
+    rows = [
+        [each.name, each.model, each.task, value.title, str(value), each.machine, each.source]
+        for each in foreign
+        for value in each.values
+    ]
+    head = ["what", "model", "task", "figure", "value", "machine", "by"]
+    return [f"## {words.BY_OTHERS}", words.OTHERS, table(head, rows)] if foreign else []
 
 
 def _evidence(comparison: Comparison) -> list[str]:

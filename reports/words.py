@@ -16,6 +16,13 @@ from bench.tasks.alike import said
 
 LOG_LINES = 30
 
+BY_OTHERS = "Measured by others"
+
+OTHERS = (
+    "This is what other tools say that they measured, on other data, machines and versions, by definitions of their own. "
+    "Nothing here is compared with it, and it is in no verdict, front or pick."
+)
+
 HOW_TO_READ = (
     "Values are means over seeds ± half of their 95 % interval (Student's t): geometric means for all but quality, so that "
     "their ratios are the ratios shown. Changes are against the baseline, paired by seed: differences for quality, ratios for "

@@ -31,6 +31,7 @@ from bench.cli.say import fail
 from bench.cli.schema import schema
 from bench.cli.show import show
 from bench.cli.site import site_
+from bench.cli.track import track_
 
 app = typer.Typer(
     help="Which training or compression method should I use? A benchmark whose numbers can be trusted.",
@@ -72,6 +73,7 @@ app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)
 app.command("history")(history_)
 app.command("site")(site_)
+app.command("track")(track_)
 app.command()(doctor)
 app.command()(schema)
 for _command in app.registered_commands:

@@ -29,6 +29,15 @@ class Where(StrEnum):
     ray = "ray"
 
 
+class Tracker(StrEnum):
+    """What cells can be sent to."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+    trackio = "trackio"
+
+
 SuiteArgument = Annotated[
     str | None,
     typer.Argument(metavar="SUITE", help="A suite file, or the name of one that comes along.", show_default=False),

@@ -66,6 +66,9 @@ def run_(
             "--max-seeds", metavar="N", min=1, help="With --settle: a recipe's seeds at most.", show_default="12"
         ),
     ] = None,
+    track: Annotated[
+        list[options.Tracker] | None, typer.Option("--track", help="Send each cell to this tracker when it has ended.")
+    ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -75,12 +78,21 @@ def run_(
     said = options.verbosity(quiet, verbose)
     from bench.execute.suites import run
 
+    trackers = [each.value for each in track or ()]
+    follow = None
+    if trackers:
+        from reports.trackers import check
+        from reports.trackers.following import following
+
+        check(trackers)
+        follow = following(trackers)
+
     def start() -> Result:
         return run(
             options.given(suite, model, task, recipe),
             out=options.folder(suite, out), only=only or [], seeds=seeds, steps=steps, epochs=epochs, device=device, threads=threads,
             fresh=fresh, jobs="auto" if jobs == "auto" else int(jobs), executor=where.value, checkpoints=through.value,
-            timeout=timeout, checkpoint_minutes=checkpoint_minutes, settle=settle, max_seeds=max_seeds, say=said,
+            timeout=timeout, checkpoint_minutes=checkpoint_minutes, settle=settle, max_seeds=max_seeds, say=said, follow=follow,
         )  # fmt: skip
 
     carry_out(start, quiet=quiet)

@@ -164,6 +164,28 @@ class Comparisons(Sequence[Comparison]):
             return [_comparison(*each, self._records) for each in found]
         return _comparison(*found, self._records)
 
+    def alone(self, node: str | None = None) -> Iterator[Alone]:
+        """Each cell by itself, made when it is asked for; with a `node`, those that have this stage."""
+        nodes = self._records.nodes
+        for run, _, _, cells in self._found:
+            wanted = [cell for cell in cells if node is None or node in cell.path]
+            if wanted:
+                known = registry.measured(_sketched(wanted, nodes))
+                paces = _paces((cell for cell in cells if cell.name == run.baseline), self._records)
+                for cell in wanted:
+                    row = _row(cell.name, [cell], cell.name == run.baseline, nodes, known, paces)
+                    yield Alone(run, cell, row, tuple(Node.of(nodes[id_]) for id_ in cell.path if id_ in nodes))
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One cell of a run by itself: a row of one seed, and the records of its stages, as far as there are some."""
+
+    run: Run
+    cell: Cell
+    row: Row
+    path: tuple[Node, ...]
+
 
 # -- one comparison ----------------------------------------------------------------------------------------
 
@@ -175,8 +197,7 @@ def _all_in(row: Row, base: Row) -> bool:
 
 def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records: Records) -> Comparison:
     every = records.nodes
-    look = sketches(every)
-    sketched = [look(id_) for id_ in dict.fromkeys(id_ for cell in cells for id_ in cell.path) if id_ in every]
+    sketched = _sketched(cells, every)
     known = registry.measured(sketched)
     by_name: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -214,6 +235,11 @@ def _comparison(run: Run, model: str, task: str, cells: Sequence[Cell], records:
         tunings=tunings,
     )
     return _compared(draft, rows)
+
+
+def _sketched(cells: Iterable[Cell], nodes: Mapping[str, Node]) -> list[Mapping[str, Any]]:
+    look = sketches(nodes)
+    return [look(id_) for id_ in dict.fromkeys(id_ for cell in cells for id_ in cell.path) if id_ in nodes]
 
 
 def _fingerprints(node: Mapping[str, Any]) -> dict[str, str]:

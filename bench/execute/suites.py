@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bench.execute.cluster import Cluster, Through
     from bench.execute.run import Result
     from bench.execute.slots import Slots
-    from bench.execute.watch import Say
+    from bench.execute.watch import Follow, Say
     from bench.plan.dividing import Shortage
     from bench.plan.plan import Plan
     from bench.record.schema import Tuned
@@ -103,6 +103,7 @@ def run(
     settle: bool = False,
     max_seeds: int | None = None,
     say: Say = "stages",
+    follow: Follow | None = None,
 ) -> Result:
     """Run a suite and record each stage as it ends. What is recorded already is not run again.
 
@@ -130,6 +131,7 @@ def run(
         settle: add seeds to the recipes that are not settled, until they are.
         max_seeds: seeds that a recipe then has at most; 12 otherwise.
         say: what standard error says: "errors" alone, a line of all "stages", or the "figures" of each too.
+        follow: given the results folder, what is told of each stage that ended, as trackers are.
 
     Raises:
         SuiteError: the suite is wrong, or cannot be read. RecipeError, RegistryError: a method is, or a package's.
@@ -150,7 +152,7 @@ def run(
         asked = _prepared(suite, suite_folder, out, only, seeds, steps, epochs, device, threads, shortage)
         return _to_settle(asked, shortage, max_seeds) if settle else asked
 
-    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, checkpoint_minutes, keep, say)
+    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, checkpoint_minutes, keep, say, follow)
 
 
 def _run(
@@ -163,6 +165,7 @@ def _run(
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     keep: Collection[int] = (),
     say: Say = "stages",
+    follow: Follow | None = None,
     tune_again: bool = True,
 ) -> Result:
     """Run what is `prepared` where there is as much room as it is told. Other arguments are those of :func:`run`.
@@ -187,6 +190,7 @@ def _run(
         runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
         until.callback(runs.close)
         until.enter_context(store.lock(_say))
+        follower = until.enter_context(follow(asked.folder)) if follow else None
 
         def tell(text: str) -> None:
             if say != "errors":
@@ -211,7 +215,7 @@ def _run(
             asked = replace(asked, plan=tune.tuned(asked.plan, found))
 
         def carry_out(part: Plan, ran: Collection[str]) -> Result:
-            with watcher(part, say) as watching:
+            with watcher(part, say, follower) as watching:
                 return engine.run(
                     part, asked.names, store, runs, watching,
                     timeout=timeout, fresh=fresh, checkpoint_minutes=checkpoint_minutes, room=room, keep=keep, ran=ran,
@@ -223,7 +227,8 @@ def _run(
         else:
             result = carry_out(asked.plan, ())
         unscored = references.run(asked.plan.select(asked.names), result.records.read_on(), store, runs, tell, timeout)
-        return replace(result, beside=(*result.beside, *unscored))
+        unsent = follower.done(tell) if follower else ()
+        return replace(result, beside=(*result.beside, *unscored, *unsent))
 
 
 def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -> Result:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
@@ -27,11 +28,25 @@ Say = Literal["errors", "stages", "figures"]
 """What standard error says of a run: stages that did not end ok, every stage, or the figures of each too."""
 
 
+class Follower(Protocol):
+    """What follows a run from outside, such as what sends its results elsewhere. It neither fails nor takes long."""
+
+    def ended(self, node: str) -> None:
+        """The stage with this id has its record."""
+
+    def done(self, tell: Callable[[str], None]) -> Sequence[str]:
+        """The run is over: `tell` what was done, and return what could not be, a sentence each."""
+
+
+Follow = Callable[[Path], contextlib.AbstractContextManager[Follower]]
+"""What follows a run with this results folder."""
+
+
 @contextlib.contextmanager
-def watcher(plan: Plan, say: Say = "stages") -> Iterator[Watch]:
+def watcher(plan: Plan, say: Say = "stages", follower: Follower | None = None) -> Iterator[Watch]:
     """Watch a run of `plan`; the live display is taken down at the end, however that comes."""
     console = Console(stderr=True)
-    watch = Watch(plan, console, say, live=say != "errors" and console.is_terminal)
+    watch = Watch(plan, console, say, live=say != "errors" and console.is_terminal, follower=follower)
     with watch.display:
         yield watch
 
@@ -39,8 +54,9 @@ def watcher(plan: Plan, say: Say = "stages") -> Iterator[Watch]:
 class Watch:
     """Prints each stage as it ends, and meanwhile how far those are that run."""
 
-    def __init__(self, plan: Plan, console: Console, say: Say, *, live: bool) -> None:
+    def __init__(self, plan: Plan, console: Console, say: Say, *, live: bool, follower: Follower | None = None) -> None:
         self._plan = plan
+        self._follower = follower
         self._console = console
         self._say = say
         self._live = live
@@ -101,6 +117,8 @@ class Watch:
         self._line(node, record["status"], seconds, figures)
         if record["reason"]:
             self._print(f"    {visible(record['reason'])}")
+        if self._follower:
+            self._follower.ended(node.id)
 
     def timings(self, nodes: list[Node], *, again: bool) -> None:
         """Timings of these follow the stages, or the timings before, `again`. Each begins with :meth:`node`."""

@@ -48,3 +48,27 @@ def test_what_is_text_is_printed_and_what_is_not_is_written_into_the_folder(tmp_
 def test_parquet_is_written(tmp_path):
     synthetic.write(synthetic.records(seeds=(0,)), tmp_path / "out")
     assert methodbench("report", "out", "--format", "parquet", cwd=tmp_path) == "wrote out/report.parquet\n"
+
+
+def test_what_others_measured_stands_apart(tmp_path):
+    synthetic.write(synthetic.records(seeds=(0,)), tmp_path / "out")
+    theirs = '{"results": {"piqa": {"acc,none": 0.6}}, "config": {}, "lm_eval_version": "0.4.13"}'
+    (tmp_path / "theirs.json").write_text(theirs)
+    said = methodbench("report", "out", "--with", "theirs.json", cwd=tmp_path)
+    assert said == "wrote out/report.html\nwrote out/report.md\n"
+    assert "Measured by others" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "lm-eval 0.4.13, theirs.json" in methodbench(
+        "report", "out", "--with", "theirs.json", "--format", "md", cwd=tmp_path
+    )
+    wrong = methodbench("report", "out", "--with", "theirs.json", "--with", "theirs.json", cwd=tmp_path, status=2)
+    assert wrong == "methodbench: error: theirs.json: it is given twice; give it once\n"
+    assert "md, html, json, csv have" in " ".join(
+        methodbench("report", "out", "--with", "theirs.json", "--format", "tex", cwd=tmp_path, status=2).split()
+    )
+
+
+def test_the_form_of_pefts_method_comparison_is_written(tmp_path):
+    synthetic.write(synthetic.records(seeds=(0,)), tmp_path / "out")
+    said = methodbench("report", "out", "--format", "peft", cwd=tmp_path).splitlines()
+    assert said[0] == "wrote out/peft/minilm--stdlib-topics--full--full-seed0.json"
+    assert all((tmp_path / line.removeprefix("wrote ")).is_file() for line in said)

@@ -1,0 +1,143 @@
+"""Send cells while a run goes on, from a process of its own.
+
+Trackers wait for networks, start threads and processes, and catch signals. None of it may hold up, disturb or end a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Collection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.machine.output import unfailing
+from bench.metrics.units import counted
+from bench.record.errors import RecordError
+from reports.trackers import check
+from reports.trackers.sending import Sender, Told, lacking
+from reports.trackers.sent import Sent
+
+START, STAGE, END = 60.0, 10.0, 120.0
+"""Seconds that a run waits at most for trackers: before its first stage, after each stage, and after the last of all."""
+
+LOG = "trackers.log"
+"""What trackers print, in the folder ``logs`` of the results."""
+
+
+class Following:
+    """Follows a run: whenever a stage has ended, the cells that ended with it are sent to the trackers called `names`.
+
+    They are sent between stages, so that no timing sees it, as long as that takes no longer than :data:`STAGE`. What takes
+    longer goes on beside the next stages.
+    """
+
+    def __init__(self, folder: Path, names: Collection[str]) -> None:
+        """Start the process; it ends with the ``with`` block.
+
+        Raises:
+            MachineError: there is no such tracker, or it is not installed. RecordError: what was sent cannot be read.
+        """
+        check(names)
+        self._folder, self._names = folder, tuple(dict.fromkeys(names))
+        Sent(folder)
+        context = multiprocessing.get_context("spawn")
+        self._told, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(folder, self._names, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._asked, self._lost = True, ""
+        self._answer: list[Told] = []
+        self._idle(START)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.join()
+        self._told.close()
+
+    def ended(self, node: str) -> None:
+        """The stage `node` has its record."""
+        if self._idle(0.0):
+            self._ask(node)
+            self._idle(STAGE)
+
+    def done(self, tell: Callable[[str], None]) -> list[str]:
+        """The run is over: send all that is left, `tell` where it is, and return what was not sent, a sentence for each tracker."""
+        try:
+            told = self.send(END)
+        except (RecordError, OSError) as error:
+            return [f"{', '.join(self._names)}: it is not known what was sent: {error}"]
+        for each in told:
+            if not each.lacks:
+                tell(f"{each.tracker}: {counted(each.sent + each.had, 'cell')} sent; {each.place}")
+        return problems(self._folder, told)
+
+    def send(self, seconds: float | None = None) -> list[Told]:
+        """Send all that was not sent, and say how it went. It takes `seconds` at most; None: as long as it takes.
+
+        Raises:
+            RecordError: the records cannot be read.
+        """
+        if self._idle(seconds):
+            self._ask(None)
+            if self._idle(seconds):
+                return self._answer
+        why = self._lost or f"it took longer than {seconds:.0f} s"
+        return [Told(name, 0, 0, number, why=why) for name, number in lacking(self._folder, self._names).items()]
+
+    def _ask(self, node: str | None) -> None:
+        self._asked = True
+        with contextlib.suppress(OSError):  # it has ended, and waiting for the answer says so
+            self._told.send(node)
+
+    def _idle(self, seconds: float | None) -> bool:
+        """Whether the process has answered all that it was asked, after `seconds` at most."""
+        if self._asked and not self._lost:
+            try:
+                if self._told.poll(seconds):
+                    self._answer, self._asked = self._told.recv(), False
+            except (EOFError, OSError):
+                self._process.join(1.0)
+                log = self._folder / "logs" / LOG
+                self._lost = f"the process that sends them ended with {self._process.exitcode}; {log} says why"
+        return not self._asked and not self._lost
+
+
+def following(names: Collection[str]) -> Callable[[Path], Following]:
+    """What :func:`bench.execute.suites.run` takes as ``follow``."""
+    return functools.partial(Following, names=names)
+
+
+def problems(folder: Path, told: Collection[Told]) -> list[str]:
+    """What was not sent, why, and what sends it; nothing where all was."""
+    return [
+        f"{each.tracker}: {counted(each.lacks, 'cell')} not sent: {each.why}; "
+        f"`methodbench track {folder} --to {each.tracker}` sends them"
+        for each in told
+        if each.lacks
+    ]
+
+
+def _serve(folder: Path, names: Collection[str], told: Connection) -> None:
+    """Answer each id of a stage with what became of its cells; None asks for all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which ends this process
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    log = unfailing(folder / "logs" / LOG)
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    sender = Sender(folder, names)
+    sender.load()
+    told.send([])
+    with contextlib.suppress(EOFError):  # the run has ended
+        while True:
+            told.send(sender.send(told.recv()))
