@@ -22,6 +22,8 @@ HOLDERS = {
 
 PHASES = {
     "train": "train",
+    "validate": "score while training",
+    "checkpoint": "save while training",
     "apply": "compress",
     "evaluate": "score the test items",
     "latency": "time inference",
