@@ -147,7 +147,8 @@ def prepare(target: Target, table: GateTable, tell: Tell) -> Mapping[str, Any]:
         "size": "size" in families,
     }
     asked = {
-        "suite": dict(target.suite),
+        # Tuning could give each side another rate, and the question is what the code costs at the same.
+        "suite": {key: value for key, value in target.suite.items() if key != "tune"},
         "suite_folder": str(target.suite_folder),
         "folder": str(target.folder),
         "measure": measure,

@@ -85,7 +85,10 @@ MACHINE = {
     "mig": "", "gpu_memory": None, "memory": 2**36, "python": "3.11.7", "versions": {"torch": "2.13.0"},
 }  # fmt: skip
 
-SUITE = {"model": "minilm", "task": "stdlib-topics", "budget": {"steps": 10}, "recipes": {"full": "full"}}
+SUITE = {
+    "model": "minilm", "task": "stdlib-topics", "budget": {"steps": 10}, "tune": {"lr": [1e-4, 1e-3]},
+    "recipes": {"full": "full"},
+}  # fmt: skip
 
 
 def side(
