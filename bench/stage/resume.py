@@ -157,6 +157,8 @@ class Checkpoints:
         Raises:
             Exception: it cannot be read, or is of another training.
         """
+        if why := _begins_anew(self._training):
+            raise Unusable(why)
         checkpoint.private(self._file)
         try:
             saved: dict[str, Any] = torch.load(self._file, weights_only=False)

@@ -150,6 +150,7 @@ def trained_in_pieces(
     one = job(text, model, folder, measure=few)
     at_once = _trained(one)
     saving = replace(one, checkpoint_minutes=1e-9)
+    checkpoint.of_training(one.output).unlink(missing_ok=True)
     for step in kills:
         kill(saving, after=step)
     return at_once, _trained(saving)

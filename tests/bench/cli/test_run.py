@@ -2,11 +2,14 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
+
+import pytest
 
 from tests.command import METHODBENCH, methodbench
 
@@ -248,3 +251,51 @@ def test_the_untrained_model_is_scored_once_and_shown_beside_the_recipes(suite, 
     assert not list((out / "logs").iterdir())
     done, lines = run()
     assert ("untrained model" in done.stderr, len(lines)) == (False, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_that_is_killed_ten_times_in_mid_training_comes_to_the_same(suite, tmp_path):
+    file = suite("lora = \"lora(r=2) + schedule('cosine')\"")
+    file.write_text(file.read_text().replace("steps = 4", "steps = 1000").replace("latency = [[1, 8]]", "latency = []"))
+    methodbench("run", file, "--out", tmp_path / "whole", "--checkpoint-minutes", "0")
+    moment = random.Random(0)
+    for number in range(10):
+        process = subprocess.Popen(
+            [METHODBENCH, "run", file, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.0001"],
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+        )
+        before = saved(tmp_path / "killed")
+        while saved(tmp_path / "killed") == before:
+            assert process.poll() is None, (number, process.communicate())
+            time.sleep(0.01)
+        time.sleep(moment.uniform(0, 0.05))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    said = methodbench("run", file, "--out", tmp_path / "killed", errors=True)
+
+    whole, killed = (
+        next(
+            record
+            for line in (tmp_path / name / "records.jsonl").read_text().splitlines()
+            if (record := json.loads(line))["kind"] == "node"
+        )
+        for name in ("whole", "killed")
+    )
+    resumed = killed["training"]["resumed"]
+    assert len(resumed) == 10
+    assert resumed == sorted(set(resumed))
+    assert f"the training goes on after step {resumed[-1]} of 3000" in said
+    assert killed["training"]["losses"] == whole["training"]["losses"]
+    assert killed["training"]["tokens"] == whole["training"]["tokens"]
+    assert len(killed["training"]["step_seconds"]) == 1000
+    assert killed["quality"] == whole["quality"]
+    assert [each["text"] for each in killed["evidence"]] == [each["text"] for each in whole["evidence"]]
+    assert list((tmp_path / "killed" / "checkpoints").iterdir()) == []
+    assert "went on in another process" in (tmp_path / "killed" / "report.md").read_text()
+
+
+def saved(out):
+    """When the checkpoint of a training was written last."""
+    return [file.stat().st_mtime_ns for file in (out / "checkpoints").glob("*.training")]

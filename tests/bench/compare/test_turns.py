@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bench.compare import compare
-from bench.compare.doubts import Busy, LeftOut, NotInTurns
+from bench.compare.doubts import Busy, LeftOut, NotInTurns, WentOn
 from bench.record.reading import read
 from bench.record.schema import Turns
 from bench.record.store import Store
@@ -175,3 +175,17 @@ def test_turns_are_read_from_a_file(records, tmp_path):
     (found,) = compare.compare(store.read())
     row = next(row for row in found.rows if row.name == "lora")
     assert row.figures[SPEED].by_seed == pytest.approx({0: 200, 1: 400 / 3, 2: 100})
+
+
+def test_a_training_that_went_on_keeps_its_first_steps_and_it_is_said(records):
+    for seed in (0, 1, 2):
+        stage(records, "lora(r=8)", seed, [10, 100, 50, 100], [9.0, 7.0, 8.0, 7.0])
+    records.nodes[node(1, "lora(r=8)")]["training"]["resumed"] = [2]
+    take(records, "lora(r=8)", {0: 0.5, 1: 0.5, 2: 0.5})
+    found, rows = compared(records)
+    # The steady steps of seed 1 have 200 tokens and take half of the baseline's 0.015 s each; the others' are as recorded.
+    assert rows["lora"].figures["train_seconds"].by_seed[1] == pytest.approx(9 + 8 + 200 * 0.5 * 0.015)
+    assert rows["lora"].figures["train_seconds"].by_seed[0] == pytest.approx(9 + 250 * 0.5 * 0.01)
+    assert WentOn({"lora": {1: (2,)}}) in found.doubts
+    said = "Stopped, and went on in another process from what was saved: `lora`, seed 1, after step 2."
+    assert said in warnings(found)

@@ -50,12 +50,22 @@ class Silent:
 
 @pytest.fixture
 def start(monkeypatch, tmp_path):
-    def start(behave=lambda job: Outcome("ok"), recipes=RECIPES, names=None, fresh=False, jobs=1, **keys):
+    def start(
+        behave=lambda job: Outcome("ok"),
+        recipes=RECIPES,
+        names=None,
+        fresh=False,
+        jobs=1,
+        minutes=0.0,
+        looks=(),
+        **keys,
+    ):
         whole = make_plan(monkeypatch, recipes, **keys)
         executor, store = Fake(behave), Store(tmp_path / "out")
         result = run(
-            whole, names or set(recipes), store, executor, Silent(), fresh=fresh, room=slots(whole.machine, jobs)
-        )
+            whole, names or set(recipes), store, executor, Silent(), fresh=fresh, room=slots(whole.machine, jobs),
+            checkpoint_minutes=minutes, looks=looks,
+        )  # fmt: skip
         return result, executor, store
 
     return start
@@ -445,3 +455,70 @@ def test_killed_at_any_moment_no_ok_node_runs_twice_and_none_is_missing(tmp_path
         if first.returncode == 0:
             return
     raise AssertionError("no moment was late enough to finish: raise the range")
+
+
+def unfinished(outcome):
+    """What a stage does that leaves a checkpoint of its training, and ends so."""
+
+    def behave(job):
+        checkpoint.of_training(job.output).write_bytes(b"half")
+        return Outcome(outcome)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("status", "stays"),
+    [("ok", 0), ("diverged", 0), ("invalid", 0), ("refused", 0), ("failed", 1), ("timeout", 1), ("oom", 1)],
+)
+def test_the_checkpoint_of_a_training_stays_where_it_may_end_otherwise(start, status, stays):
+    _, executor, store = start(unfinished(status), recipes={"full": "full"}, minutes=3)
+    assert {job.checkpoint_minutes for job in executor.jobs if job.what == "stage"} == {3}
+    assert len(checkpoint.unfinished(store.folder)) == stays
+    assert checkpoint.present(store.folder) == set()
+
+
+def test_the_next_run_finds_the_checkpoint_of_a_training_and_a_fresh_one_does_not(start):
+    there = []
+
+    def look(job):
+        there.append(checkpoint.of_training(job.output).exists())
+        return Outcome("timeout")
+
+    for fresh in (False, True):
+        start(unfinished("timeout"), recipes={"full": "full"})
+        start(look, recipes={"full": "full"}, fresh=fresh)
+    assert there == [True, False]
+
+
+def test_checkpoints_of_trainings_that_nobody_goes_on_with_are_removed(start):
+    _, _, store = start(unfinished("timeout"), recipes={"full": "full", "head": "head"})
+    assert len(checkpoint.unfinished(store.folder)) == 2
+    start(recipes={"full": "full", "head": "head"}, names={"full"})  # the other is not asked for
+    (left,) = checkpoint.unfinished(store.folder)
+    start(recipes={"full": "full"}, looks=(3,))  # a round, of a part of the plan
+    assert checkpoint.unfinished(store.folder) == {left}
+    start(recipes={"full": "full"})
+    assert checkpoint.unfinished(store.folder) == set()
+
+
+def test_one_that_was_recorded_meanwhile_is_removed(start):
+    _, executor, store = start(recipes={"full": "full"})
+    checkpoint.of_training(executor.jobs[0].output).write_bytes(b"of a process that was killed after its record")
+    start(recipes={"full": "full"})
+    assert checkpoint.unfinished(store.folder) == set()
+
+
+@pytest.mark.parametrize(("jobs", "alone"), [(1, True), (2, False)])
+def test_a_job_knows_whether_others_can_run_beside_it(start, jobs, alone):
+    _, executor, _ = start(recipes={"full": "full"}, jobs=jobs)
+    assert executor.jobs[0].alone is alone
+
+
+def test_the_time_of_earlier_processes_is_in_the_total(start):
+    def behave(job):
+        return Outcome("ok", measured={"seconds": {"earlier": 1000.0}})
+
+    _, _, store = start(behave, recipes={"full": "full"}, measure={"latency": []})
+    (node,) = store.read().nodes.values()
+    assert 1000 < node["seconds"]["total"] < 1100

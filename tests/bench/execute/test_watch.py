@@ -188,3 +188,17 @@ def test_a_quiet_run_tells_of_what_is_not_ok(plan, tmp_path):
         watched.node(each)
         watched.ended(each, {**record(status=status), "reason": "" if status == "ok" else "no memory"})
     assert console.file.getvalue().splitlines() == ["[2/2] oom         2.0 s  head, seed 0", "    no memory"]
+
+
+@pytest.mark.parametrize(("say", "said"), [("stages", "full, seed 0: it goes on after step 3\n"), ("errors", "")])
+def test_a_sentence_of_a_stage_is_printed_and_changes_nothing_of_how_far_it_is(plan, say, said):
+    watched, console = watching(plan, say)
+    watched.begin([node(plan, "full", 0)], 0, Records(None))
+    console.file.truncate(0)
+    console.file.seek(0)
+    tell = watched.node(node(plan, "full", 0))
+    tell("train", 1, 6, {"loss": 1.0, "tokens": 5.0})
+    tell("it goes on after step 3", 0, 0)
+    assert console.file.getvalue() == said
+    (running,) = watched._running.values()
+    assert running.state().startswith("train 1/6")

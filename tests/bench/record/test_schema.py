@@ -79,6 +79,10 @@ def test_an_older_record_is_read_as_the_newest():
     [
         ({"step_seconds": [1.0]}, "training.tokens: field required"),
         ({"step_seconds": [1.0], "tokens": [], "samples": [], "warmup": 0}, "are of different lengths"),
+        (
+            {"step_seconds": [1.0, 1.0], "tokens": [1, 1], "samples": [1, 1], "warmup": 0, "resumed": [2]},
+            "resumed are not numbers of steps",
+        ),
         ({"step_seconds": [-1.0], "tokens": [1], "samples": [1], "warmup": 0}, "training.step_seconds.0: input should"),
         ({"step_seconds": "x", "tokens": [1], "samples": [1], "warmup": 0}, "training.step_seconds: input should"),
     ],
@@ -106,3 +110,9 @@ def test_what_ran_beside_another_stage_is_contended():
     crowded = Trust(training=Contention(reason="hot", contended=True), latency=Contention()).crowded()
     assert crowded.training.against == "hot; another stage ran beside it"
     assert crowded.latency.against == "another stage ran beside it"
+
+
+def test_steady_seconds_are_those_after_each_warm_up():
+    steps = {"step_seconds": [9.0, 1.0, 2.0, 9.0, 3.0], "tokens": [1] * 5, "samples": [1] * 5, "warmup": 1}
+    assert schema.line(node(training={**steps, "resumed": [3]})).training.steady_seconds == [1.0, 2.0, 3.0]
+    assert schema.line(node(training=steps)).training.steady_seconds == [1.0, 2.0, 9.0, 3.0]

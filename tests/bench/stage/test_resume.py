@@ -76,6 +76,7 @@ def test_what_was_measured_before_the_kill_is_in_the_record(one, every_step):
     assert all(claim["holds"] for claim in measured["evidence"])
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_that_of_a_training_that_was_not_killed(tiny_llama, tmp_path, every_step):
     budget = {"batch_size": 64, "max_length": 120}
     one = jobs.job("full", tiny_llama, tmp_path, task=jobs.prose(tmp_path), budget=budget, measure={"latency": []})

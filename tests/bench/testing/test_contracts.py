@@ -44,3 +44,36 @@ def test_evidence_that_holds_whatever_happens_does_not_pass(tiny_bert, tmp_path,
         tests.test_a_hook_that_does_nothing_ends_invalid(
             cls, "make_optimizer", "full + weight_decay(0.1)", tiny_bert, tmp_path, monkeypatch
         )
+
+
+def counting(state):
+    """A hook that makes each loss larger than the last, and counts in what `state` gives."""
+
+    def wrap_loss(self, training, compute):
+        counted = state(training)
+
+        def larger(batch):
+            counted.append(None)
+            return compute(batch) * len(counted)
+
+        return larger
+
+    return wrap_loss
+
+
+def test_a_method_that_counts_where_nobody_looks_is_found_out(tiny_bert, tmp_path, monkeypatch):
+    cls = registry.methods()["weight_decay"]
+    text = "full + weight_decay(0.1)"
+    tests = contract({"weight_decay": text})()
+
+    def check():
+        tests.test_a_training_goes_on_after_a_kill_as_if_there_had_been_none(text, tiny_bert, tmp_path, monkeypatch)
+
+    monkeypatch.setattr(cls, "wrap_loss", counting(lambda training: []))
+    with pytest.raises(AssertionError):
+        check()
+    monkeypatch.setattr(cls, "begins_anew", "it counts where nobody looks")
+    check()
+    monkeypatch.setattr(cls, "begins_anew", "")
+    monkeypatch.setattr(cls, "wrap_loss", counting(lambda training: training.state.setdefault("count", [])))
+    check()

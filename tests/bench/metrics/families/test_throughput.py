@@ -1,4 +1,4 @@
-"""Scaling, against hand computations."""
+"""Throughput and scaling, against hand computations."""
 
 import pytest
 
@@ -33,3 +33,21 @@ def test_scaling_efficiency_needs_one_process_beside():
     assert read([paired(divided, {"one": stage([1, 1], [1.0, 1.0]) | {"status": "invalid"}})]) is None
     assert read([divided]) is None
     assert read([stage([100, 100], [1.0, 1.0], ranks=2)]) is None
+
+
+def test_the_first_steps_of_each_process_that_trained_are_not_steady():
+    # Of steps 0 to 7 one is warm-up at the beginning, after step 3 and after step 4, where it went on.
+    seconds, tokens = [9.0, 1.0, 2.0, 9.0, 9.0, 1.0, 0.5, 0.5], [900, 10, 20, 900, 900, 20, 10, 20]
+    record = stage(tokens, seconds)
+    record["training"] |= {"resumed": [3, 4], "samples": [1] * 8}
+    assert registry.metric("train_tokens_per_second").read([record]) == (10 + 20 + 20 + 10 + 20) / (
+        1 + 2 + 1 + 0.5 + 0.5
+    )
+    assert registry.metric("train_samples_per_second").read([record]) == 5 / 5
+    assert registry.metric("train_seconds").read([record]) == 32
+
+
+def test_where_no_step_is_steady_there_is_no_throughput():
+    record = stage([10, 10], [1.0, 1.0])
+    record["training"]["resumed"] = [1]
+    assert registry.metric("train_tokens_per_second").read([record]) is None
