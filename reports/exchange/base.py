@@ -24,8 +24,10 @@ class Value:
 
     @property
     def title(self) -> str:
-        """Their name of it, and ours."""
-        return f"{self.name} (our {self.metric})" if self.metric else self.name
+        """Their name of it, and ours where it is defined the same."""
+        if not self.metric:
+            return self.name
+        return f"{self.name} (as ours)" if self.metric == self.name else f"{self.name} (as our {self.metric})"
 
     def __str__(self) -> str:
         return show(self.value, self.unit)

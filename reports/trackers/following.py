@@ -6,6 +6,7 @@ Trackers wait for networks, start threads and processes, and catch signals. None
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import multiprocessing
 import os
@@ -41,10 +42,18 @@ class Following:
         """Start the process; it ends with the ``with`` block.
 
         Raises:
-            MachineError: there is no such tracker, or it is not installed. RecordError: what was sent cannot be read.
+            MachineError: there is no such tracker, or it is not installed. RecordError: what was sent cannot be read, or another
+                process is sending.
         """
         check(names)
         self._folder, self._names = folder, tuple(dict.fromkeys(names))
+        self._lock = (folder / ".tracked.lock").open(
+            "w"
+        )  # the kernel frees it when this process ends, however that was
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordError(f"{folder}: another process is sending from it; wait until that ends") from None
         Sent(folder)
         context = multiprocessing.get_context("spawn")
         self._told, theirs = context.Pipe()
@@ -64,6 +73,7 @@ class Following:
         self._process.kill()
         self._process.join()
         self._told.close()
+        self._lock.close()
 
     def ended(self, node: str) -> None:
         """The stage `node` has its record."""

@@ -188,3 +188,14 @@ def test_a_quiet_run_tells_of_what_is_not_ok(plan, tmp_path):
         watched.node(each)
         watched.ended(each, {**record(status=status), "reason": "" if status == "ok" else "no memory"})
     assert console.file.getvalue().splitlines() == ["[2/2] oom         2.0 s  head, seed 0", "    no memory"]
+
+
+def test_what_follows_a_run_is_told_of_each_stage(plan, tmp_path):
+    told = []
+    console = Console(file=io.StringIO())
+    watched = Watch(plan, console, "errors", live=False, follower=SimpleNamespace(ended=told.append))
+    each = node(plan, "full", 0)
+    watched.begin([each], 0, Records(tmp_path / "none"))
+    watched.node(each)
+    watched.ended(each, record())
+    assert told == [each.id]

@@ -81,7 +81,8 @@ def test_what_others_measured_is_in_reports_and_in_no_comparison(put, tmp_path):
         assert "Measured by others" in text
         assert "it is in no verdict, front or pick" in text
         assert "lora/llama-rank32" in text
-        assert "test accuracy (our accuracy)" in text
+        assert "test accuracy (as our accuracy)" in text
+        assert "forgetting (as ours)" in text
         assert "Measured by others" not in reports.render(folder, format)
 
 

@@ -60,3 +60,11 @@ def test_a_damaged_note_is_an_error_before_anything_runs(folder):
 def test_where_nothing_lacks_there_is_no_problem(folder):
     with Following(folder, ["tensorboard"]) as follower:
         assert problems(folder, follower.send()) == []
+
+
+def test_two_do_not_send_at_once(folder):
+    with (
+        Following(folder, ["tensorboard"]),
+        pytest.raises(RecordError, match="another process is sending from it; wait"),
+    ):
+        Following(folder, ["tensorboard"])
