@@ -49,8 +49,9 @@ class Foreign:
 
     @property
     def source(self) -> str:
-        """The tool with its version, the day, and the file."""
-        return ", ".join(part for part in (f"{self.tool} {self.version}".strip(), self.date, self.file) if part)
+        """The tool with its version, the day, the machine, and the file."""
+        parts = f"{self.tool} {self.version}".strip(), self.date, self.machine and f"on {self.machine}", self.file
+        return ", ".join(part for part in parts if part)
 
 
 class Part:

@@ -73,7 +73,7 @@ def test_what_others_measured_is_in_reports_and_in_no_comparison(put, tmp_path):
         "",
         "",
     )
-    assert marked[0]["reasons"] == "PEFT method comparison 0.19.2, 2026-07-15, theirs.json"
+    assert marked[0]["reasons"] == "PEFT method comparison 0.19.2, 2026-07-15, on NVIDIA L40S, theirs.json"
     assert len(lines) - len(marked) == len(list(csv.DictReader(io.StringIO(reports.render(folder, "csv")))))
 
     for format in ("md", "html"):
