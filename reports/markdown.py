@@ -161,11 +161,11 @@ def _without_result(comparison: Comparison) -> list[str]:
 def _others(foreign: Sequence[Foreign]) -> list[str]:
     """What others measured; nothing where nobody is asked."""
     rows = [
-        [each.name, each.model, each.task, value.title, str(value), each.machine, each.source]
+        [each.name, each.model, each.task, value.title, str(value), each.source]
         for each in foreign
         for value in each.values
     ]
-    head = ["what", "model", "task", "figure", "value", "machine", "by"]
+    head = ["what", "model", "task", "figure", "value", "by"]
     return [f"## {words.BY_OTHERS}", words.OTHERS, table(head, rows)] if foreign else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +86,7 @@ def run_(
         from reports.trackers.following import following
 
         check(trackers)
-        follow = following(trackers)
+        follow = functools.partial(following, names=trackers)
 
     def start() -> Result:
         return run(

@@ -20,15 +20,15 @@ def track_(
 ) -> None:
     """Send the cells of a results folder to trackers, as far as they were not sent: a run there for each."""
     from bench.record.reading import read
-    from reports.trackers.following import Following, problems
+    from reports.trackers.following import following, problems
     from reports.trackers.sent import Sent
 
     read(folder)
     names = [each.value for each in to or ()] or Sent(folder).trackers
     if not names:
         fail(f"error: {folder}: nothing was sent from it yet; say where to, as in --to {options.Tracker.tensorboard}")
-    with Following(folder, names) as following:
-        told = following.send()
+    with following(folder, names) as follower:
+        told = follower.send()
     for each in told:
         if not each.lacks:
             say(f"{each.tracker}: {each.sent} sent, {each.had} there before; {each.place}")

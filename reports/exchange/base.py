@@ -24,8 +24,10 @@ class Value:
 
     @property
     def title(self) -> str:
-        """Their name of it, and ours."""
-        return f"{self.name} (our {self.metric})" if self.metric else self.name
+        """Their name of it, and ours where it is defined the same."""
+        if not self.metric:
+            return self.name
+        return f"{self.name} (as ours)" if self.metric == self.name else f"{self.name} (as our {self.metric})"
 
     def __str__(self) -> str:
         return show(self.value, self.unit)
@@ -47,8 +49,9 @@ class Foreign:
 
     @property
     def source(self) -> str:
-        """The tool with its version, the day, and the file."""
-        return ", ".join(part for part in (f"{self.tool} {self.version}".strip(), self.date, self.file) if part)
+        """The tool with its version, the day, the machine, and the file."""
+        parts = f"{self.tool} {self.version}".strip(), self.date, self.machine and f"on {self.machine}", self.file
+        return ", ".join(part for part in parts if part)
 
 
 class Part:

@@ -6,15 +6,14 @@ Trackers wait for networks, start threads and processes, and catch signals. None
 from __future__ import annotations
 
 import contextlib
-import functools
+import fcntl
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from bench.machine.output import unfailing
 from bench.metrics.units import counted
@@ -30,40 +29,58 @@ LOG = "trackers.log"
 """What trackers print, in the folder ``logs`` of the results."""
 
 
+@contextlib.contextmanager
+def following(folder: Path, names: Collection[str]) -> Iterator[Following]:
+    """What follows a run with the results `folder` and sends its cells to the trackers called `names`, while the block lasts.
+
+    With the names alone, this is what :func:`bench.execute.suites.run` takes as ``follow``.
+
+    Raises:
+        MachineError: there is no such tracker, or it is not installed. RecordError: what was sent cannot be read, or another
+            process is sending.
+    """
+    check(names)
+    names = tuple(dict.fromkeys(names))
+    context = multiprocessing.get_context("spawn")
+    with _alone(folder):
+        Sent(folder)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(folder, names, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            yield Following(folder, names, process, ours)
+        finally:
+            process.kill()
+            process.join()
+            ours.close()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let no other process send from `folder` meanwhile; the kernel frees it when this one ends, however that was."""
+    with (folder / ".tracked.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordError(f"{folder}: another process is sending from it; wait until that ends") from None
+        yield
+
+
 class Following:
-    """Follows a run: whenever a stage has ended, the cells that ended with it are sent to the trackers called `names`.
+    """Whenever a stage has ended, the process is told to send the cells that ended with it.
 
     They are sent between stages, so that no timing sees it, as long as that takes no longer than :data:`STAGE`. What takes
     longer goes on beside the next stages.
     """
 
-    def __init__(self, folder: Path, names: Collection[str]) -> None:
-        """Start the process; it ends with the ``with`` block.
-
-        Raises:
-            MachineError: there is no such tracker, or it is not installed. RecordError: what was sent cannot be read.
-        """
-        check(names)
-        self._folder, self._names = folder, tuple(dict.fromkeys(names))
-        Sent(folder)
-        context = multiprocessing.get_context("spawn")
-        self._told, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(folder, self._names, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
+    def __init__(self, folder: Path, names: Sequence[str], process: BaseProcess, told: Connection) -> None:
+        """Wait until the `process`, which answers what it is `told`, has imported what it needs."""
+        self._folder, self._names = folder, names
+        self._process, self._told = process, told
         self._asked, self._lost = True, ""
         self._answer: list[Told] = []
         self._idle(START)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.join()
-        self._told.close()
 
     def ended(self, node: str) -> None:
         """The stage `node` has its record."""
@@ -111,11 +128,6 @@ class Following:
                 log = self._folder / "logs" / LOG
                 self._lost = f"the process that sends them ended with {self._process.exitcode}; {log} says why"
         return not self._asked and not self._lost
-
-
-def following(names: Collection[str]) -> Callable[[Path], Following]:
-    """What :func:`bench.execute.suites.run` takes as ``follow``."""
-    return functools.partial(Following, names=names)
 
 
 def problems(folder: Path, told: Collection[Told]) -> list[str]:

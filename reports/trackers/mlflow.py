@@ -25,6 +25,7 @@ class Tracker:
         # As it is usual, a server that does not answer would be asked for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
     @property
     def place(self) -> str:

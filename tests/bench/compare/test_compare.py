@@ -773,3 +773,19 @@ def test_references_are_no_rows_and_of_no_other_model_and_not_of_what_failed():
     records.runs[0]["references"] = None
     (found,) = compare.compare(records)
     assert found.references == ()
+
+
+def test_a_cell_alone_is_a_row_of_one_seed_with_its_stages():
+    found = compare.Comparisons(synthetic.records(methods={**TWO, "int8": Method("full >> int8")}, seeds=(0, 1)))
+    alone = list(found.alone())
+    assert [(each.cell.name, each.cell.seed) for each in alone] == [
+        (name, seed) for seed in (0, 1) for name in (*TWO, "int8")
+    ]
+    assert [node.id for node in alone[2].path] == alone[2].cell.path
+    whole = {row.name: row for row in found[0].rows}
+    for each in alone:
+        assert each.row.seeds == (each.cell.seed,)
+        for name, figure in whole[each.cell.name].figures.items():
+            assert each.row.figures[name].value == figure.by_seed[each.cell.seed]
+    full = alone[0].cell.path[0]
+    assert [each.cell.name for each in found.alone(full)] == ["full", "int8"]

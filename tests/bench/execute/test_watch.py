@@ -202,3 +202,14 @@ def test_a_sentence_of_a_stage_is_printed_and_changes_nothing_of_how_far_it_is(p
     assert console.file.getvalue() == said
     (running,) = watched._running.values()
     assert running.state().startswith("train 1/6")
+
+
+def test_what_follows_a_run_is_told_of_each_stage(plan, tmp_path):
+    told = []
+    console = Console(file=io.StringIO())
+    watched = Watch(plan, console, "errors", live=False, follower=SimpleNamespace(ended=told.append))
+    each = node(plan, "full", 0)
+    watched.begin([each], 0, Records(tmp_path / "none"))
+    watched.node(each)
+    watched.ended(each, record())
+    assert told == [each.id]

@@ -182,7 +182,9 @@ def test_only_what_is_gated_is_measured(tmp_path: Path) -> None:
     run(tmp_path)
     asked = json.loads((tmp_path / "head" / "out" / "head" / "asked.json").read_text())
     assert asked["measure"] == {"latency": [], "quality": True, "flops": False, "size": True}
-    assert asked["suite"] == {key: value for key, value in SUITE.items() if key != "tune"}  # each side at the same rates
+    assert asked["suite"] == {
+        key: value for key, value in SUITE.items() if key != "tune"
+    }  # each side at the same rates
 
 
 def test_grown_names_phases_and_operators_by_what_they_added() -> None:

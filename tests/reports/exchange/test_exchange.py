@@ -73,7 +73,7 @@ def test_what_others_measured_is_in_reports_and_in_no_comparison(put, tmp_path):
         "",
         "",
     )
-    assert marked[0]["reasons"] == "PEFT method comparison 0.19.2, 2026-07-15, theirs.json"
+    assert marked[0]["reasons"] == "PEFT method comparison 0.19.2, 2026-07-15, on NVIDIA L40S, theirs.json"
     assert len(lines) - len(marked) == len(list(csv.DictReader(io.StringIO(reports.render(folder, "csv")))))
 
     for format in ("md", "html"):
@@ -81,7 +81,8 @@ def test_what_others_measured_is_in_reports_and_in_no_comparison(put, tmp_path):
         assert "Measured by others" in text
         assert "it is in no verdict, front or pick" in text
         assert "lora/llama-rank32" in text
-        assert "test accuracy (our accuracy)" in text
+        assert "test accuracy (as our accuracy)" in text
+        assert "forgetting (as ours)" in text
         assert "Measured by others" not in reports.render(folder, format)
 
 

@@ -60,3 +60,12 @@ def test_another_figure_is_another_digest(folder, changed):
     assert found(folder)["full"].digest == before
     changed("full")
     assert found(folder)["full"].digest != before
+
+
+def test_a_newer_version_that_asks_is_nothing_new(folder):
+    before = found(folder)["full"]
+    text = (folder / "records.jsonl").read_text()
+    (folder / "records.jsonl").write_text(text.replace('"version": "0.1.0"', '"version": "0.2.0"'))
+    after = found(folder)["full"]
+    assert (before.config["methodbench"], after.config["methodbench"]) == ("0.1.0", "0.2.0")
+    assert before.digest == after.digest

@@ -1,8 +1,7 @@
 import pytest
 
 from bench.record.errors import RecordError
-from reports.trackers import following
-from reports.trackers.following import Following, problems
+from reports.trackers.following import following, problems
 from reports.trackers.sending import lacking
 
 pytest.importorskip("tensorboard")
@@ -11,7 +10,7 @@ FULL = "minilm/stdlib-topics/1/full"
 
 def test_what_ended_with_a_stage_is_sent_at_once_and_the_rest_at_the_end(folder):
     said = []
-    with Following(folder, ["tensorboard"]) as follower:
+    with following(folder, ["tensorboard"]) as follower:
         assert lacking(folder, ["tensorboard"]) == {"tensorboard": 4}
         follower.ended(FULL)
         assert lacking(folder, ["tensorboard"]) == {"tensorboard": 2}
@@ -22,18 +21,18 @@ def test_what_ended_with_a_stage_is_sent_at_once_and_the_rest_at_the_end(folder)
 
 def test_a_tracker_that_fails_fails_no_run(folder):
     (folder / "tensorboard").write_text("")
-    with Following(folder, ["tensorboard"]) as follower:
+    with following(folder, ["tensorboard"]) as follower:
         follower.ended(FULL)
         (problem,) = follower.done(print)
     assert problem.startswith("tensorboard: 4 cells not sent: NotADirectoryError: ")
     assert problem.endswith(f"; `methodbench track {folder} --to tensorboard` sends them")
     (folder / "tensorboard").unlink()
-    with Following(folder, ["tensorboard"]) as follower:
+    with following(folder, ["tensorboard"]) as follower:
         assert follower.done(print) == []
 
 
 def test_a_process_that_ended_is_told(folder):
-    with Following(folder, ["tensorboard"]) as follower:
+    with following(folder, ["tensorboard"]) as follower:
         follower._process.kill()
         follower._process.join()
         follower.ended(FULL)
@@ -42,9 +41,9 @@ def test_a_process_that_ended_is_told(folder):
 
 
 def test_one_that_takes_too_long_is_not_waited_for(folder, monkeypatch):
-    monkeypatch.setattr(following, "STAGE", 0.0)
-    monkeypatch.setattr(following, "END", 0.0)
-    with Following(folder, ["tensorboard"]) as follower:
+    monkeypatch.setattr("reports.trackers.following.STAGE", 0.0)
+    monkeypatch.setattr("reports.trackers.following.END", 0.0)
+    with following(folder, ["tensorboard"]) as follower:
         follower.ended(FULL)
         found = follower.done(print)
     assert all("it took longer than 0 s" in problem for problem in found)
@@ -53,10 +52,16 @@ def test_one_that_takes_too_long_is_not_waited_for(folder, monkeypatch):
 
 def test_a_damaged_note_is_an_error_before_anything_runs(folder):
     (folder / "tracked.json").write_text("{")
-    with pytest.raises(RecordError, match="it is damaged"):
-        Following(folder, ["tensorboard"])
+    with pytest.raises(RecordError, match="it is damaged"), following(folder, ["tensorboard"]):
+        pass
 
 
 def test_where_nothing_lacks_there_is_no_problem(folder):
-    with Following(folder, ["tensorboard"]) as follower:
+    with following(folder, ["tensorboard"]) as follower:
         assert problems(folder, follower.send()) == []
+
+
+def test_two_do_not_send_at_once(folder):
+    refused = pytest.raises(RecordError, match="another process is sending from it; wait until that ends")
+    with following(folder, ["tensorboard"]), refused, following(folder, ["tensorboard"]):
+        pass
