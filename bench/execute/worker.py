@@ -77,7 +77,7 @@ def run_job(
     if isinstance(progress, Throttled):
         progress.measured = measured
     try:
-        from bench.stage import serve, stage, untrained
+        from bench.stage import export, serve, stage, untrained
 
         use(job.machine)
         if job.what == "make":
@@ -89,6 +89,8 @@ def run_job(
             stage.run(job, progress, group, measured)
         elif job.what == "untrained":
             untrained.run(job, progress, measured)
+        elif job.what == "export":
+            export.run(job, progress, measured)
         else:
             serve.run(job, progress, measured)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
