@@ -133,6 +133,7 @@ def ending(error: Exception) -> tuple[Status, str]:
     from bench.measure.absent import out_of_memory
     from bench.models.base import ModelError
     from bench.recipe.errors import Refusal
+    from bench.stage.export import Unlike
     from bench.stage.loop import Diverged, NothingToTrain
 
     match error:
@@ -142,6 +143,8 @@ def ending(error: Exception) -> tuple[Status, str]:
             return "invalid", str(error)
         case ModelError() | Refusal():
             return "refused", str(error)
+        case Unlike():
+            return "failed", str(error)
     traceback.print_exception(error)
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if out_of_memory(error):

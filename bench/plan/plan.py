@@ -379,7 +379,7 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "task": subject.task_fingerprint,
         "seed": seed,
         "budget": suite.budget.model_dump(),
-        "measure": suite.measure.model_dump(exclude={"retain", "references", "turns"}),
+        "measure": suite.measure.model_dump(exclude={"retain", "references", "turns", "keep"}),
         "machine": _machine(machine, packages),
     }
     if others:

@@ -84,7 +84,7 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     format = job.export.format or _own(model)
     if why := can[format]:
         others = [other for other in can if not can[other]]
-        mend = f"{' and '.join(others)} can: --format {others[0]}" if others else _all(can, format)
+        mend = f"these can: {', '.join(others)}, as in --format {others[0]}" if others else _all(can, format)
         raise Refusal(f"{format} cannot hold this model: {why}; {mend}")
     batch = next(task.batches("test", tokenizer, batch_size=ITEMS, max_length=job.budget.max_length))
     with torch.no_grad():
@@ -92,7 +92,7 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     expected = task.logits(outputs, batch).float()
     progress("write", 0, 1)
     with quiet():
-        if (runtime := runtimes().get(format)) and _own(model) != format:
+        if (runtime := registry.runtimes().get(format)) and _own(model) != format:
             model = _made(runtime(), model, tokenizer, task, job)
         loading = _write(model, folder, task, job)
         tokenizer.save_pretrained(folder)
@@ -108,7 +108,15 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     proof = {"items": len(batch.items), "off": off, "allowed": allowed}
     if task.predicts_classes:
         proof["agreeing"] = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
-    measured["export"] = {"format": format, "loading": asdict(loading), "proof": proof, "vllm": _vllm(model, task, format)}
+    source = job.source()
+    measured["export"] = {
+        "format": format,
+        "kind": task.kind,
+        "hub": source.snapshot.repository if isinstance(source, Hub) else "",
+        "loading": asdict(loading),
+        "proof": proof,
+        "vllm": _vllm(model, task, format),
+    }
 
 
 class Unlike(Exception):
@@ -116,17 +124,6 @@ class Unlike(Exception):
 
 
 # -- formats
-
-
-def runtimes() -> dict[str, type[Transform]]:
-    """The methods that make a runtime's files, by the format."""
-    found = (method for method in registry.methods().values() if issubclass(method, Transform))
-    return {method.format: method for method in found if method.format}
-
-
-def formats() -> list[str]:
-    """All that there are."""
-    return ["transformers", "peft", *runtimes()]
 
 
 def _own(model: Any) -> str:

@@ -62,6 +62,10 @@ class Turns:
     alive: bool = True
 
 
+LIBRARIES = ("transformers", "peft")
+"""The formats of an export that torch runs; each runtime's is another."""
+
+
 @dataclass(frozen=True)
 class Export:
     """A ``folder``, which is empty, for a model that others load: in this ``format``, or in the model's own where it is empty.

@@ -91,6 +91,12 @@ class Measure(Strict):
         "0 turns both off",
     )
 
+    keep: Literal["best", "all"] | list[Name] | None = Field(
+        None,
+        description='recipes whose models stay in the results folder, of every seed, for `methodbench export`: "all", their '
+        'names, or "best", the one with the best quality, for which all stay until the run is over',
+    )
+
     @field_validator("quality", mode="before")
     @classmethod
     def _names(cls, value: bool | str) -> bool | str:
@@ -159,6 +165,12 @@ class Suite(Strict):
             raise ValueError(f"{'model' if not self.models else 'task'}: at least one is needed")
         if self.baseline is not None and self.baseline not in self.recipes:
             raise ValueError(f"baseline: no recipe is called `{self.baseline}`{nearest(self.baseline, self.recipes)}")
+        keep = self.measure.keep
+        for name in keep if isinstance(keep, list) else ():
+            if name not in self.recipes:
+                raise ValueError(f"measure.keep: no recipe is called `{name}`{nearest(name, self.recipes)}")
+        if keep == "best" and not self.measure.quality:
+            raise ValueError('measure.keep: "best" is by quality, and `quality = false` leaves that out; name recipes')
         return self
 
     @property
