@@ -73,12 +73,16 @@ def _parts(exported: Exported) -> Iterator[str]:
         "another number of threads or another runtime adds up in another order."
     )
     yield "## What was measured"
+    if exported.converted:
+        yield (
+            f"The figures are of the recipe's model as it ran in torch. That it answers the same in {exported.format} is "
+            "proven; what it costs there was not measured."
+        )
     yield _figures(exported)
     yield plain(f"{words.seeds(comparison).capitalize()}. {words.HOW_TO_READ}")
     yield "## Data"
     yield plain(words.data(comparison) or f"The task {comparison.task}.")
-    prints = [f"{what}: {code(value)}" for what, value in comparison.fingerprints.items()]
-    yield "\n".join(f"- fingerprint of the {each}" for each in prints)
+    yield "\n".join(f"- fingerprint of the {what}: {code(value)}" for what, value in comparison.fingerprints.items())
     yield "## Evidence that each method was applied"
     claims = [[proof.stage, proof.text, f"{proof.held} of {proof.of}", proof.seen] for proof in row.evidence]
     yield table(["stage", "claim", "held in", "seen"], claims)
@@ -92,12 +96,12 @@ def _parts(exported: Exported) -> Iterator[str]:
 def _loading(exported: Exported) -> Iterator[str]:
     """The lines that load the folder, as they were run, and what else there is to know."""
     loading = exported.loading
-    packages = " ".join([*loading["packages"], *(["transformers"] if "transformers" not in loading["packages"] else [])])
-    tensors = "pt" if loading["torch"] else "np"
+    packages = " ".join(
+        [*loading["packages"], *(["transformers"] if "transformers" not in loading["packages"] else [])]
+    )
     yield (
         f"```python\n# pip install {packages}\nfolder = {exported.folder.name!r}  # where this card is\n\n{loading['load']}\n\n"
-        f"from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        f'inputs = tokenizer(["some text"], return_tensors="{tensors}")\noutputs = {loading["ask"]}\n```'
+        f"{exported.reading}\noutputs = {loading['ask']}\n```"
     )
     if exported.format == "peft":
         if "/base" in loading["load"]:

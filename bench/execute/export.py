@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from shlex import quote as quoted
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote as quoted
 from typing import Any
 
 from bench.compare.compare import Comparison, compare
@@ -17,8 +17,8 @@ from bench.execute.suites import Latest, environment_kept, latest
 from bench.machine import disk
 from bench.plan import plan
 from bench.plan.dividing import shortage
-from bench.plan.plan import Plan
 from bench.plan.plan import Cell as Planned
+from bench.plan.plan import Plan
 from bench.recipe import registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.recipe import then
@@ -34,9 +34,12 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Exported:
-    """What a folder holds: the model of ``row`` of a comparison, for ``seed``; ``first`` where that is the suite's first
-    and nobody named one. ``kind`` is the task's, and ``hub`` what the
-    hub calls the model that the recipe began with, where it has that. ``loading``, ``proof`` and ``vllm`` are as :mod:`bench.stage.export` measured them."""
+    """What a folder holds: the model of ``row`` of a comparison, for ``seed``; ``first`` where nobody named one.
+
+    ``kind`` is the task's. ``hub`` is what the hub calls the model that the recipe began with, where that is there. Where it
+    was ``converted``, what was measured is the recipe's model in another form. ``loading``, ``reading``, ``proof`` and ``vllm``
+    are as :mod:`bench.stage.export` gives them.
+    """
 
     folder: Path
     comparison: Comparison
@@ -46,7 +49,9 @@ class Exported:
     format: str
     kind: str
     hub: str
+    converted: bool
     loading: Mapping[str, Any]
+    reading: str
     proof: Mapping[str, Any]
     vllm: str
 
@@ -83,7 +88,9 @@ def export(
     if format is not None and format not in formats:
         raise RecipeError(f"--format {format}: there is no such format{nearest(format, formats)}")
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise RecordError(f"{to}: {'it is not empty' if to.is_dir() else 'it is a file'}; name a new folder, or empty it")
+        raise RecordError(
+            f"{to}: {'it is not empty' if to.is_dir() else 'it is a file'}; name a new folder, or empty it"
+        )
     found = latest(folder, recipe)
     cell = _cell(found, recipe, seed, model, task)
     file = _checkpoint(folder, found, cell)

@@ -25,7 +25,7 @@ from bench.models.names import plain
 from bench.models.sources.directory import quiet
 from bench.models.sources.hub import Hub
 from bench.recipe import registry
-from bench.recipe.errors import Refusal, first_line
+from bench.recipe.errors import Refusal
 from bench.recipe.facts import ships_without_base_model
 from bench.recipe.method import Transform
 from bench.recipe.recipe import Stage
@@ -80,7 +80,7 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     progress("load", 0, 1)
     model, tokenizer = checkpoint.load(job.output)
     model.eval()
-    can = {format: why for format, why in _refused(model, job.export.refused)}
+    can = dict(_refused(model, job.export.refused))
     format = job.export.format or _own(model)
     if why := can[format]:
         others = [other for other in can if not can[other]]
@@ -92,8 +92,8 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     expected = task.logits(outputs, batch).float()
     progress("write", 0, 1)
     with quiet():
-        if (runtime := registry.runtimes().get(format)) and _own(model) != format:
-            model = _made(runtime(), model, tokenizer, task, job)
+        if converted := format in registry.runtimes() and _own(model) != format:
+            model = _made(registry.runtimes()[format](), model, tokenizer, task, job)
         loading = _write(model, folder, task, job)
         tokenizer.save_pretrained(folder)
     progress("prove", 0, 1)
@@ -109,13 +109,16 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
     if task.predicts_classes:
         proof["agreeing"] = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
     source = job.source()
+    hub = source.snapshot.repository if isinstance(source, Hub) else ""
     measured["export"] = {
         "format": format,
         "kind": task.kind,
-        "hub": source.snapshot.repository if isinstance(source, Hub) else "",
+        "hub": hub,
+        "converted": converted,
         "loading": asdict(loading),
+        "reading": _reading(task, loading),
         "proof": proof,
-        "vllm": _vllm(model, task, format),
+        "vllm": _vllm(model, task, format, f"FOLDER/{BASE}" if (folder / BASE).is_dir() else hub),
     }
 
 
@@ -134,7 +137,9 @@ def _own(model: Any) -> str:
 def _refused(model: Any, runtimes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Each format with why it cannot hold the model; empty where it can. `runtimes` has what planning says of these."""
     own = _own(model)
-    elsewhere = f"it is in the files of {own}, from which there is no way back" if own not in ("transformers", "peft") else ""
+    elsewhere = (
+        f"it is in the files of {own}, from which there is no way back" if own not in ("transformers", "peft") else ""
+    )
     yield "transformers", elsewhere or ("a PEFT adapter is on it" if own == "peft" else _unknown(model))
     yield "peft", elsewhere or ("" if own == "peft" else "no PEFT adapter is on it")
     for format, why in runtimes.items():
@@ -206,9 +211,7 @@ def _write(model: Any, folder: Path, task: Task, job: Job) -> Loading:
 def _auto(task: Task, name: str, where: str, job: Job, *more: str) -> str:
     """The lines by which transformers loads a model."""
     arguments = [where, *more, *(["trust_remote_code=True"] if job.allow_remote_code else [])]
-    return (
-        f"from transformers import {task.auto_class}\n\n{name} = {task.auto_class}.from_pretrained({', '.join(arguments)})"
-    )
+    return f"from transformers import {task.auto_class}\n\n{name} = {task.auto_class}.from_pretrained({', '.join(arguments)})"
 
 
 def _packages(model: Any, *more: str) -> tuple[str, ...]:
@@ -251,16 +254,32 @@ def _beneath(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def _vllm(model: Any, task: Task, format: str) -> str:
-    """What vLLM takes the folder by; empty where it does not take it."""
-    if not task.generates or format not in ("transformers", "peft"):
-        return ""
-    if format == "transformers":
+def _reading(task: Task, loading: Loading) -> str:
+    """The lines that make ``inputs`` for the model, as far as they are the same for every item."""
+    if task.reads_images:
+        return (
+            "from transformers import AutoImageProcessor\n\nprocessor = AutoImageProcessor.from_pretrained(folder)\n"
+            'inputs = processor(images=["an image.png"], return_tensors="pt")'
+        )
+    asked = f'\ninputs = tokenizer(["some text"], return_tensors="{"pt" if loading.torch else "np"}")'
+    return TOKENIZER + (asked if task.reads_texts else "")
+
+
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's ``--max-lora-rank`` may be."""
+
+
+def _vllm(model: Any, task: Task, format: str, base: str) -> str:
+    """The command by which vLLM serves FOLDER, on top of `base` where it is an adapter; empty where it does not take it."""
+    if task.generates and format == "transformers":
         return "vllm serve FOLDER"
-    config = model.peft_config["default"]
-    if config.peft_type != "LORA" or config.modules_to_save or config.use_dora:
+    if not task.generates or format != "peft":
         return ""
-    return f"vllm serve FOLDER/{BASE} --enable-lora --max-lora-rank {config.r} --lora-modules NAME=FOLDER"
+    config = model.peft_config["default"]
+    rank = next((rank for rank in _VLLM_RANKS if rank >= getattr(config, "r", 0)), None)
+    if config.peft_type != "LORA" or config.modules_to_save or config.use_dora or rank is None:
+        return ""
+    return f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules NAME=FOLDER"
 
 
 # -- proof
@@ -300,9 +319,7 @@ OURS = ("bench", "methods", "reports", "methodbench")
 TOKENIZER = "from transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained(folder)"
 
 
-def _fresh(
-    loading: Loading, folder: Path, tokenizer: Any, batch: Batch, task: Task, *, threads: int
-) -> torch.Tensor:
+def _fresh(loading: Loading, folder: Path, tokenizer: Any, batch: Batch, task: Task, *, threads: int) -> torch.Tensor:
     """The logits of `batch` that a fresh process finds, which can import nothing of ours, nor torch where it is not needed."""
     with tempfile.TemporaryDirectory(prefix="methodbench-") as name:
         place = Path(name)
@@ -332,7 +349,7 @@ def _fresh(
             check=False,
         )
         if done.returncode:
-            print(done.stderr)
+            sys.stderr.write(done.stderr)
             said = (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
             raise Unlike(f"a fresh process cannot load what was written: {said}")
         with numpy.load(place / "found.npz") as found:

@@ -16,8 +16,8 @@ from torch import nn
 from bench.stage.evidence import Claim, difference, projection
 
 if TYPE_CHECKING:
-    from bench.stage.export import Loading
     from bench.stage.evidence import Snapshot
+    from bench.stage.export import Loading
     from bench.stage.work import Work
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
-from methods import _classes, _refusals
+from methods import _classes
 from methods._models import tokens
 
 if TYPE_CHECKING:
