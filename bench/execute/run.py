@@ -153,12 +153,12 @@ def run(
         except OSError as error:
             beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
 
-    def needed() -> set[str]:
+    def still_needed() -> set[str]:
         below = {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
         return below | timings.checkpoints()
 
     def tidy() -> None:
-        checkpoint.remove(store.folder, checkpoint.present(store.folder) - keep.stay - needed())
+        checkpoint.remove(store.folder, checkpoint.present(store.folder) - keep.stay - still_needed())
 
     waiting = [chosen.nodes[id_] for id_ in todo]
     room = room or slots(whole.machine, 1)
@@ -226,7 +226,7 @@ def run(
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
     return Result(
-        statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)), frozenset(needed())
+        statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)), frozenset(still_needed())
     )
 
 

@@ -229,7 +229,7 @@ def _adapter(model: Any, folder: Path, task: Task, job: Job) -> Loading:
     if isinstance(source, Hub) and ships_without_base_model(job.stages) and not starts:
         config |= {"base_model_name_or_path": source.snapshot.repository, "revision": source.snapshot.commit}
         base.config.save_pretrained(folder)  # it has the task's labels
-        where = repr(source.snapshot.repository), f"revision={source.snapshot.commit!r}", "config=config"
+        where: tuple[str, ...] = repr(source.snapshot.repository), f"revision={source.snapshot.commit!r}", "config=config"
         lines = "from transformers import AutoConfig\n\nconfig = AutoConfig.from_pretrained(folder)\n"
     else:
         config |= {"base_model_name_or_path": BASE, "revision": None}
@@ -323,7 +323,8 @@ def _fresh(loading: Loading, folder: Path, tokenizer: Any, batch: Batch, task: T
     """The logits of `batch` that a fresh process finds, which can import nothing of ours, nor torch where it is not needed."""
     with tempfile.TemporaryDirectory(prefix="methodbench-") as name:
         place = Path(name)
-        numpy.savez(place / "inputs.npz", **{key: tensor.numpy() for key, tensor in batch.inputs.items()})
+        arrays: dict[str, Any] = {key: tensor.numpy() for key, tensor in batch.inputs.items()}
+        numpy.savez(place / "inputs.npz", **arrays)
         texts = _texts(tokenizer, batch)
         given = {
             "folder": str(folder.absolute()),

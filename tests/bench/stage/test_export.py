@@ -62,8 +62,10 @@ def exported(tmp_path):
     return exported
 
 
-TRANSFORMERS = ["full", "lora(r=2) >> merge", "head"]
+TRANSFORMERS = ["full"]
 SLOW_TRANSFORMERS = [
+    "lora(r=2) >> merge",
+    "head",
     "bitfit",
     "full >> bnb_int8",
     "full >> magnitude(0.5)",
@@ -72,9 +74,9 @@ SLOW_TRANSFORMERS = [
     "full >> distill(layers=1)",
     "full >> half",
 ]
-PEFT = ["lora(r=2)", "prefix(4)"]
+PEFT = ["lora(r=2)"]
 SLOW_PEFT = [
-    "ia3", "adalora", "prompt(4)", "bnb_int8 >> lora(r=2)", "full >> half >> lora(r=2)", 'lora(r=2, variant="dora")',
+    "ia3", "prefix(4)", "adalora", "prompt(4)", "bnb_int8 >> lora(r=2)", "full >> half >> lora(r=2)", 'lora(r=2, variant="dora")',
     'lora(r=2, variant="pissa")', "full >> lora(r=2)",
 ]  # fmt: skip
 
@@ -112,7 +114,8 @@ def test_four_bits_answer_within_the_precision_of_the_kernel(text, wide, exporte
     assert found["proof"]["agreeing"] == 1
 
 
-@pytest.mark.parametrize("text", ["full", *slow(["head", "lora(r=2)"])])
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["full", "head", "lora(r=2)"])
 def test_token_classification(text, tiny_bert, tmp_path, exported):
     status, reason, found, _ = exported(text, tiny_bert, task=tagged(tmp_path))
     assert status == "ok", reason
@@ -123,7 +126,7 @@ def test_token_classification(text, tiny_bert, tmp_path, exported):
 @pytest.mark.parametrize(
     ("text", "serves"),
     [
-        ("full", "vllm serve FOLDER"),
+        pytest.param("full", "vllm serve FOLDER", marks=pytest.mark.slow),
         ("lora(r=2)", "vllm serve FOLDER/base --enable-lora --max-lora-rank 8 --lora-modules NAME=FOLDER"),
         pytest.param("lora(r=2) >> merge", "vllm serve FOLDER", marks=pytest.mark.slow),
         pytest.param("prefix(4)", "", marks=pytest.mark.slow),
@@ -205,6 +208,7 @@ def test_from_a_runtimes_files_there_is_no_way_back(tiny_bert, exported):
     assert "it is in the files of onnx, from which there is no way back; these can: onnx" in reason
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_model_on_the_hub_names_it_with_its_commit(tiny_bert, tmp_path, exported, monkeypatch):
     from tests import hub
 
@@ -237,7 +241,7 @@ def test_what_answers_otherwise_is_told(tiny_bert, exported, monkeypatch):
     assert "the model answers otherwise: logits are off by" in reason
 
 
-@pytest.mark.parametrize("ours", ["bench", "methods.training", "reports"])
+@pytest.mark.parametrize("ours", ["bench", *slow(["methods", "reports"])])
 def test_lines_that_need_anything_of_ours_are_no_proof(ours, tiny_bert, exported, monkeypatch):
     write = export._write
 
@@ -256,17 +260,21 @@ def test_another_tokenizer_is_told(tiny_bert, exported, monkeypatch):
 
     save = PreTrainedTokenizerFast.save_pretrained
 
-    def shorter(tokenizer, folder, *given, **named):
+    def other(tokenizer, folder, *given, **named):
         save(tokenizer, folder, *given, **named)
         file = folder / "tokenizer.json"
-        file.write_text(file.read_text().replace('"a": ', '"𝕒": '))
+        whole = json.loads(file.read_text())
+        vocabulary = whole["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        file.write_text(json.dumps(whole))
 
-    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", shorter)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", other)
     status, reason, _, _ = exported("full", tiny_bert)
     assert status == "failed"
     assert "the tokenizer reads texts otherwise" in reason
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_moved_loads_from_any_working_directory(tiny_bert, exported, tmp_path):
     _, reason, found, folder = exported("lora(r=2)", tiny_bert)
     moved = folder.rename(tmp_path / "moved")
