@@ -226,7 +226,13 @@ def run(
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
     return Result(
-        statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)), frozenset(still_needed())
+        statuses,
+        tuple(refused),
+        store.folder,
+        records,
+        len(asked),
+        tuple(dict.fromkeys(beside)),
+        frozenset(still_needed()),
     )
 
 

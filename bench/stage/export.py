@@ -229,7 +229,11 @@ def _adapter(model: Any, folder: Path, task: Task, job: Job) -> Loading:
     if isinstance(source, Hub) and ships_without_base_model(job.stages) and not starts:
         config |= {"base_model_name_or_path": source.snapshot.repository, "revision": source.snapshot.commit}
         base.config.save_pretrained(folder)  # it has the task's labels
-        where: tuple[str, ...] = repr(source.snapshot.repository), f"revision={source.snapshot.commit!r}", "config=config"
+        where: tuple[str, ...] = (
+            repr(source.snapshot.repository),
+            f"revision={source.snapshot.commit!r}",
+            "config=config",
+        )
         lines = "from transformers import AutoConfig\n\nconfig = AutoConfig.from_pretrained(folder)\n"
     else:
         config |= {"base_model_name_or_path": BASE, "revision": None}

@@ -97,6 +97,14 @@ class Measure(Strict):
         'names, or "best", the one with the best quality, for which all stay until the run is over',
     )
 
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _recipes(cls, value: object) -> object:
+        named = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+        if not (named or value in (None, "best", "all")):
+            raise ValueError(f'it is "best", "all" or a list of recipes\' names, found {value!r}')
+        return value
+
     @field_validator("quality", mode="before")
     @classmethod
     def _names(cls, value: bool | str) -> bool | str:
