@@ -328,33 +328,9 @@ def save(model: nn.Module, folder: Path) -> bool:
 
     It is read back by ``torch.load(folder / "model.pt", weights_only=False)``.
     """
+    from bench.measure import size
+    from bench.models.architecture import told_by_config
+
     if hasattr(model, "peft_config") or told_by_config(model):
         return False
-    from bench.measure import size
-
     return size.whole(model, folder)
-
-
-def told_by_config(model: nn.Module) -> bool:
-    """Whether a model made from the configuration has the same layers, of the same sizes."""
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-
-    config: Any = model.config
-    try:
-        config.validate()  # as transformers does when it writes or reads one
-        with torch.device("meta"):
-            again = type(model)(config)
-    except (ValueError, StrictDataclassError):  # a hidden size that the number of heads does not divide, say
-        return False
-    return _sizes(again) == _sizes(model)
-
-
-def _sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
-    found = {}
-    for name, module in model.named_modules():
-        if hasattr(module, "in_features"):
-            found[name] = (module.in_features, module.out_features)
-        elif hasattr(module, "embedding_dim"):
-            found[name] = (module.num_embeddings, module.embedding_dim)
-    return found

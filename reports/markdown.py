@@ -154,7 +154,7 @@ def _without_result(comparison: Comparison) -> list[str]:
             reason = plain(words.reason(ending) or "no reason recorded")
             parts.append(f"- {words.of_seeds(seeds)}: **{ending.status}**{stage}: {reason}")
             if ending.log:
-                parts.append(_fence(words.tail(ending.log)))
+                parts.append(fenced(words.tail(ending.log)))
     return parts
 
 
@@ -219,6 +219,7 @@ def code(text: str) -> str:
     return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"
 
 
-def _fence(text: str) -> str:
+def fenced(text: str, language: str = "text") -> str:
+    """Lines that stay as they are, in as many backticks as it takes."""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{ticks}text\n{text}\n{ticks}"
+    return f"{ticks}{language}\n{text}\n{ticks}"

@@ -16,6 +16,8 @@ from bench.cli import options
 from bench.cli.calibrate import calibrate_
 from bench.cli.compare import compare_
 from bench.cli.doctor import doctor
+from bench.cli.export import EXIT_STATUS as EXPORT_EXIT_STATUS
+from bench.cli.export import export_
 from bench.cli.gate import gate_
 from bench.cli.history import history_
 from bench.cli.init import init_
@@ -68,6 +70,7 @@ app.command("rerun", epilog=options.EXIT_STATUS)(rerun_)
 app.command()(report)
 app.command("open")(open_)
 app.command("pick", epilog=PICK_EXIT_STATUS)(pick_)
+app.command("export", epilog=EXPORT_EXIT_STATUS)(export_)
 app.command("gate", epilog=options.GATE_EXIT_STATUS)(gate_)
 app.command("calibrate")(calibrate_)
 app.command("compare")(compare_)

@@ -14,6 +14,9 @@ from bench.cli.run import carry_out
 def rerun_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name in its latest run.")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave its models in the folder, for methodbench export.")
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -21,4 +24,4 @@ def rerun_(
     said = options.verbosity(quiet, verbose)
     from bench.execute.suites import rerun
 
-    carry_out(lambda: rerun(folder, recipe, say=said), quiet=quiet)
+    carry_out(lambda: rerun(folder, recipe, keep=keep, say=said), quiet=quiet)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.execute.base import Executor, Outcome
+from bench.execute.keep import NOTHING, Kept
 from bench.execute.slots import Slots, slots
 from bench.execute.timings import Due, Timings, in_turns
 from bench.machine import disk, machine
@@ -71,6 +72,8 @@ class Result:
     """How many cells were asked for."""
     beside: tuple[str, ...] = ()
     """What could not be done beside the records, such as a file that others read, and why."""
+    needed: frozenset[str] = frozenset()
+    """The nodes whose checkpoints the next run of the plan needs."""
 
     @property
     def ok(self) -> bool:
@@ -99,7 +102,7 @@ def run(
     fresh: bool = False,
     checkpoint_minutes: float = 0.0,
     room: Slots | None = None,
-    keep: Collection[int] = (),
+    keep: Kept = NOTHING,
     ran: Collection[str] = (),
     looks: Sequence[int] = (),
     tuning: Sequence[Tuned] | None = (),
@@ -115,7 +118,7 @@ def run(
         checkpoint_minutes: how often a training is saved, so that the same run goes on in the middle of it; 0 is never.
         room: for nodes side by side; for one alone by default. The timings of those that were not alone on their
             machine are marked.
-        keep: seeds whose checkpoints stay, for whoever wants more of the models; what is recorded and has none is run again.
+        keep: nodes whose checkpoints stay, for whoever wants more of the models.
 
     Raises:
         RecordError: a record could not be written, or is of a newer schema. What was written before is safe.
@@ -126,8 +129,7 @@ def run(
     records = store.read()
     chosen = whole.select(names)
     recorded = records.ok & set(ran) if fresh else records.ok
-    kept = {node.id for node in chosen.nodes.values() if node.seed in keep}
-    recorded = recorded - (kept - checkpoint.present(store.folder))
+    recorded = recorded - (keep.wanted - checkpoint.present(store.folder))
     todo = plan.to_run(chosen, recorded | set(ran), set() if fresh else checkpoint.present(store.folder))
     with store.writable():
         checkpoint.folder(store.folder)
@@ -159,10 +161,15 @@ def run(
         except OSError as error:
             beside.append(f"{error.filename or store.folder}: {error.strerror or error}")
 
+    def still_needed() -> set[str]:
+        below = {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
+        return below | timings.checkpoints()
+
     def tidy() -> None:
         # Where these are trials, others are of the recipes that run after them.
-        others = set() if tuning is not None else checkpoint.present(store.folder) - whole.nodes.keys()
-        _tidy(chosen, store, recorded, kept | timings.checkpoints() | others)
+        there = checkpoint.present(store.folder)
+        own = there if tuning is not None else there & whole.nodes.keys()
+        checkpoint.remove(store.folder, own - keep.stay - still_needed())
 
     waiting = [chosen.nodes[id_] for id_ in todo]
     for id_ in checkpoint.unfinished(store.folder):
@@ -235,7 +242,15 @@ def run(
         store.append({"kind": "end", "run": run_id, "seconds": time.perf_counter() - started, "status": "done"})
     asked = [cell for cell in whole.cells if cell.name in names]
     refused = [cell for cell in asked if cell.refused or statuses.get(cell.path[-1].id) == "refused"]
-    return Result(statuses, tuple(refused), store.folder, records, len(asked), tuple(dict.fromkeys(beside)))
+    return Result(
+        statuses,
+        tuple(refused),
+        store.folder,
+        records,
+        len(asked),
+        tuple(dict.fromkeys(beside)),
+        frozenset(still_needed()),
+    )
 
 
 @contextlib.contextmanager
@@ -447,13 +462,6 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         else:
             merged[key] = {**first[key], **value}
     return merged
-
-
-def _tidy(chosen: Plan, store: Store, recorded: set[str], kept: set[str]) -> None:
-    """Remove checkpoints that no node of the plan needs any more, but those of the nodes `kept`."""
-    needed = kept | {other for node in chosen.nodes.values() if node.id not in recorded for other in node.stands_on}
-    for id_ in checkpoint.present(store.folder) - needed:
-        checkpoint.path(store.folder, id_).unlink(missing_ok=True)
 
 
 def _record_refusals(whole: Plan, names: set[str], store: Store, records: Records, run_id: str) -> None:

@@ -21,6 +21,7 @@ from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.method import Method
 from bench.recipe.recipe import Recipe
 from bench.record.errors import RecordError
+from bench.stage import checkpoint
 from bench.suite.suite import Suite, SuiteError, of, read_table, shipped
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from bench.execute.watch import Follow, Say
     from bench.plan.dividing import Shortage
     from bench.plan.plan import Plan
-    from bench.record.schema import Tuned
+    from bench.record.reading import Records
+    from bench.record.schema import Run, Tuned
 
 Given = str | os.PathLike[str] | Mapping[str, Any] | Suite
 """A suite: a file, the name of one that comes along, a table as a file holds it, or one that was read."""
@@ -152,7 +154,7 @@ def run(
         asked = _prepared(suite, suite_folder, out, only, seeds, steps, epochs, device, threads, shortage)
         return _to_settle(asked, shortage, max_seeds) if settle else asked
 
-    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, checkpoint_minutes, keep, say, follow)
+    return _run(prepared, fresh, jobs, executor, checkpoints, timeout, checkpoint_minutes, keep, say=say, follow=follow)
 
 
 def _run(
@@ -164,14 +166,17 @@ def _run(
     timeout: float | None = None,
     checkpoint_minutes: float = CHECKPOINT_MINUTES,
     keep: Collection[int] = (),
+    names: Collection[str] = (),
     say: Say = "stages",
     follow: Follow | None = None,
     tune_again: bool = True,
 ) -> Result:
-    """Run what is `prepared` where there is as much room as it is told. Other arguments are those of :func:`run`.
+    """Run what is `prepared` where there is as much room as it is told. The models of the recipes called `names` stay in the
+    folder. Other arguments are those of :func:`run`.
 
     Trials of learning rates that are recorded run again where `fresh` and `tune_again`.
     """
+    from bench.execute import keep as keeping
     from bench.execute import references, tune
     from bench.execute import run as engine
     from bench.execute import settle as rounds
@@ -185,7 +190,7 @@ def _run(
             for line in asked.refusals():
                 _say(line, sys.stderr)
         store = Store(asked.folder)
-        until.enter_context(_environment_kept())
+        until.enter_context(environment_kept())
         until.enter_context(_interrupted_once(asked.folder, fresh=fresh))
         runs, room = _executor(ray, asked, None if jobs == "auto" else jobs)
         until.callback(runs.close)
@@ -213,12 +218,13 @@ def _run(
             for line in tune.said(found, store.read()):
                 tell(line)
             asked = replace(asked, plan=tune.tuned(asked.plan, found))
+        kept = keeping.kept(asked.plan, store.read(), keep, names)
 
         def carry_out(part: Plan, ran: Collection[str]) -> Result:
             with watcher(part, say, follower) as watching:
                 return engine.run(
                     part, asked.names, store, runs, watching,
-                    timeout=timeout, fresh=fresh, checkpoint_minutes=checkpoint_minutes, room=room, keep=keep, ran=ran,
+                    timeout=timeout, fresh=fresh, checkpoint_minutes=checkpoint_minutes, room=room, keep=kept, ran=ran,
                     looks=asked.looks, tuning=found,
                 )  # fmt: skip
 
@@ -226,17 +232,34 @@ def _run(
             result = rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
         else:
             result = carry_out(asked.plan, ())
+        now = keeping.kept(asked.plan, result.records.read_on(), keep, names, over=True)
+        with contextlib.suppress(OSError):  # what stays for too long takes space alone
+            checkpoint.remove(store.folder, kept.stay - now.stay - result.needed)
         unscored = references.run(asked.plan.select(asked.names), result.records.read_on(), store, runs, tell, timeout)
         unsent = follower.done(tell) if follower else ()
         return replace(result, beside=(*result.beside, *unscored, *unsent))
 
 
-def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -> Result:
-    """Run the stages of one recipe of the latest run in a results `folder` again, as that run's suite has them.
+@dataclass(frozen=True)
+class Latest:
+    """The latest run in a results folder, and what it recorded of its suite."""
+
+    records: Records
+    run: Run
+    suite: Mapping[str, Any]
+    suite_folder: Path
+
+    def prepared(self, folder: str | os.PathLike[str], recipe: str, shortage: Shortage, device: str | None) -> Prepared:
+        """The plan of its suite, with the recipe called `recipe` as the one to run."""
+        only = glob.escape(recipe)
+        return _prepared(self.suite, self.suite_folder, folder, only, None, None, None, device, None, shortage)
+
+
+def latest(folder: str | os.PathLike[str], recipe: str) -> Latest:
+    """The latest run in a results `folder`, which has a recipe called `recipe`.
 
     Raises:
-        RecordError: there is no such run, or its record does not have the suite. RecipeError: no recipe has that name. And
-            what :func:`run` raises.
+        RecordError: there is no such run, or its record does not have the suite. RecipeError: no recipe has that name.
     """
     from bench.record.reading import read
 
@@ -252,12 +275,23 @@ def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -
     names = list(last.suite.get("recipes", ()))
     if recipe not in names:
         raise RecipeError(f"the latest run in {folder} has no recipe `{recipe}`{nearest(recipe, names)}")
-    where, only = Path(folder) / last.suite_folder, glob.escape(recipe)
+    return Latest(records, last, last.suite, Path(folder) / last.suite_folder)
+
+
+def rerun(folder: str | os.PathLike[str], recipe: str, *, keep: bool = False, say: Say = "stages") -> Result:
+    """Run the stages of one recipe of the latest run in a results `folder` again, as that run's suite has them.
+
+    With `keep`, its models stay in the folder until another run of it.
+
+    Raises:
+        RecordError, RecipeError: as :func:`latest`. And what :func:`run` raises.
+    """
+    found = latest(folder, recipe)
+    last = found.run
     cells = {(cell.model, cell.task, cell.name, cell.seed) for cell in last.cells}
 
     def prepared(shortage: Shortage) -> Prepared:
-        assert last.suite is not None
-        asked = _prepared(last.suite, where, folder, only, None, None, None, None, None, shortage)
+        asked = found.prepared(folder, recipe, shortage, None)
         if last.settle is None:
             return asked
         # It has seeds that its suite has not, and not of all recipes.
@@ -266,7 +300,7 @@ def rerun(folder: str | os.PathLike[str], recipe: str, *, say: Say = "stages") -
         part = whole.of(lambda cell: (cell.subject.model.name, cell.subject.task.name, cell.name, cell.seed) in cells)
         return replace(asked, plan=part, looks=tuple(last.settle.looks))
 
-    return _run(prepared, fresh=True, say=say, tune_again=False)
+    return _run(prepared, fresh=True, names=[recipe] if keep else [], say=say, tune_again=False)
 
 
 def cluster(through: Through = "object-store") -> Cluster:
@@ -386,7 +420,7 @@ def _say(text: str, stream: Any = None) -> None:
 
 
 @contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
+def environment_kept() -> Iterator[None]:
     """What the stages' processes are to find in the environment is no matter of the caller's other processes."""
     before = dict(os.environ)
     try:

@@ -77,7 +77,7 @@ def run_job(
     if isinstance(progress, Throttled):
         progress.measured = measured
     try:
-        from bench.stage import serve, stage, untrained
+        from bench.stage import export, serve, stage, untrained
 
         use(job.machine)
         if job.what == "make":
@@ -89,6 +89,8 @@ def run_job(
             stage.run(job, progress, group, measured)
         elif job.what == "untrained":
             untrained.run(job, progress, measured)
+        elif job.what == "export":
+            export.run(job, progress, measured)
         else:
             serve.run(job, progress, measured)
         false = [claim for claim in measured.get("evidence", ()) if not claim["holds"]]
@@ -131,6 +133,7 @@ def ending(error: Exception) -> tuple[Status, str]:
     from bench.measure.absent import out_of_memory
     from bench.models.base import ModelError
     from bench.recipe.errors import Refusal
+    from bench.stage.export import Unlike
     from bench.stage.loop import Diverged, NothingToTrain
 
     match error:
@@ -140,6 +143,8 @@ def ending(error: Exception) -> tuple[Status, str]:
             return "invalid", str(error)
         case ModelError() | Refusal():
             return "refused", str(error)
+        case Unlike():
+            return "failed", str(error)
     traceback.print_exception(error)
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if out_of_memory(error):

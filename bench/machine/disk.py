@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,24 @@ def full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which shall be `folder` once the block has ended; nothing is left of it after an error.
+
+    Raises:
+        OSError: `folder` is there and not empty, or cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    half.mkdir()
+    try:
+        yield half
+        half.replace(folder)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -382,3 +382,31 @@ def modules_of(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list
         if own and chosen.issuperset(own) and not any(name.startswith(f"{outer}.") for outer in found):
             found.append(name)
     return found
+
+
+# -- configurations
+
+
+def told_by_config(model: nn.Module) -> bool:
+    """Whether a model made from the configuration has the same layers, of the same sizes."""
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+
+    config: Any = model.config
+    try:
+        config.validate()  # as transformers does when it writes or reads one
+        with torch.device("meta"):
+            again = type(model)(config)
+    except (ValueError, StrictDataclassError):  # a hidden size that the number of heads does not divide, say
+        return False
+    return _sizes(again) == _sizes(model)
+
+
+def _sizes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "in_features"):
+            found[name] = (module.in_features, module.out_features)
+        elif hasattr(module, "embedding_dim"):
+            found[name] = (module.num_embeddings, module.embedding_dim)
+    return found

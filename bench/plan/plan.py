@@ -443,7 +443,7 @@ def _identity(prefix: Recipe, subject: Subject, seed: int, suite: Suite, machine
         "task": subject.task_fingerprint,
         "seed": seed,
         "budget": _asked(suite.budget),
-        "measure": _asked(suite.measure, exclude={"retain", "references", "turns"}),
+        "measure": _asked(suite.measure, exclude={"retain", "references", "turns", "keep"}),
         "machine": _machine(machine, packages),
     }
     if others:

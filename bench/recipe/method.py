@@ -315,6 +315,8 @@ class Transform(Method):
     kind = "transform"
     at_load: ClassVar[bool] = False
     """Whether who loads the model that arrives can ask transformers for the same, as for bitsandbytes' weights."""
+    format: ClassVar[str] = ""
+    """What ``methodbench export`` calls the runtime's files that it makes; empty where torch runs what it makes."""
 
     @abc.abstractmethod
     def apply(self, work: Work) -> None:

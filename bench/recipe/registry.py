@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from bench.recipe.errors import nearest
-from bench.recipe.method import Method
+from bench.recipe.method import Method, Transform
 
 T = TypeVar("T")
 
@@ -80,6 +80,12 @@ class Methods(Mapping[str, type[Method]]):
 def methods() -> Mapping[str, type[Method]]:
     """Every registered method, by name."""
     return Methods()
+
+
+def runtimes() -> dict[str, type[Transform]]:
+    """The methods that make a runtime's files, by the format of these."""
+    found = (method for method in methods().values() if issubclass(method, Transform))
+    return {method.format: method for method in found if method.format}
 
 
 class _ByAttribute:

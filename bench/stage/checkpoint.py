@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,16 @@ def of_training(checkpoint: Path) -> Path:
 def unfinished(results: Path) -> set[str]:
     """The nodes whose trainings can go on."""
     return {file.stem for file in (results / "checkpoints").glob("*.training")}
+
+
+def remove(results: Path, nodes: Iterable[str]) -> None:
+    """Remove the checkpoints of `nodes`.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    for node in nodes:
+        path(results, node).unlink(missing_ok=True)
 
 
 def save(file: Path, model: torch.nn.Module, tokenizer: Any, answers: Answers | None = None) -> None:

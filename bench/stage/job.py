@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -63,12 +63,29 @@ class Turns:
     alive: bool = True
 
 
+LIBRARIES = ("transformers", "peft")
+"""The formats of an export that torch runs; each runtime's is another."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """A ``folder``, which is empty, for a model that others load: in this ``format``, or in the model's own where it is empty.
+
+    ``refused`` says why a format cannot hold the model, of those that only a runtime's own method makes.
+    """
+
+    folder: Path
+    format: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Job:
     """One piece of work for one process of its own.
 
     ``what`` is "stage" (run a node, leave the model in ``output``), "serve" (load ``output``, measure inference), "turns"
-    (time a training in turns with another), "make" (make the model that stages begin with) or "untrained" (score that model).
+    (time a training in turns with another), "make" (make the model that stages begin with), "untrained" (score that model)
+    or "export" (write the model of ``output`` where others load it, as ``export`` says).
     ``recipe`` has every argument written out; ``input`` is the checkpoint that the parent left, ``uncompressed`` that of
     the uncompressed model, where a stage made it. ``gpus`` are those that it may see, as ``CUDA_VISIBLE_DEVICES`` names
     them; all where none is named. ``share`` is this machine's, where it does not run all of a stage's processes.
@@ -77,7 +94,7 @@ class Job:
     it can go on in another process; never where that is 0. It is ``alone`` where no other job can run beside it.
     """
 
-    what: Literal["stage", "serve", "turns", "make", "untrained"]
+    what: Literal["stage", "serve", "turns", "make", "untrained", "export"]
     node: str
     recipe: str
     model: str
@@ -100,6 +117,7 @@ class Job:
     allow_remote_code: bool = False
     checkpoint_minutes: float = 0.0
     alone: bool = True
+    export: Export | None = None
 
     def source(self) -> Model:
         """The model that the recipe begins with.

@@ -128,6 +128,20 @@ class Measure(Strict):
         "0 turns both off",
     )
 
+    keep: Literal["best", "all"] | list[Name] | None = Field(
+        None,
+        description='recipes whose models stay in the results folder, of every seed, for `methodbench export`: "all", their '
+        'names, or "best", the one with the best quality, for which all stay until the run is over',
+    )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _recipes(cls, value: object) -> object:
+        named = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+        if not (named or value in (None, "best", "all")):
+            raise ValueError(f'it is "best", "all" or a list of recipes\' names, found {value!r}')
+        return value
+
     @field_validator("quality", mode="before")
     @classmethod
     def _names(cls, value: bool | str) -> bool | str:
@@ -201,6 +215,12 @@ class Suite(Strict):
             raise ValueError(
                 "tune: quality decides between learning rates, and [measure] has quality = false; drop one"
             )
+        keep = self.measure.keep
+        for name in keep if isinstance(keep, list) else ():
+            if name not in self.recipes:
+                raise ValueError(f"measure.keep: no recipe is called `{name}`{nearest(name, self.recipes)}")
+        if keep == "best" and not self.measure.quality:
+            raise ValueError('measure.keep: "best" is by quality, and `quality = false` leaves that out; name recipes')
         return self
 
     @property

@@ -26,6 +26,7 @@ class Onnx(runtime.Runtime):
     """
 
     name = "onnx"
+    format = "onnx"
     paper = "https://onnxruntime.ai/docs/"
     example = 'full >> onnx("int8")'
     needs = ("onnx", "onnxruntime.quantization", "onnxscript", "networkx", "torch._inductor.compile_fx")

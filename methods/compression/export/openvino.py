@@ -31,6 +31,7 @@ class OpenVino(Calibrated, runtime.Runtime):
     """
 
     name = "openvino"
+    format = "openvino"
     paper = "https://docs.openvino.ai"
     example = 'full >> openvino("bf16")'
     # NNCF imports onnx where it is installed: so that a figure does not depend on it, it always is.

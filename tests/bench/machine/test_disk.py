@@ -67,3 +67,22 @@ def test_what_killed_processes_left_is_swept(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "temporary", "report.html.2.part"}
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["b.pt"]
     assert list((tmp_path / "temporary").iterdir()) == [checkpoint.temporary(tmp_path)]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    folder = tmp_path / "parent" / "model"
+    with disk.atomic_folder(folder) as half:
+        (half / "weights").write_text("1")
+        assert not folder.exists()
+    assert [file.name for file in folder.iterdir()] == ["weights"]
+    empty = tmp_path / "parent" / "empty"
+    empty.mkdir()
+    with disk.atomic_folder(empty) as half:
+        (half / "weights").write_text("2")
+    assert (empty / "weights").read_text() == "2"
+    with pytest.raises(OSError, match="not empty"), disk.atomic_folder(folder) as half:
+        (half / "weights").write_text("3")
+    with pytest.raises(KeyboardInterrupt), disk.atomic_folder(tmp_path / "parent" / "other"):
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in (tmp_path / "parent").iterdir()) == ["empty", "model"]
+    assert (folder / "weights").read_text() == "1"

@@ -39,6 +39,7 @@ def test_identity_holds_what_matters_and_nothing_else(monkeypatch):
     assert ids(recipes={"another name": "lora"}) == same
     assert ids(title="another title") == same
     assert ids(measure={"turns": 0}) == same
+    assert ids(measure={"keep": "best"}) == same
     torch_moved = dataclasses.replace(HERE, versions=(("torch", "2.14"), ("peft", "0.21"), ("methodbench", "0")))
     peft_moved = dataclasses.replace(HERE, versions=(("torch", "2.13.0"), ("peft", "0.22"), ("methodbench", "0")))
     others = [

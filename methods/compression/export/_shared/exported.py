@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from bench.stage.evidence import Claim, difference, projection
 
 if TYPE_CHECKING:
     from bench.stage.evidence import Snapshot
+    from bench.stage.export import Loading
     from bench.stage.work import Work
 
 
@@ -66,6 +67,9 @@ class Exported(nn.Module):
     torch's number of threads has changed, which is the number that it uses.
     """
 
+    format: ClassVar[str]
+    """What ``methodbench export`` calls it."""
+
     def __init__(self, files: Mapping[str, bytes], inputs: tuple[str, ...], config: Any) -> None:
         super().__init__()
         self.config = config
@@ -83,6 +87,15 @@ class Exported(nn.Module):
     @abc.abstractmethod
     def run(self, opened: Any, feeds: dict[str, Any]) -> Any:
         """The logits, as NumPy has them."""
+
+    @property
+    @abc.abstractmethod
+    def loading(self) -> Loading:
+        """How others load what :meth:`save` writes."""
+
+    def fed(self) -> str:
+        """For that: the inputs that there are, in Python."""
+        return "{name: inputs[name] for name in (" + ", ".join(f'"{name}"' for name in self.inputs) + ")}"
 
     @abc.abstractmethod
     def matrices(self) -> list[Matrix]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench.stage.export import Loading
 from methods.compression.export._shared.exported import Exported, Matrix
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 class OnnxModel(Exported):
     """An ``.onnx`` file in an onnxruntime session."""
+
+    format = "onnx"
+
+    @property
+    def loading(self) -> Loading:
+        """In a session of onnxruntime."""
+        load = 'import onnxruntime\n\nmodel = onnxruntime.InferenceSession(f"{folder}/model.onnx")'
+        ask = f'{{"logits": model.run(["logits"], {self.fed()})[0]}}'
+        return Loading("onnx", load, ask, ("onnxruntime",), torch=False)
 
     def open(self, threads: int) -> Any:
         """A session on the CPU."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench.stage.export import Loading
 from methods.compression.export._shared.exported import Exported, Matrix, quiet, trace
 
 if TYPE_CHECKING:
@@ -33,7 +34,17 @@ def runtime() -> Any:
 class OpenVinoModel(Exported):
     """An OpenVINO model, ``.xml`` and ``.bin``, compiled for the CPU with a precision that is asked for."""
 
+    format = "openvino"
     hint: str
+
+    @property
+    def loading(self) -> Loading:
+        """Compiled by OpenVINO, in the precision that it was measured in."""
+        load = f"""import openvino
+
+precision = {{"INFERENCE_PRECISION_HINT": "{self.hint}"}}
+model = openvino.Core().compile_model(f"{{folder}}/model.xml", "CPU", precision)"""
+        return Loading("openvino", load, f'{{"logits": model({self.fed()})[0]}}', ("openvino",), torch=False)
 
     def open(self, threads: int) -> Any:
         """The compiled model."""

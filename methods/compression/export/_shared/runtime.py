@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.plan.context import PlanContext
 from bench.recipe.method import Transform
-from methods import _classes, _refusals
+from methods import _classes
 from methods._models import tokens
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ class Runtime(Transform):
     """A model in another runtime's files, which is what a user would ship, and what a server would open."""
 
     adds = frozenset({"inference_only", "exported"})
+    removes = frozenset({"adapter", "mergeable"})  # it is in the graph, beside what it was put on
     refuses = (
-        ("adapter", _refusals.ADAPTER),
         ("quantized", 'the weights are quantized for torch; quantize in the runtime instead, as in `{name}("int8")`'),
     )
 
@@ -33,6 +33,8 @@ class Runtime(Transform):
             yield f"it exports one forward pass, without the cache that a {context.task.kind} task decodes with"
         yield from _classes.one_tensor(context)
         yield from _classes.one_text(context)
+        if any(method.virtual_tokens for stage in context.before for method in stage.methods):
+            yield "learned tokens stand before each text, and the length of what is exported would not be the text's; export lora or another adapter"
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """The files and the configuration."""
