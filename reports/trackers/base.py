@@ -22,7 +22,8 @@ class Entry:
     ``id`` is of the cell's last stage. ``project`` is the suite's title, of letters, digits and dashes alone. ``config`` has
     recipe, arguments, budget, machine, versions, the unit of each figure and how it ended. ``curve`` has, by the step over
     all training stages, from 1, the ``loss`` in nats, and the ``seconds`` and the ``tokens`` of training until then; steps
-    whose loss is not finite are left out. ``figures`` are by our metrics' names, in their units.
+    whose loss is not finite are left out. Where the model was scored on the validation split, it has ``validation_`` and the
+    metric's name. ``figures`` are by our metrics' names, in their units.
     """
 
     id: str
@@ -112,8 +113,12 @@ def _curve(each: Alone) -> dict[int, dict[str, float]]:
     losses = each.row.losses.get(each.cell.seed, ())
     clock = dict(zip(("seconds", "tokens"), each.row.clock.get(each.cell.seed, ((), ())), strict=True))
     known = {name: values for name, values in clock.items() if len(values) == len(losses)}
-    return {
+    found = {
         step: {"loss": loss, **{name: values[step - 1] for name, values in known.items()}}
         for step, loss in enumerate(losses, start=1)
         if math.isfinite(loss)
     }
+    for step, metrics in each.row.validation.get(each.cell.seed, ()):
+        scores = {f"validation_{name}": value for name, value in metrics.items() if value is not None}
+        found.setdefault(step, {}).update(scores)
+    return dict(sorted(found.items()))

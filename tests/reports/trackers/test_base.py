@@ -69,3 +69,15 @@ def test_a_newer_version_that_asks_is_nothing_new(folder):
     after = found(folder)["full"]
     assert (before.config["methodbench"], after.config["methodbench"]) == ("0.1.0", "0.2.0")
     assert before.digest == after.digest
+
+
+def test_scores_while_training_are_in_the_curve(folder):
+    file = folder / "records.jsonl"
+    text = file.read_text().replace(
+        '"losses":', '"validation": [{"step": 20, "metrics": {"accuracy": 0.5}}], "losses":'
+    )
+    file.write_text(text)
+    curve = found(folder)["full"].curve
+    assert curve[20]["validation_accuracy"] == 0.5
+    assert "loss" in curve[20]
+    assert [step for step, point in curve.items() if "validation_accuracy" in point] == [20]
