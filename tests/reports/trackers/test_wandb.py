@@ -105,6 +105,7 @@ def test_a_login_is_a_key(folder, tmp_path, monkeypatch):
 
 
 def test_disabled_is_told(folder, monkeypatch):
+    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     told = Sender(folder, ["wandb"]).send()
     assert (told[0].lacks, told[0].why) == (
