@@ -242,9 +242,7 @@ def _adapter(model: Any, folder: Path, task: Task, job: Job) -> Loading:
         base.save_pretrained(folder / BASE, state_dict=_beneath(model))
         where, lines = (f'f"{{folder}}/{BASE}"',), ""
     file.write_text(json.dumps(config, indent=2, sort_keys=True))
-    half = any(tensor.dtype != torch.float32 for name, tensor in model.named_parameters() if tensor.requires_grad)
-    cast = ", autocast_adapter_dtype=False" if half else ""
-    lines += f"{_auto(task, 'base', where[0], job, *where[1:])}\nmodel = PeftModel.from_pretrained(base, folder{cast})"
+    lines += f"{_auto(task, 'base', where[0], job, *where[1:])}\nmodel = PeftModel.from_pretrained(base, folder)"
     return Loading("peft", f"from peft import PeftModel\n{lines}", "model(**inputs)", _packages(model, "peft"))
 
 
