@@ -91,6 +91,10 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
         outputs = model(**batch.inputs)
     expected = task.logits(outputs, batch).float()
     progress("write", 0, 1)
+    if task.generates:
+        unwrapped(
+            model
+        ).config.get_text_config().use_cache = True  # which no stage wants, and whoever writes with it does
     with quiet():
         if converted := format in registry.runtimes() and _own(model) != format:
             model = _made(registry.runtimes()[format](), model, tokenizer, task, job)

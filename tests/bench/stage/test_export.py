@@ -134,10 +134,12 @@ def test_token_classification(text, tiny_bert, tmp_path, exported):
     ],
 )
 def test_decoders_and_what_serves_them(text, serves, tiny_llama, tmp_path, exported):
-    status, reason, found, _ = exported(text, tiny_llama, task=jobs.prose(tmp_path))
+    status, reason, found, folder = exported(text, tiny_llama, task=jobs.prose(tmp_path))
     assert status == "ok", reason
     assert found["proof"]["off"] == 0
     assert found["vllm"] == serves
+    (config,) = folder.rglob("config.json")
+    assert json.loads(config.read_text())["use_cache"]
 
 
 @pytest.mark.slow
