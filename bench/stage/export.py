@@ -91,6 +91,10 @@ def run(job: Job, progress: Progress, measured: dict[str, Any]) -> None:
         outputs = model(**batch.inputs)
     expected = task.logits(outputs, batch).float()
     progress("write", 0, 1)
+    if task.generates:
+        unwrapped(
+            model
+        ).config.get_text_config().use_cache = True  # which no stage wants, and whoever writes with it does
     with quiet():
         if converted := format in registry.runtimes() and _own(model) != format:
             model = _made(registry.runtimes()[format](), model, tokenizer, task, job)
@@ -242,9 +246,7 @@ def _adapter(model: Any, folder: Path, task: Task, job: Job) -> Loading:
         base.save_pretrained(folder / BASE, state_dict=_beneath(model))
         where, lines = (f'f"{{folder}}/{BASE}"',), ""
     file.write_text(json.dumps(config, indent=2, sort_keys=True))
-    half = any(tensor.dtype != torch.float32 for name, tensor in model.named_parameters() if tensor.requires_grad)
-    cast = ", autocast_adapter_dtype=False" if half else ""
-    lines += f"{_auto(task, 'base', where[0], job, *where[1:])}\nmodel = PeftModel.from_pretrained(base, folder{cast})"
+    lines += f"{_auto(task, 'base', where[0], job, *where[1:])}\nmodel = PeftModel.from_pretrained(base, folder)"
     return Loading("peft", f"from peft import PeftModel\n{lines}", "model(**inputs)", _packages(model, "peft"))
 
 

@@ -1,7 +1,6 @@
 """``methodbench export``: one run, whose models are kept, and what may be asked of its folder."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -41,11 +40,15 @@ turns = 0
     return folder / "out"
 
 
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
 def test_a_folder_with_a_card_is_written_and_loads(kept, tmp_path):
     text = methodbench("export", kept, "full", "--to", tmp_path / "new" / "winner")
     assert f"wrote {tmp_path / 'new' / 'winner'}: full, seed 3, for transformers" in text
     assert "proven: a fresh process without methodbench answers 4 test items the same, to 0 of the largest" in text
-    assert os.listdir(tmp_path / "new") == ["winner"]
+    assert names(tmp_path / "new") == {"winner"}
     card = (tmp_path / "new" / "winner" / "README.md").read_text()
     assert "seed 3 (the first of the suite; none was chosen by its figures)" in card
     lines = card.split("```python\n")[1].split("```")[0]
@@ -94,7 +97,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_an_empty_one_is_not(kept, tmp
     (tmp_path / "mine").write_text("mine")
     assert "it is not empty; name a new folder" in methodbench("export", kept, "full", "--to", tmp_path, status=2)
     assert "it is a file" in methodbench("export", kept, "full", "--to", tmp_path / "mine", status=2)
-    assert os.listdir(tmp_path) == ["mine"]
+    assert names(tmp_path) == {"mine"}
     assert "there are no records in it" in methodbench("export", tmp_path, "full", "--to", tmp_path / "w", status=2)
 
 
@@ -110,12 +113,12 @@ def test_a_seed_whose_model_is_there_is_named(kept, tmp_path):
 @pytest.mark.slow
 def test_the_command_that_is_named_makes_the_model_again(kept, tmp_path):
     copy = shutil.copytree(kept, tmp_path / "out")
-    before = set(os.listdir(copy / "checkpoints"))
+    before = names(copy / "checkpoints")
     said = methodbench("export", copy, "lora", "--to", tmp_path / "w", status=2)
     command = said.strip().splitlines()[-1].split()
     assert command == ["methodbench", "rerun", str(copy), "lora", "--keep"]
     methodbench(*command[1:], "-q")
-    assert set(os.listdir(copy / "checkpoints")) > before
+    assert names(copy / "checkpoints") > before
     methodbench("export", copy, "lora", "--to", tmp_path / "w", "-q")
     assert (tmp_path / "w" / "base" / "model.safetensors").is_file()
 

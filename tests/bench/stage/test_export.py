@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bench.execute.worker import attempt
+from bench.models.registry import open_model
 from bench.stage import export
 from bench.stage.job import Export
 from bench.tasks.kinds.token_classification import TokenTable
@@ -76,7 +77,7 @@ SLOW_TRANSFORMERS = [
 ]
 PEFT = ["lora(r=2)"]
 SLOW_PEFT = [
-    "ia3", "prefix(4)", "adalora", "prompt(4)", "bnb_int8 >> lora(r=2)", "full >> half >> lora(r=2)", 'lora(r=2, variant="dora")',
+    "ia3", "prefix(4)", "adalora", "prompt(4)", "bnb_int8 >> lora(r=2)", 'lora(r=2, variant="dora")',
     'lora(r=2, variant="pissa")', "full >> lora(r=2)",
 ]  # fmt: skip
 
@@ -133,10 +134,12 @@ def test_token_classification(text, tiny_bert, tmp_path, exported):
     ],
 )
 def test_decoders_and_what_serves_them(text, serves, tiny_llama, tmp_path, exported):
-    status, reason, found, _ = exported(text, tiny_llama, task=jobs.prose(tmp_path))
+    status, reason, found, folder = exported(text, tiny_llama, task=jobs.prose(tmp_path))
     assert status == "ok", reason
     assert found["proof"]["off"] == 0
     assert found["vllm"] == serves
+    (config,) = folder.rglob("config.json")
+    assert json.loads(config.read_text())["use_cache"]
 
 
 @pytest.mark.slow
@@ -288,3 +291,7 @@ def test_a_folder_that_was_moved_loads_from_any_working_directory(tiny_bert, exp
         text=True,
     )
     assert done.stdout.strip() == "(1, 3)", done.stderr + reason
+    source = open_model(str(moved), tmp_path)  # as a suite names it
+    assert source.problems() == []
+    model, _ = source.load("AutoModelForSequenceClassification", {"num_labels": 3})
+    assert not hasattr(model, "peft_config")

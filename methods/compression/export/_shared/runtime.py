@@ -34,7 +34,7 @@ class Runtime(Transform):
         yield from _classes.one_tensor(context)
         yield from _classes.one_text(context)
         if any(method.virtual_tokens for stage in context.before for method in stage.methods):
-            yield "learned tokens stand before each text, and the length of what is exported would not be the text's; export lora or another adapter"
+            yield "learned tokens stand before each text, and the length of what is exported would not be the text's; take an adapter that stands beside layers, such as lora"
 
     def save(self, model: torch.nn.Module, folder: Path) -> bool:
         """The files and the configuration."""
