@@ -167,7 +167,8 @@ class Checkpoints:
         wanted = _identity(self._job)
         other = [name for name in wanted if saved["of"].get(name) != wanted[name]]
         shapes = [tuple(tensor.shape) for tensor in _tensors(self._training)]
-        if other or saved["steps"] != self._training.steps or saved["shapes"] != shapes:
+        same = saved["steps"] == self._training.steps and saved["shapes"] == shapes
+        if other or not same or saved["beside"].keys() != self._beside.keys():
             raise Unusable(f"{self._file} is of another {other[0] if other else 'training'}")
         return saved
 

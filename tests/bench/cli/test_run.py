@@ -270,7 +270,7 @@ def test_a_run_that_is_killed_ten_times_in_mid_training_comes_to_the_same(suite,
         while saved(tmp_path / "killed") == before:
             assert process.poll() is None, (number, process.communicate())
             time.sleep(0.01)
-        time.sleep(moment.uniform(0, 0.05))
+        time.sleep(moment.uniform(0, 0.4))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     said = methodbench("run", file, "--out", tmp_path / "killed", errors=True)
@@ -286,7 +286,7 @@ def test_a_run_that_is_killed_ten_times_in_mid_training_comes_to_the_same(suite,
     resumed = killed["training"]["resumed"]
     assert len(resumed) == 10
     assert resumed == sorted(set(resumed))
-    assert f"the training goes on after step {resumed[-1]} of 3000" in said
+    assert f"the training goes on after step {resumed[-1]} of 1000" in said
     assert killed["training"]["losses"] == whole["training"]["losses"]
     assert killed["training"]["tokens"] == whole["training"]["tokens"]
     assert len(killed["training"]["step_seconds"]) == 1000
