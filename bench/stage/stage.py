@@ -24,6 +24,7 @@ from bench.measure.absent import Absent, let_go
 from bench.measure.clock import StepClock
 from bench.measure.peak import Peak, touch
 from bench.measure.wire import Wire
+from bench.metrics.metric import is_steady
 from bench.metrics.registry import check_declared
 from bench.models import architecture, structure
 from bench.models.base import Model
@@ -393,6 +394,9 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
     measured |= {"training": result, "trust": {"training": checkpoints.trust()}}
     # Where several processes go hand in hand, none can leave a step out.
     absent = Absent(measured, strict=training.group.mesh is not None)
+    if not any(is_steady(result)):
+        why = f"it was stopped so often that no step comes after a warm-up of {result['warmup']} steps"
+        absent.note(why, "train_tokens_per_second")
     with seconds("count"):
         if job.measure.memory:
             with absent("train_peak_bytes"):

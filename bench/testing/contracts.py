@@ -95,8 +95,9 @@ def contract(methods: Mapping[str, Cases], *, slow: Collection[str] = ()) -> typ
             at_once, stopped = jobs.trained_in_pieces(text, tiny_bert, tmp_path, monkeypatch)
             anew = any(method.begins_anew for method in recipe.parse(text).stages[-1].methods)
             assert stopped.resumed == ([] if anew else [3])
-            assert stopped.losses == at_once.losses
-            assert stopped.tensors == at_once.tensors
+            if not anew:
+                assert stopped.losses == at_once.losses
+                assert stopped.tensors == at_once.tensors
 
     return Contract
 

@@ -64,6 +64,7 @@ class Compile(Modifier):
     example = "full + compile"
     needs = ("torch._inductor.compile_fx",)
     figures = ("compile_seconds",)
+    begins_anew = "graphs that are compiled once more may round otherwise"
     order = 100  # after all that wraps or changes the model
 
     mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
@@ -102,7 +103,7 @@ class Compile(Modifier):
         if training.device.type == "cuda":
             torch.cuda.synchronize()
         training.figures["compile_seconds"] = time.perf_counter() - began
-        training.state[self.name] = _Counts([(_graphs(), recorded.count)])
+        training.state[self.name] = [(_graphs(), recorded.count)]
 
     def on_step_end(self, training: Training) -> None:
         """Count the graphs that there are after each step, and those of CUDA that were recorded."""
@@ -160,19 +161,6 @@ class Compile(Modifier):
         """No module runs compiled code."""
         left = [name for name, module in work.model.named_modules() if module._compiled_call_impl is not None]
         yield Claim("no compiled code is left", not left, f"{len(left)} modules have it")
-
-
-class _Counts(list[tuple[int, int]]):
-    """The compiler's graphs and CUDA's that there were before the first step and after each."""
-
-    def state_dict(self) -> list[tuple[int, int]]:
-        """The counts."""
-        return list(self)
-
-    def load_state_dict(self, state: list[tuple[int, int]]) -> None:
-        """Take those of another process, as if it had ended with as many as this one has now."""
-        graphs, recorded = (now - then for now, then in zip(self[-1], state[-1], strict=True))
-        self[:] = [(count + graphs, other + recorded) for count, other in state]
 
 
 def _shapes(training: Training, most: int | None = _SHAPES) -> list[Batch]:

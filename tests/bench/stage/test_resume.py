@@ -76,6 +76,15 @@ def test_what_was_measured_before_the_kill_is_in_the_record(one, every_step):
     assert all(claim["holds"] for claim in measured["evidence"])
 
 
+def test_where_no_step_is_steady_the_record_says_why_there_is_no_throughput(one, every_step):
+    for after in (2, 4):
+        saving = killed(one, after)
+    _, measured = told(saving)
+    assert measured["training"]["resumed"] == [2, 4]
+    why = "it was stopped so often that no step comes after a warm-up of 2 steps"
+    assert measured["absent"] == {"train_tokens_per_second": why}
+
+
 @pytest.mark.slow
 def test_the_peak_of_memory_is_that_of_a_training_that_was_not_killed(tiny_llama, tmp_path, every_step):
     budget = {"batch_size": 64, "max_length": 120}
