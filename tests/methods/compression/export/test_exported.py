@@ -78,11 +78,20 @@ def test_the_precision_is_the_one_that_really_ran(tiny_bert, tmp_path):
     assert OpenVino("fp32")._precision(model).holds
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", HERE)
+@pytest.mark.parametrize("adapter", ["lora(r=2)", "adapter", "full >> ia3"])
+def test_an_adapter_is_in_the_file_beside_what_it_is_on(method, adapter, tiny_bert, tmp_path):
+    status, reason, records = jobs.run(f"{adapter} >> {method}", tiny_bert, tmp_path)
+    assert status == "ok", reason
+    assert {path.rpartition(".")[2] for path in records[-1]["size"]["files"]} <= {"onnx", "xml", "bin", "json"}
+
+
 @pytest.mark.parametrize("method", ["onnx", "openvino"])
 def test_refusals(method, monkeypatch):
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: object())
     said = {
-        f"lora(r=2) >> {method}": "fold it first",
+        f"prefix(4) >> {method}": "learned tokens stand before each text",
         f"torch_int8_dynamic >> {method}": "quantize in the runtime",
         f"{method} >> full": "inference only",
         f"{method} >> {method}": "inference only",
