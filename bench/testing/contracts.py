@@ -51,9 +51,11 @@ def contract(methods: Mapping[str, Cases], *, slow: Collection[str] = ()) -> typ
 
     def trainings() -> Iterator[Any]:
         for name in recipes:
-            for text in dict.fromkeys(recipes[name].values()):
+            for number, text in enumerate(dict.fromkeys(recipes[name].values())):
                 if jobs.trains_alone(text):
-                    yield pytest.param(text, id=f"{name}: {text}", marks=marks(name))
+                    # Recipes that are for one hook each are many, and most are like the first.
+                    slowly = [pytest.mark.slow] if number else marks(name)
+                    yield pytest.param(text, id=f"{name}: {text}", marks=slowly)
 
     class Contract:
         """What each method must do."""
