@@ -62,7 +62,7 @@ def tuned(comparison: Comparison) -> Drawing | None:
     if not points:
         return None
     names = [tuning.recipe for tuning in tunings]
-    axis = alt.Axis(format="~g", values=sorted({point["lr"] for point in points}), labelOverlap=True)
+    axis = alt.Axis(format="~g", values=sorted({trial.lr for tuning in tunings for trial in tuning.trials}), labelOverlap=True)
     x = alt.X("lr:Q", title="learning rate", scale=alt.Scale(type="log"), axis=axis)
     chart = _lines("tuning", x, names, tunings[0].metric)
     dots = chart.mark_point(size=70, opacity=1).encode(
