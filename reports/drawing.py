@@ -8,7 +8,7 @@ light or dark.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,15 @@ def spec_of(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
 def short(value: float) -> float:
     """`value` in as many digits as a plot can show."""
     return float(f"{value:.6g}")
+
+
+def hue(alt: Any, names: Sequence[str]) -> Any:
+    """The colour of each of `names`, with a legend below."""
+    return alt.Color(
+        "name:N",
+        scale=alt.Scale(domain=list(names), range=[PALETTE[n % len(PALETTE)] for n in range(len(names))]),
+        legend=alt.Legend(title=None, orient="bottom", columns=3, labelLimit=150),
+    )
 
 
 def pinned(alt: Any, *, pinned: Any, other: Any) -> Any:

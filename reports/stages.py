@@ -7,7 +7,7 @@ from typing import Any
 from bench.compare.compare import Comparison
 from reports import words
 from reports.axes import titled
-from reports.drawing import HEIGHT, PALETTE, Drawing, pinned, pins, spec_of
+from reports.drawing import HEIGHT, Drawing, hue, pinned, pins, spec_of
 from reports.tradeoff import tradeoff
 
 _MOST = 14  # lines that one can still tell apart
@@ -43,15 +43,10 @@ def slopes(comparison: Comparison) -> Drawing | None:
         for place, (stage, found) in enumerate(row.chain, start=1)
     ]
     names = list(dict.fromkeys(each["name"] for each in data))
-    hue = alt.Color(
-        "name:N",
-        scale=alt.Scale(domain=names, range=[PALETTE[n % len(PALETTE)] for n in range(len(names))]),
-        legend=alt.Legend(title=None, orient="bottom", columns=3, labelLimit=150),
-    )
     base = alt.Chart(alt.NamedData("stages")).encode(
         x=alt.X("place:O", title="after stage", axis=alt.Axis(labelAngle=0, grid=False)),
         y=alt.Y("value:Q", title=titled(metric), scale=alt.Scale(zero=False)),
-        color=hue,
+        color=hue(alt, names),
         detail="name:N",
     )
     tooltip = [alt.Tooltip("name:N", title="recipe"), "stage:N", alt.Tooltip("text:N", title=metric.title)]

@@ -10,7 +10,7 @@ from bench.compare.compare import Comparison
 from bench.metrics.metric import Metric
 from bench.metrics.units import counted, show
 from reports.axes import titled
-from reports.drawing import HEIGHT, PALETTE, Drawing, short, spec_of
+from reports.drawing import HEIGHT, PALETTE, Drawing, hue, short, spec_of
 
 _CURVES = 14  # lines that one can still tell apart
 
@@ -62,11 +62,13 @@ def tuned(comparison: Comparison) -> Drawing | None:
     if not points:
         return None
     names = [tuning.recipe for tuning in tunings]
-    axis = alt.Axis(format="~g", values=sorted({trial.lr for tuning in tunings for trial in tuning.trials}), labelOverlap=True)
+    axis = alt.Axis(
+        format="~g", values=sorted({trial.lr for tuning in tunings for trial in tuning.trials}), labelOverlap=True
+    )
     x = alt.X("lr:Q", title="learning rate", scale=alt.Scale(type="log"), axis=axis)
     chart = _lines("tuning", x, names, tunings[0].metric)
     dots = chart.mark_point(size=70, opacity=1).encode(
-        fill=alt.condition("datum.chosen", _hue(names), alt.value("transparent")),
+        fill=alt.condition("datum.chosen", hue(alt, names), alt.value("transparent")),
         tooltip=["name:N", alt.Tooltip("lr:Q", format="~g"), alt.Tooltip("value:Q", format=".4f")],
     )
     more = len(comparison.tunings) - len(tunings)
@@ -115,16 +117,6 @@ def validated(comparison: Comparison) -> Drawing | None:
     )
 
 
-def _hue(names: Sequence[str]) -> Any:
-    import altair as alt
-
-    return alt.Color(
-        "name:N",
-        scale=alt.Scale(domain=list(names), range=[PALETTE[n % len(PALETTE)] for n in range(len(names))]),
-        legend=alt.Legend(title=None, orient="bottom", columns=3, labelLimit=150),
-    )
-
-
 def _lines(data: str, x: Any, names: Sequence[str], metric: Metric) -> Any:
     """A line a name of the points called `data`."""
     import altair as alt
@@ -144,7 +136,7 @@ def _lines(data: str, x: Any, names: Sequence[str], metric: Metric) -> Any:
                 title=f"validation {titled(metric)[0].lower()}{titled(metric)[1:]}",
                 scale=alt.Scale(zero=False),
             ),
-            color=_hue(names),
+            color=hue(alt, names),
             strokeDash=dash,
         )
     )

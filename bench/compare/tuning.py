@@ -85,11 +85,12 @@ def of_run(run: Run, model: str, task: str, records: Records) -> Iterator[Tuning
 
 def of(tuned: Tuned, metric: Metric, records: Records) -> Tuning:
     """What was `tuned`, by its `metric`, with what `records` say of each trial."""
-    trials = tuple(_trial(trial.lr, trial.node, metric, records) for trial in tuned.trials)
+    trials = tuple(read_trial(trial.lr, trial.node, metric, records) for trial in tuned.trials)
     return Tuning(tuned.name, metric, tuned.seed, trials, tuned.lr)
 
 
-def _trial(lr: float, node: str, metric: Metric, records: Records) -> Trial:
+def read_trial(lr: float, node: str, metric: Metric, records: Records) -> Trial:
+    """What `records` say of the trial with this rate that the stage `node` ended, by `metric`."""
     last = records.nodes.get(node)
     if last is None:  # a stage before it did not end ok
         return Trial(lr, None, None, 0.0)

@@ -18,7 +18,7 @@ from bench.machine import disk
 from bench.plan import plan
 from bench.plan.dividing import shortage
 from bench.plan.plan import Cell as Planned
-from bench.plan.plan import Plan
+from bench.plan.plan import Plan, key_of
 from bench.recipe import registry
 from bench.recipe.errors import RecipeError, nearest
 from bench.recipe.recipe import then
@@ -95,7 +95,7 @@ def export(
     cell = _cell(found, recipe, seed, model, task)
     file = _checkpoint(folder, found, cell)
     whole = found.prepared(folder, recipe, shortage, "cpu").plan
-    planned = next(each for each in whole.cells if _same(each, cell))
+    planned = next(each for each in whole.cells if key_of(each) == (cell.model, cell.task, cell.name))
     with (
         disk.atomic_folder(to) as half,
         tempfile.TemporaryDirectory(prefix="methodbench-") as temporary,
@@ -175,12 +175,6 @@ def _checkpoint(folder: Path, found: Latest, cell: Cell) -> Path:
         f"{folder}: the model of {cell.name} for seed {cell.seed} was not kept{also}. This trains it again and keeps it:\n"
         f"  methodbench rerun {quoted(str(folder))} {quoted(cell.name)} --keep"
     )
-
-
-def _same(planned: Planned, cell: Cell) -> bool:
-    """Whether a planned cell is a recorded one, but for the seed."""
-    subject = planned.subject
-    return (planned.name, subject.model.name, subject.task.name) == (cell.name, cell.model, cell.task)
 
 
 def _refused(planned: Planned, whole: Plan) -> dict[str, str]:

@@ -218,7 +218,7 @@ def _run(
             for line in tune.said(found, store.read()):
                 tell(line)
             asked = replace(asked, plan=tune.tuned(asked.plan, found))
-        kept = keeping.kept(asked.plan, store.read(), keep, names)
+        kept = keeping.kept(asked.plan, store.read, keep, names)
 
         def carry_out(part: Plan, ran: Collection[str]) -> Result:
             with watcher(part, say, follower) as watching:
@@ -232,7 +232,7 @@ def _run(
             result = rounds.run(asked.plan, asked.names, asked.at, store.read().ok, carry_out, tell)
         else:
             result = carry_out(asked.plan, ())
-        now = keeping.kept(asked.plan, result.records.read_on(), keep, names, over=True)
+        now = keeping.kept(asked.plan, result.records.read_on, keep, names, over=True)
         with contextlib.suppress(OSError):  # what stays for too long takes space alone
             checkpoint.remove(store.folder, kept.stay - now.stay - result.needed)
         unscored = references.run(asked.plan.select(asked.names), result.records.read_on(), store, runs, tell, timeout)

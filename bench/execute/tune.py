@@ -87,12 +87,13 @@ def choose(trials: Grid, names: Collection[str], records: Records) -> list[Tuned
     """
     found = []
     for (model, task, name), cells in trials.cells.items():
+        if name not in names and not any(cell.path[-1].id in records.nodes for cell in cells.values()):
+            continue
         first = next(iter(cells.values()))
         metric = registry.metric(first.subject.task.primary)
         sign = 1 if metric.better == "higher" else -1
-        if name not in names and not any(cell.path[-1].id in records.nodes for cell in cells.values()):
-            continue
-        values = {lr: value for lr, cell in cells.items() if (value := _value(records, cell, metric.name)) is not None}
+        read = (tuning.read_trial(lr, cell.path[-1].id, metric, records) for lr, cell in cells.items())
+        values = {trial.lr: trial.value for trial in read if trial.value is not None}
         found.append(
             Tuned(
                 model=model,
@@ -139,10 +140,3 @@ def _of_trials(suite: Suite) -> Suite:
         budget = budget.model_copy(update={"steps": suite.tune.steps, "epochs": None})
     measure = Measure(split="validation", references=False, memory=False, flops=False, size=False, latency=[], turns=0)
     return suite.model_copy(update={"budget": budget, "measure": measure})
-
-
-def _value(records: Records, cell: Cell, metric: str) -> float | None:
-    node = records.nodes.get(cell.path[-1].id)
-    if node is None or node.status != "ok" or node.quality is None:
-        return None
-    return (node.quality.metrics or {}).get(metric)

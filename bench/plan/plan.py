@@ -164,8 +164,12 @@ class Plan:
             model, task, structure = cell.subject.model.name, cell.subject.task.name, cell.subject.structure
             for text in (*cell.subject.model.notes(), *structure.notes, *cell.subject.task.model_notes(structure)):
                 found[Note(model, task, f"{model}: {text}")] = None
-            trains = any(isinstance(stage.main, Trainer) for stage in cell.recipe.stages)
-            if structure.head == "new" and not trains and self.suite.measure.quality and cell.subject.model.pretrained:
+            if (
+                structure.head == "new"
+                and not cell.recipe.trains
+                and self.suite.measure.quality
+                and cell.subject.model.pretrained
+            ):
                 text = f"`{cell.name}` trains nothing and the head is new, so its quality is that of a random head"
                 found[Note(model, task, text)] = None
         return list(found)
@@ -235,8 +239,8 @@ def refusals(
     if subject.structure.problems:
         return subject.structure.problems
     reasons = [*_too_long(recipe, subject, suite), *_too_large(recipe, subject, suite, machine)]
+    items = subject.task.training_items()
     for depth, stage in enumerate(recipe.stages):
-        items = subject.task.training_items()
         context = PlanContext(
             before=recipe.stages[:depth],
             stage=stage,

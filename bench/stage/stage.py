@@ -360,8 +360,8 @@ def _train(training: Training, job: Job, peak: Peak, seconds: Stopwatch, measure
     contention = trust.Contention(training.device, training.stage.gpus_each)
     every = job.budget.eval_steps
     # A task that a trainer made of the texts, as pretraining does, is scored by its loss alone.
-    scored = bool(every and training.task.primary)
-    validation = Validation(training, every, keeps=job.budget.load_best_model_at_end) if every and scored else None
+    scored = every if training.task.primary else None
+    validation = Validation(training, scored, keeps=job.budget.load_best_model_at_end) if scored else None
     beside = {"validation": validation} if validation else {}
     checkpoints = resume.Checkpoints(training, job, contention, seconds=seconds, **beside)
     with seconds("resume"):

@@ -37,30 +37,23 @@ class Validation:
         """Score the model as it now stands."""
         training, done = self.training, self.training.step + 1
         training.progress("validate", done, training.steps)
-        # A few batches in another mode are no reason to compile the model once more.
-        with evaluating(training.model), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
-            metrics = dict(self._metrics())
-        self.curve.append({"step": done, "metrics": metrics})
+        self.curve.append({"step": done, "metrics": self._metrics()})
         if self.keeps and self.best_step() == done:
             self.best = [parameter.detach().clone() for parameter in training.parameters]
 
     def best_step(self) -> int:
         """After which step the task's primary metric was best: of equal ones the first."""
-        primary = self.training.task.primary
-        best = max(self.curve, key=lambda at: at["metrics"][primary] * (1 if self.higher else -1))
-        return int(best["step"])
+        return int(self._best()["step"])
 
     def restore(self) -> Claim:
         """Go back to the best weights, and prove it by a score of them that is computed anew."""
         with torch.no_grad():
             for parameter, best in zip(self.training.parameters, self.best, strict=True):
                 parameter.copy_(best)
-        with evaluating(self.training.model), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
-            now = self._metrics()[self.training.task.primary]
-        scores = [at["metrics"][self.training.task.primary] for at in self.curve]
-        best_score = max(scores) if self.higher else min(scores)
+        primary = self.training.task.primary
+        now, best_score = self._metrics()[primary], self._best()["metrics"][primary]
         return Claim(
-            f"the weights are those with the best validation score of {len(scores)}",
+            f"the weights are those with the best validation score of {len(self.curve)}",
             abs(now - best_score) <= 1e-4 * max(1.0, abs(best_score)),
             f"{now:.6g} now, {best_score:.6g} after step {self.best_step()}",
         )
@@ -73,13 +66,19 @@ class Validation:
         """Go on with what another one has seen."""
         self.curve, self.best = state["curve"], state["best"]
 
+    def _best(self) -> dict[str, Any]:
+        primary = self.training.task.primary
+        return max(self.curve, key=lambda at: at["metrics"][primary] * (1 if self.higher else -1))
+
     def _metrics(self) -> dict[str, float]:
         training = self.training
-        quality = training.task.evaluate(
-            training.model,
-            training.tokenizer,
-            batch_size=training.budget.eval_batch_size,
-            max_length=training.budget.max_length,
-            split="validation",
-        )
+        # A few batches in another mode are no reason to compile the model once more.
+        with evaluating(training.model), torch.random.fork_rng(), torch.compiler.set_stance("force_eager"):
+            quality = training.task.evaluate(
+                training.model,
+                training.tokenizer,
+                batch_size=training.budget.eval_batch_size,
+                max_length=training.budget.max_length,
+                split="validation",
+            )
         return {name: value for name, value in quality.metrics.items() if name in training.task.metrics}

@@ -29,9 +29,9 @@ def start(monkeypatch, tmp_path):
             monkeypatch, RECIPES, seeds=list(seeds), measure={"keep": keep, "latency": [], "turns": 0, **keys}
         )
         executor, store = Fake(behave), Store(tmp_path / "out")
-        before = kept(whole, store.read(), names=again)
+        before = kept(whole, store.read, names=again)
         result = run(whole, names or set(RECIPES), store, executor, Silent(), keep=before)
-        over = kept(whole, store.read(), names=again, over=True)
+        over = kept(whole, store.read, names=again, over=True)
         checkpoint.remove(store.folder, before.stay - over.stay - result.needed)
         ends = {cell.path[-1].id: (cell.name, cell.seed) for cell in whole.cells}
         return sorted(ends[node] for node in checkpoint.present(store.folder)), [job.recipe for job in executor.jobs]
@@ -60,7 +60,7 @@ def test_the_models_that_the_suite_names_stay(keep, stay, start):
 
 def test_until_the_run_is_over_any_recipe_may_be_the_best(monkeypatch, tmp_path):
     whole = make_plan(monkeypatch, RECIPES, seeds=[0, 1], measure={"keep": "best"})
-    found = kept(whole, Store(tmp_path).read())
+    found = kept(whole, Store(tmp_path).read)
     assert found.wanted == frozenset()
     assert found.stay == {cell.path[-1].id for cell in whole.cells if cell.name != "bad"}
 
@@ -107,5 +107,5 @@ def test_where_nothing_is_the_best_all_stay(start, monkeypatch):
 
 def test_seeds_keep_every_stage(monkeypatch, tmp_path):
     whole = make_plan(monkeypatch, RECIPES, seeds=[0, 1])
-    found = kept(whole, Store(tmp_path).read(), seeds=[1])
+    found = kept(whole, Store(tmp_path).read, seeds=[1])
     assert found == Kept(*[frozenset(node.id for node in whole.nodes.values() if node.seed == 1)] * 2)
